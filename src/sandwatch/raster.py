@@ -1,0 +1,160 @@
+"""The only place that opens rasters: reads, checks and writes them, whole, as cloud-optimised GeoTIFFs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sandwatch.errors import InputError
+from sandwatch.files import whole
+from sandwatch.grid import Grid, Window
+
+BLOCK_PX = 256
+"""Side of a COG block. Measured: windows read fastest from 256 px zstd blocks (DESIGN, section 11)."""
+
+
+def write_cog(
+    path: Path,
+    pixels: npt.NDArray[Any],
+    grid: Grid,
+    *,
+    bands: Sequence[str],
+    nodata: float | None,
+    tags: Mapping[str, str] | None = None,
+) -> None:
+    """Writes a cloud-optimised GeoTIFF, whole or not at all; the same input gives the same bytes.
+
+    Args:
+        path: where to; its folder is made.
+        pixels: array (band, y, x) of the grid's shape.
+        grid: CRS and transform.
+        bands: a name a band, written as band descriptions.
+        nodata: the value of pixels without data, or None.
+        tags: text to carry in the file's metadata.
+
+    Raises:
+        ValueError: ``pixels`` does not fit ``grid`` or ``bands``.
+    """
+    import rasterio
+    from rasterio.shutil import copy
+
+    if pixels.shape != (len(bands), *grid.shape):
+        raise ValueError(f"{path}: pixels {pixels.shape} on a grid {grid.shape} with bands {list(bands)}")
+    profile = {
+        "driver": "GTiff",
+        "dtype": pixels.dtype,
+        "count": len(bands),
+        "height": grid.height,
+        "width": grid.width,
+        "crs": grid.crs,
+        "transform": grid.transform,
+        "nodata": nodata,
+    }
+    with rasterio.MemoryFile() as memory:
+        with memory.open(**profile) as file:
+            file.write(pixels)
+            file.descriptions = tuple(bands)
+            file.update_tags(**(tags or {}))
+        with memory.open() as file, whole(path) as partial:
+            copy(
+                file,
+                partial,
+                driver="COG",
+                compress="ZSTD",
+                predictor="YES",
+                blocksize=BLOCK_PX,
+                overview_resampling="nearest" if pixels.dtype == np.uint8 else "average",
+                num_threads="ALL_CPUS",
+            )
+
+
+def read_grid(path: Path) -> Grid:
+    """The grid of a raster of ours, without its pixels.
+
+    Raises:
+        InputError: the file can't be opened, has no CRS, is rotated or has pixels that are not square.
+    """
+    with _open(path) as file:
+        return _grid(path, file)
+
+
+def read(
+    path: Path,
+    *,
+    bands: Sequence[str],
+    grid: Grid | None = None,
+    window: Window | None = None,
+) -> npt.NDArray[Any]:
+    """Reads named bands, in the order asked for.
+
+    Args:
+        path: a GeoTIFF with band descriptions.
+        bands: names to look up among the descriptions.
+        grid: the grid that the file must be on; None to accept any.
+        window: the part to read; None for all of it.
+
+    Returns:
+        Array (band, y, x) of the file's dtype.
+
+    Raises:
+        InputError: the file can't be opened, a band is missing, or the grid is another.
+    """
+    from rasterio.windows import Window as RasterioWindow
+
+    with _open(path) as file:
+        missing = [band for band in bands if band not in file.descriptions]
+        if missing:
+            raise InputError(
+                str(path),
+                got=f"bands {list(file.descriptions)}",
+                expected=f"{missing} among them",
+                fix="export the scene again with these bands, or take them out of params.yaml, section bands",
+            )
+        if grid is not None and (found := _grid(path, file)) != grid:
+            raise InputError(
+                str(path), got=f"{found}", expected=f"{grid}", fix="run the export stage again for this scene"
+            )
+        part = RasterioWindow(window.col, window.row, window.width, window.height) if window else None
+        pixels: npt.NDArray[Any] = file.read([file.descriptions.index(band) + 1 for band in bands], window=part)
+        return pixels
+
+
+def read_tags(path: Path) -> dict[str, str]:
+    """The text tags of a raster."""
+    with _open(path) as file:
+        return dict(file.tags())
+
+
+def _open(path: Path) -> Any:
+    import rasterio
+    from rasterio.errors import RasterioIOError
+
+    try:
+        return rasterio.open(path)
+    except RasterioIOError as error:
+        raise InputError(
+            str(path), got=str(error), expected="a raster that GDAL can read", fix="check the path and the file"
+        ) from None
+
+
+def _grid(path: Path, file: Any) -> Grid:
+    transform = file.transform
+    if file.crs is None or transform.b or transform.d or transform.a != -transform.e:
+        raise InputError(
+            str(path),
+            got=f"CRS {file.crs}, transform {tuple(transform)[:6]}",
+            expected="a CRS and a north-up transform with square pixels",
+            fix="warp it with gdalwarp -t_srs first",
+        )
+    return Grid(
+        crs=file.crs.to_string(),
+        left=transform.c,
+        top=transform.f,
+        width=file.width,
+        height=file.height,
+        resolution=transform.a,
+    )

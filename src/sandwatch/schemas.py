@@ -1,0 +1,266 @@
+"""Every table that crosses a border between stages, as a pandera model; reading and writing both validate.
+
+Tables are Parquet, GeoParquet where there is a geometry (EPSG:4326, longitude before latitude), written so that the
+same rows give the same bytes: columns in the model's order, rows sorted by the model's ``_sort_by``, fixed compression,
+nothing about the run.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+import geopandas as gpd
+import pandas as pd
+import pandera.pandas as pa
+import pyarrow as pyarrow_
+import pyarrow.parquet as pq
+from pandera.engines.geopandas_engine import Geometry
+from pandera.errors import SchemaErrors
+from pandera.typing import Series
+from pandera.typing.geopandas import GeoSeries
+
+from sandwatch.errors import InputError
+from sandwatch.files import whole
+
+WGS84 = "EPSG:4326"
+Geometries = GeoSeries[Annotated[Geometry, WGS84]]
+OBS_ID = r"^.+_\d{4}-\d{2}-\d{2}$"
+SHA256 = r"^[0-9a-f]{64}$"
+FOLDS = ("train", "val", "test", "blocks", "infer")
+"""``blocks``: cut into blocks that train and blocks that validate (split.py). ``infer``: not learnt from."""
+PRODUCTS = ("s2", "s1", "rgb")
+REASONS = (
+    "not_done",
+    "no_label",
+    "several_labels",
+    "activity_missing",
+    "activity_contradicts_polygons",
+    "unknown_observation",
+    "scene_missing",
+    "duplicate_observation",
+    "duplicate_feature_id",
+    "unknown_class",
+    "confidence_missing",
+    "geometry_missing",
+    "geometry_invalid",
+    "geometry_not_polygon",
+    "outside_scene",
+    "malformed_row",
+)
+"""Why a label or a row of an export is in quarantine; GLOSSARY.md explains each."""
+
+
+class Table(pa.DataFrameModel):
+    """A table with a contract. Subclasses set ``_sort_by``, the columns that order its rows."""
+
+    _sort_by: ClassVar[list[str]]
+
+    class Config:  # noqa: D106
+        strict = True
+        ordered = True
+
+    @classmethod
+    def checked(cls, table: pd.DataFrame, name: str) -> Any:
+        """Returns ``table`` with columns in order and rows sorted, if it fulfils the contract.
+
+        Args:
+            table: rows in any order, columns in any order.
+            name: what to call the table in an error.
+
+        Raises:
+            InputError: the first column at fault, what it holds, what the contract says.
+        """
+        columns = list(cls.to_schema().columns)
+        if set(table.columns) != set(columns):
+            raise InputError(
+                name, got=f"columns {sorted(table.columns)}", expected=f"columns {columns}", fix="re-run its stage"
+            )
+        table = table[columns].sort_values(cls._sort_by, kind="stable", ignore_index=True)
+        try:
+            return cls.validate(table, lazy=True)
+        except SchemaErrors as errors:
+            case = errors.failure_cases.iloc[0]
+            raise InputError(
+                f"{name}, column {case['column']}",
+                got=f"{case['failure_case']!r}",
+                expected=f"{case['check']}",
+                fix=f"correct the input that made it ({len(errors.failure_cases)} such cells)",
+            ) from None
+        except TypeError as error:  # pandera reports another CRS this way
+            raise InputError(
+                f"{name}, geometry", got=str(error), expected=WGS84, fix="reproject it with to_crs"
+            ) from None
+
+    @classmethod
+    def write(cls, table: pd.DataFrame, path: Path) -> None:
+        """Writes ``table``, checked, whole or not at all.
+
+        Raises:
+            InputError: as :meth:`checked`.
+        """
+        table = cls.checked(table, path.name)
+        with whole(path) as partial:
+            table.to_parquet(partial, compression="zstd", index=False)
+
+    @classmethod
+    def read(cls, path: Path) -> Any:
+        """Reads a table and checks it: a GeoDataFrame where the model has a geometry, else a DataFrame.
+
+        Raises:
+            InputError: the file is not Parquet, or as :meth:`checked`.
+        """
+        geometric = "geometry" in cls.to_schema().columns
+        try:
+            table = gpd.read_parquet(path) if geometric else pq.read_table(path).to_pandas()
+        except (pyarrow_.ArrowInvalid, ValueError, FileNotFoundError) as error:
+            raise InputError(
+                str(path), got=str(error), expected="a table that its stage wrote", fix="run dvc repro or dvc pull"
+            ) from None
+        return cls.checked(table, str(path))
+
+
+class Aoi(Table):
+    """data/aoi/aoi.parquet: one row a site."""
+
+    _sort_by: ClassVar[list[str]] = ["site_id"]
+    site_id: Series[str] = pa.Field(unique=True, str_length={"min_value": 1})
+    river: Series[str]
+    district: Series[str]
+    role: Series[str] = pa.Field(isin=["label", "infer", "both"])
+    longitude: Series[float] = pa.Field(in_range={"min_value": -180, "max_value": 180})
+    latitude: Series[float] = pa.Field(in_range={"min_value": -80, "max_value": 84})
+    months: Series[str] = pa.Field(
+        str_matches=r"^\d{4}-\d{2}-01(;\d{4}-\d{2}-01)*$", description="first days of months, ';' between"
+    )
+    utm_crs: Series[str] = pa.Field(str_matches=r"^EPSG:32[67]\d{2}$")
+    left_m: Series[float] = pa.Field(description="left edge of the scene grid, multiple of 10 m")
+    top_m: Series[float] = pa.Field(description="top edge of the scene grid, multiple of 10 m")
+    width_px: Series[int] = pa.Field(ge=1)
+    height_px: Series[int] = pa.Field(ge=1)
+    area_km2: Series[float] = pa.Field(gt=0)
+    group: Series[int] = pa.Field(ge=0, description="sites nearer than split.min_distance_km share it")
+    fold: Series[str] = pa.Field(isin=FOLDS)
+    geometry: Geometries
+
+
+class Scenes(Table):
+    """data/scenes.parquet: one row a raster that was asked for, skipped ones too."""
+
+    _sort_by: ClassVar[list[str]] = ["obs_id", "product"]
+    obs_id: Series[str] = pa.Field(str_matches=OBS_ID)
+    site_id: Series[str]
+    date: Series[str] = pa.Field(str_matches=r"^\d{4}-\d{2}-01$", description="first day of the month composited")
+    product: Series[str] = pa.Field(isin=PRODUCTS)
+    status: Series[str] = pa.Field(isin=["exported", "skipped"])
+    detail: Series[str] = pa.Field(nullable=True, description="why it was skipped, with the figure")
+    path: Series[str] = pa.Field(nullable=True, description="relative to the folder of scenes")
+    bands: Series[str] = pa.Field(description="names with ',' between, in the file's order")
+    crs: Series[str]
+    transform: Series[str] = pa.Field(description="the six affine coefficients a..f, ',' between")
+    width_px: Series[int] = pa.Field(ge=1)
+    height_px: Series[int] = pa.Field(ge=1)
+    dtype: Series[str] = pa.Field(isin=["uint16", "float32", "uint8"])
+    nodata: Series[float] = pa.Field(nullable=True, description="NaN for S1, 0 for the others")
+    valid_fraction: Series[float] = pa.Field(in_range={"min_value": 0, "max_value": 1}, description="of the AOI")
+    source: Series[str] = pa.Field(isin=["synthetic", "files"])
+    source_images: Series[str] = pa.Field(
+        description="JSON list of {id, date, processing_baseline} of every image in the composite, sorted by id"
+    )
+    sha256: Series[str] = pa.Field(nullable=True, str_matches=SHA256)
+
+
+class Labels(Table):
+    """data/annotations/labels.parquet: one row a polygon that a person drew."""
+
+    _sort_by: ClassVar[list[str]] = ["obs_id", "feature_id"]
+    feature_id: Series[str] = pa.Field(unique=True)
+    label_id: Series[str]
+    obs_id: Series[str] = pa.Field(str_matches=OBS_ID)
+    class_name: Series[str] = pa.Field(description="the class in the ontology")
+    confidence: Series[str] = pa.Field(isin=["low", "high"])
+    area_m2: Series[float] = pa.Field(gt=0, description="in the site's UTM zone, rounded to 0.1")
+    created_by: Series[str] = pa.Field(nullable=True)
+    created_at: Series[str] = pa.Field(nullable=True, description="ISO 8601, UTC")
+    updated_at: Series[str] = pa.Field(nullable=True)
+    reviews: Series[str] = pa.Field(description="JSON list as exported")
+    workflow_status: Series[str] = pa.Field(nullable=True)
+    row_sha256: Series[str] = pa.Field(str_matches=SHA256, description="of the raw row in export.ndjson")
+    label_sha256: Series[str] = pa.Field(str_matches=SHA256, description="of the canonical row in the fingerprint")
+    geometry: Geometries
+
+
+class Observations(Table):
+    """data/annotations/observations.parquet: one row an observation that was looked at, negatives too."""
+
+    _sort_by: ClassVar[list[str]] = ["obs_id"]
+    obs_id: Series[str] = pa.Field(unique=True, str_matches=OBS_ID)
+    site_id: Series[str]
+    date: Series[str] = pa.Field(str_matches=r"^\d{4}-\d{2}-01$")
+    label_id: Series[str]
+    has_mines: Series[bool]
+    polygons: Series[int] = pa.Field(ge=0, description="usable ones")
+    created_by: Series[str] = pa.Field(nullable=True)
+    workflow_status: Series[str] = pa.Field(nullable=True)
+    snapshot: Series[str]
+
+
+class Quarantine(Table):
+    """data/annotations/quarantine.parquet: one row a label, or a whole row of the export, that is unfit."""
+
+    _sort_by: ClassVar[list[str]] = ["row_id", "feature_id", "reason"]
+    row_id: Series[str] = pa.Field(description="id of the raw row: its data row, or file and line")
+    obs_id: Series[str] = pa.Field(nullable=True)
+    label_id: Series[str] = pa.Field(nullable=True)
+    feature_id: Series[str] = pa.Field(nullable=True, description="null: the whole row was rejected")
+    polygons: Series[int] = pa.Field(ge=0, description="polygons rejected by this row")
+    reason: Series[str] = pa.Field(isin=REASONS)
+    detail: Series[str]
+    row_sha256: Series[str] = pa.Field(str_matches=SHA256)
+
+
+class Windows(Table):
+    """data/chips/windows.parquet: one row a chip."""
+
+    _sort_by: ClassVar[list[str]] = ["chip_id"]
+    chip_id: Series[str] = pa.Field(unique=True, description="<obs_id>_<g|r><row>_<col>")
+    obs_id: Series[str] = pa.Field(str_matches=OBS_ID)
+    site_id: Series[str]
+    river: Series[str]
+    fold: Series[str] = pa.Field(isin=["train", "val", "test"])
+    kind: Series[str] = pa.Field(isin=["grid", "random"])
+    row: Series[int] = pa.Field(ge=0, description="of the window's first pixel in the scene")
+    col: Series[int] = pa.Field(ge=0)
+    size_px: Series[int] = pa.Field(ge=32)
+    px_other: Series[int] = pa.Field(ge=0)
+    px_low: Series[int] = pa.Field(ge=0)
+    px_high: Series[int] = pa.Field(ge=0)
+    px_ignored: Series[int] = pa.Field(ge=0, description="nodata, or outside the AOI and unlabelled")
+    aoi_fraction: Series[float] = pa.Field(in_range={"min_value": 0, "max_value": 1})
+    valid_fraction: Series[float] = pa.Field(in_range={"min_value": 0, "max_value": 1})
+
+
+class ChipLabels(Table):
+    """data/chips/chip_labels.parquet: how many pixels each polygon put into each chip (the polygon that won)."""
+
+    _sort_by: ClassVar[list[str]] = ["chip_id", "feature_id"]
+    chip_id: Series[str]
+    feature_id: Series[str]
+    pixels: Series[int] = pa.Field(ge=1)
+
+
+class Detections(Table):
+    """data/predictions/<obs_id>/detections.parquet: one row a polygon out of ``infer``."""
+
+    _sort_by: ClassVar[list[str]] = ["detection_id"]
+    detection_id: Series[str] = pa.Field(unique=True)
+    obs_id: Series[str] = pa.Field(str_matches=OBS_ID)
+    site_id: Series[str]
+    river: Series[str]
+    date: Series[str] = pa.Field(str_matches=r"^\d{4}-\d{2}-01$")
+    score_mean: Series[float] = pa.Field(in_range={"min_value": 0, "max_value": 1})
+    score_max: Series[float] = pa.Field(in_range={"min_value": 0, "max_value": 1})
+    area_m2: Series[float] = pa.Field(gt=0)
+    model_sha256: Series[str] = pa.Field(str_matches=SHA256)
+    label_fingerprint: Series[str] = pa.Field(str_matches=SHA256)
+    geometry: Geometries

@@ -1,0 +1,38 @@
+"""What every script in ``stages/`` shares: named paths on the command line, and errors as one line."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sandwatch.errors import InputError
+
+Input = Annotated[Path, typer.Option(exists=True, help="a dependency that dvc.yaml names")]
+Output = Annotated[Path, typer.Option(help="an output that dvc.yaml names")]
+
+
+def run(main: Callable[..., None]) -> None:
+    """Runs a stage's ``main`` with its paths read from the command line.
+
+    Args:
+        main: a function whose parameters are all ``Input`` or ``Output``, without defaults: paths come from
+            ``dvc.yaml`` and from nowhere else.
+
+    Exits with status 1 and one line on standard error where ``main`` raises :class:`InputError`.
+    """
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(main)
+    try:
+        app()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+def progress(line: str) -> None:
+    """Prints one line about what the stage is doing, at once, so that it shows under ``dvc repro`` and in CI."""
+    print(line, flush=True)
