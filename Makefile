@@ -1,0 +1,51 @@
+# Set-up and the commands of the README. Each may be the first one called, and called again: what is done stays done.
+#   make repro    install, then run the pipeline and print its metrics
+#   make test     install, then run the tests
+#   make real DATA=<folder>   install, then run the pipeline on real observations (benchmarks/real.py says how)
+#   make lint     ruff and mypy
+# TORCH=cpu (default) or TORCH=cuda chooses the pinned set under constraints/.
+
+PYTHON ?= python3
+TORCH ?= cpu
+DATA ?= ../shared/data/real_labels
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed-$(TORCH)
+# DVC runs stages with the `python` of PATH. The gRPC probe of gcsfs waits a minute where it can't connect.
+RUN := PATH="$(CURDIR)/$(BIN):$$PATH" GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT=false
+
+.PHONY: setup repro test real lint clean
+.DEFAULT_GOAL := repro
+
+setup: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints/$(TORCH).txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: $(PYTHON): got $$($(PYTHON) --version); expected Python 3.11 or newer; call make with PYTHON=python3.11"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo "error: $(PYTHON): got no module ensurepip; expected Python's venv; run: apt-get install python3-venv"; exit 1; }
+	@test -f constraints/$(TORCH).txt
+	@echo "Installing into $(VENV) from constraints/$(TORCH).txt: about 2 GB (cpu) or 6 GB (cuda) on disk"
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints/$(TORCH).txt hatchling editables
+	$(BIN)/python -m pip install --no-build-isolation --constraint constraints/$(TORCH).txt --editable '.[dev]'
+	@rm -f $(VENV)/.installed-*
+	@touch $@
+
+repro: setup
+	$(RUN) dvc repro
+	@$(RUN) dvc metrics show
+
+test: setup
+	$(RUN) pytest
+
+real: setup
+	$(RUN) python benchmarks/real.py --data $(DATA)
+
+lint: setup
+	$(RUN) ruff check
+	$(RUN) ruff format --check
+	$(RUN) mypy
+
+clean:
+	rm -rf $(VENV) .real .mypy_cache .ruff_cache .pytest_cache
