@@ -1,0 +1,93 @@
+"""A copy of the working tree with a smaller sample region, on which the real `dvc` runs the real stages."""
+
+import csv
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+SMALL: dict[str, dict[str, Any]] = {
+    "aoi": {"extent_m": 3000},
+    "model": {"encoder": "resnet18", "encoder_depth": 3, "decoder_channels": [16, 8, 8]},
+    "train": {"epochs": 2, "windows_per_epoch": 16, "batch_size": 4},
+    "evaluate": {"bootstrap_samples": 20, "worst_misses": 1},
+    "chips": {"random_windows_per_chip_area": 0.5, "stride_px": 160},
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workspace:
+    """A git and DVC repository of its own."""
+
+    root: Path
+
+    def run(self, *command: str, fails: bool = False) -> str:
+        """Runs a command in the workspace as a user's shell would; returns what it printed, both streams."""
+        env = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+        done = subprocess.run(command, cwd=self.root, env=env, text=True, capture_output=True, check=False)
+        printed = done.stdout + done.stderr
+        assert (done.returncode != 0) == fails, printed
+        return printed
+
+    def set_params(self, changes: dict[str, dict[str, Any]]) -> None:
+        path = self.root / "params.yaml"
+        values = yaml.safe_load(path.read_text())
+        for section, keys in changes.items():
+            values[section].update(keys)
+        path.write_text(yaml.safe_dump(values, sort_keys=False))
+
+    def lock(self) -> dict[str, dict[str, str]]:
+        """stage -> output path -> hash."""
+        stages = yaml.safe_load((self.root / "dvc.lock").read_text())["stages"]
+        return {name: {out["path"]: out["md5"] for out in stage["outs"]} for name, stage in stages.items()}
+
+    def commit(self, message: str) -> None:
+        self.run("git", "add", "-A")
+        self.run("git", "commit", "-q", "-m", message)
+
+
+@pytest.fixture(scope="session")
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """The working tree as a fresh clone would have it, with one month a site; nothing has run."""
+    workspace = Workspace(root=tmp_path_factory.mktemp("workspace"))
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        text=True,
+        capture_output=True,
+        check=True,
+    ).stdout.splitlines()
+    for name in listed:
+        if (ROOT / name).is_file() and name != "dvc.lock":
+            (workspace.root / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, workspace.root / name)
+    sites = workspace.root / "data" / "regions" / "sample" / "sites.csv"
+    with sites.open() as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        row["months"] = row["months"].split(";")[0]
+    with sites.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(rows)
+    workspace.set_params(SMALL)
+    workspace.run("git", "init", "-q", "-b", "main")
+    workspace.run("git", "config", "user.email", "test@example.org")
+    workspace.run("git", "config", "user.name", "test")
+    workspace.commit("start")
+    return workspace
+
+
+@pytest.fixture(scope="session")
+def workspace(fresh: Workspace) -> Workspace:
+    """The workspace after one `dvc repro`, committed."""
+    fresh.run("dvc", "repro")
+    fresh.commit("repro")
+    return fresh
