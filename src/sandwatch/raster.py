@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+from shapely.geometry.base import BaseGeometry
 
 from sandwatch.errors import InputError
 from sandwatch.files import whole
+from sandwatch.geometry import WGS84, reproject
 from sandwatch.grid import Grid, Window
+
+if TYPE_CHECKING:
+    from shapely import Polygon
 
 BLOCK_PX = 256
 """Side of a COG block. Measured: windows read fastest from 256 px zstd blocks (DESIGN, section 11)."""
@@ -40,36 +46,114 @@ def write_cog(
         ValueError: ``pixels`` does not fit ``grid`` or ``bands``.
     """
     import rasterio
-    from rasterio.shutil import copy
 
     if pixels.shape != (len(bands), *grid.shape):
         raise ValueError(f"{path}: pixels {pixels.shape} on a grid {grid.shape} with bands {list(bands)}")
-    profile = {
+    with rasterio.MemoryFile() as memory:
+        with memory.open(**_profile(grid, pixels.dtype, len(bands), nodata)) as file:
+            file.write(pixels)
+            file.descriptions = tuple(bands)
+            file.update_tags(**(tags or {}))
+        with memory.open() as file, whole(path) as partial:
+            _copy_to_cog(file, partial)
+
+
+@contextmanager
+def cog_by_rows(
+    path: Path,
+    grid: Grid,
+    *,
+    band: str,
+    dtype: npt.DTypeLike,
+    nodata: float,
+    scale: float = 1.0,
+    tags: Mapping[str, str],
+) -> Iterator[Callable[[int, npt.NDArray[Any]], None]]:
+    """Writes a cloud-optimised GeoTIFF of one band that need not fit in memory, whole or not at all.
+
+    Args:
+        path: where to; its folder is made. A file with the raw rows lies beside it meanwhile.
+        grid: CRS and transform.
+        band: the band's name, written as its description.
+        dtype: of the pixels.
+        nodata: the value of pixels without data.
+        scale: what to multiply pixels with to get the quantity; readers that know GDAL's band scale do.
+        tags: text to carry in the file's metadata.
+
+    Yields:
+        A function ``write(row, pixels)`` that takes rows (y, x) of the grid's width, from ``row`` on.
+    """
+    import rasterio
+    from rasterio.windows import Window as RasterioWindow
+
+    with whole(path) as partial:
+        raw = partial.with_suffix(".rows.tif")
+        try:
+            profile = _profile(grid, dtype, 1, nodata)
+            with rasterio.open(
+                raw, "w", **profile, tiled=True, blockxsize=BLOCK_PX, blockysize=BLOCK_PX, BIGTIFF="IF_SAFER"
+            ) as file:
+                file.descriptions, file.scales = (band,), (scale,)
+                file.update_tags(**tags)
+
+                def write(row: int, pixels: npt.NDArray[Any]) -> None:
+                    file.write(pixels, 1, window=RasterioWindow(0, row, grid.width, len(pixels)))
+
+                yield write
+            with rasterio.open(raw) as file:
+                _copy_to_cog(file, partial)
+        finally:
+            raw.unlink(missing_ok=True)
+
+
+def polygons(path: Path, value: int) -> list[Polygon]:
+    """The regions of a raster's first band that hold ``value``, joined over edges, not over corners.
+
+    The raster is read row by row; memory holds the polygons only.
+
+    Returns:
+        Polygons along pixel edges in the raster's CRS, from the top down, then from the left.
+    """
+    import rasterio
+    from rasterio.features import shapes
+    from shapely import Polygon
+
+    with _open(path) as file:
+        band = rasterio.band(file, 1)
+        found = [
+            Polygon(geometry["coordinates"][0], geometry["coordinates"][1:])
+            for geometry, at in shapes(band, band, 4, file.transform)
+            if at == value
+        ]
+    return sorted(found, key=lambda polygon: (-polygon.bounds[3], polygon.bounds[0], polygon.wkb))
+
+
+def _profile(grid: Grid, dtype: npt.DTypeLike, count: int, nodata: float | None) -> dict[str, Any]:
+    return {
         "driver": "GTiff",
-        "dtype": pixels.dtype,
-        "count": len(bands),
+        "dtype": dtype,
+        "count": count,
         "height": grid.height,
         "width": grid.width,
         "crs": grid.crs,
         "transform": grid.transform,
         "nodata": nodata,
     }
-    with rasterio.MemoryFile() as memory:
-        with memory.open(**profile) as file:
-            file.write(pixels)
-            file.descriptions = tuple(bands)
-            file.update_tags(**(tags or {}))
-        with memory.open() as file, whole(path) as partial:
-            copy(
-                file,
-                partial,
-                driver="COG",
-                compress="ZSTD",
-                predictor="YES",
-                blocksize=BLOCK_PX,
-                overview_resampling="nearest" if pixels.dtype == np.uint8 else "average",
-                num_threads="ALL_CPUS",
-            )
+
+
+def _copy_to_cog(file: Any, path: Path) -> None:
+    from rasterio.shutil import copy
+
+    copy(
+        file,
+        path,
+        driver="COG",
+        compress="ZSTD",
+        predictor="YES",
+        blocksize=BLOCK_PX,
+        overview_resampling="nearest" if file.dtypes[0] == "uint8" else "average",
+        num_threads="ALL_CPUS",
+    )
 
 
 def read_grid(path: Path) -> Grid:
@@ -127,6 +211,23 @@ def read_tags(path: Path) -> dict[str, str]:
     """The text tags of a raster."""
     with _open(path) as file:
         return dict(file.tags())
+
+
+def inside(geometry: BaseGeometry, grid: Grid) -> npt.NDArray[np.bool_]:
+    """Pixels whose centre lies in a geometry.
+
+    Args:
+        geometry: polygons in EPSG:4326.
+        grid: where.
+
+    Returns:
+        bool (y, x).
+    """
+    from rasterio.features import geometry_mask
+
+    projected = reproject(geometry, WGS84, grid.crs)
+    mask: npt.NDArray[np.bool_] = geometry_mask([projected], grid.shape, grid.transform, invert=True)
+    return mask
 
 
 def _open(path: Path) -> Any:
