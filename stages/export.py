@@ -6,7 +6,8 @@ Outputs: data/scenes/<obs_id>/{s2,s1,rgb}.tif, cloud-optimised GeoTIFFs; data/sc
 for each raster that was asked for, skipped ones too.
 """
 
-from sandwatch.imagery import export, sites, source
+from sandwatch.export import export, source
+from sandwatch.imagery import sites
 from sandwatch.params import Bands, Imagery, StageParams, Synthetic
 from sandwatch.schemas import Aoi
 from sandwatch.schemas import Scenes as ScenesTable
