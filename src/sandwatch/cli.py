@@ -93,8 +93,14 @@ def migrate(
     """Turn the predecessor's files into a region: sites, rivers, imagery and annotations."""
     from sandwatch.predecessor import write_region
 
-    write_region(folder, region)
-    print(f"{region} written; set region: {region.name} in params.yaml, then run: sandwatch doctor")
+    made = write_region(folder, region)
+    print(f"{region}: {made.sites} sites, {made.scenes} rasters, {made.annotations} annotation files")
+    for path in made.left:
+        print(f"left aside: {path}")
+    print(
+        f"next: in params.yaml set region: {region.name}, imagery.source: files, annotations.source: geojson and "
+        "aoi.buffer_m: 0 (these rivers are buffered already), then run: sandwatch doctor"
+    )
 
 
 def _rows(path: Path, obs_id: str, table: type[Table]) -> gpd.GeoDataFrame | None:
