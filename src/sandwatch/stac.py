@@ -157,7 +157,10 @@ def _model_item(card: Card, models: Path) -> pystac.Item:
         datetime=None,
         start_datetime=ALWAYS[0],
         end_datetime=ALWAYS[1],
-        properties={"title": f"{card.architecture} with {card.encoder}, {card.method}"},
+        properties={
+            "title": f"{card.architecture} with {card.encoder}, {card.method}",
+            "bands": [{"name": band} for band in card.bands],
+        },
     )
     task = [TaskType.SEMANTIC_SEGMENTATION]
     window = [card.size_px, card.size_px]
