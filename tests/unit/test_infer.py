@@ -275,7 +275,7 @@ def test_stac_is_valid_relative_and_whole(mapped):
     assert item.properties["proj:shape"] == [301, 150]
     assert item.get_single_link("derived_from").resolve_stac_object().target.properties["mlm:architecture"] == "Unet"
     # The MLM extension demands that the bands of the model's input are described; its schema is not at hand offline.
-    assert [band["name"] for band in documents["model.json"]["properties"]["bands"]] == list(BANDS)
+    assert [band["name"] for band in documents["model.json"]["assets"]["weights"]["eo:bands"]] == list(BANDS)
     assert shapely.geometry.shape(item.geometry).equals(mapped.site[3])
 
 
