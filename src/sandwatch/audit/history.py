@@ -1,0 +1,435 @@
+"""Git read through its plumbing: every revision, its ``dvc.lock``, its files. Nothing is ever checked out.
+
+Experiments of DVC are commits under ``refs/exps``: those of ``dvc exp run``, with ``--queue`` and ``--temp`` too. What
+DVC keeps there for itself (stashes, queues, heads of running experiments) is left out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import subprocess
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from functools import cache, cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+from sandwatch.audit.record import Name, Revision
+from sandwatch.errors import InputError
+
+LOCK = "dvc.lock"
+EXPERIMENT = re.compile(r"^refs/exps/[0-9a-f]{2}/[0-9a-f]{38}/(?P<name>.+)$")
+"""Source: dvc.repo.experiments.refs."""
+ARTIFACT = re.compile(r"^(?:.+=)?[a-z][a-z0-9-/]*[a-z0-9](?:@v\d+\.\d+\.\d+.*|#[a-z0-9-]+(?:#\d+)?|@deprecated.*)$")
+"""Tags that DVC's model registry (GTO) makes. Source: gto.constants."""
+ENTRY = re.compile(r"^    - path: ([^'\"&*!|>%@`\n]+)\n(?:      \w+: .*\n)*?      md5: ([0-9a-f]{32}(?:\.dir)?)\n", re.MULTILINE)
+"""A dependency or an output, as DVC writes them."""
+
+
+class Stage:
+    """What ``dvc.lock`` records of a stage.
+
+    Attributes:
+        deps, outs: MD5 by path, '.dir' at its end for a folder.
+    """
+
+    def __init__(self, block: str) -> None:
+        """Takes the stage's YAML.
+
+        Raises:
+            InputError: it is not what DVC writes.
+        """
+        self._block = block
+        self.deps, self.outs = self._entries("deps"), self._entries("outs")
+
+    @cached_property
+    def params(self) -> Mapping[str, Any]:
+        """Values by section of params.yaml."""
+        values: Mapping[str, Any] = self._values.get("params", {}).get("params.yaml", {})
+        return values
+
+    def _entries(self, key: str) -> Mapping[str, str]:
+        """Without a parser where DVC's layout allows it: histories hold thousands of stages."""
+        part = re.search(rf"^    {key}:\n((?:    [- ].*\n)*)", self._block, re.MULTILINE)
+        if part is None and not re.search(rf"\b{key}:", self._block):
+            return {}
+        if part is not None:
+            found = ENTRY.findall(part[1])
+            if len(found) == part[1].count("path:"):
+                return dict(found)
+        try:
+            return {entry["path"]: entry["md5"] for entry in self._values.get(key) or []}
+        except (TypeError, KeyError) as error:
+            raise _no_lock(error) from None
+
+    @cached_property
+    def _values(self) -> Mapping[str, Any]:
+        import yaml
+
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        try:
+            values = yaml.load(self._block, loader)  # noqa: S506 - a safe loader, the quick one where there is one
+        except yaml.YAMLError as error:
+            raise _no_lock(error) from None
+        if not isinstance(values, dict):
+            raise _no_lock(values)
+        return values
+
+
+class Lock:
+    """A ``dvc.lock``. Stages are parsed when asked for: histories hold thousands of locks that share most of theirs."""
+
+    def __init__(self, text: str) -> None:
+        """Takes the file's text.
+
+        Raises:
+            InputError: it is no lock of DVC.
+        """
+        self.text = text
+        self._blocks = _blocks(text)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The stages."""
+        return tuple(self._blocks)
+
+    def stage(self, name: str) -> Stage | None:
+        """A stage, None where the lock has none of that name."""
+        return _stage(self._blocks[name]) if name in self._blocks else None
+
+    def maker(self, path: str) -> str | None:
+        """The stage that makes an output, None where no stage does."""
+        return next((name for name in self._blocks if path in _stage(self._blocks[name]).outs), None)
+
+    def upstream(self, name: str) -> tuple[str, ...]:
+        """A stage and the stages that it rests on, in the order in which they run."""
+        ordered: dict[str, None] = {}
+
+        def visit(wanted: str) -> None:
+            for path in _stage(self._blocks[wanted]).deps:
+                maker = self.maker(path)
+                if maker is not None and maker not in ordered:
+                    visit(maker)
+            ordered[wanted] = None
+
+        if name in self._blocks:
+            visit(name)
+        return tuple(ordered)
+
+
+class Git:
+    """A repository, by its commands.
+
+    Attributes:
+        root: its work tree.
+    """
+
+    def __init__(self, root: Path) -> None:
+        """Takes the root of a work tree."""
+        self.root = root
+
+    def run(self, *arguments: str, given: str = "") -> str:
+        """What a command prints.
+
+        Raises:
+            InputError: it fails.
+        """
+        done = self._run(arguments, given.encode())
+        if done.returncode:
+            raise InputError(
+                f"git {' '.join(arguments[:2])} in {self.root}",
+                got=done.stderr.decode(errors="replace").strip()[:300],
+                expected="a readable repository",
+                fix="run git fsck",
+            )
+        return done.stdout.decode(errors="replace")
+
+    def ask(self, *arguments: str) -> str | None:
+        """What a command prints, stripped; None where it fails."""
+        done = self._run(arguments, b"")
+        return None if done.returncode else done.stdout.decode(errors="replace").strip()
+
+    def oids(self, names: Iterable[str]) -> list[str | None]:
+        """The objects that names such as ``<commit>:<path>`` stand for; None where there is none."""
+        found: list[str | None] = []
+        for name in names:
+            line = self._ask(self._check, name)
+            found.append(None if line.endswith((" missing", " ambiguous")) else line.split(" ")[0])
+        return found
+
+    def kind(self, oid: str) -> str:
+        """``blob``, ``tree``, ``commit`` or ``tag``."""
+        return self._ask(self._check, oid).split(" ")[1]
+
+    def blobs(self, oids: Iterable[str]) -> Iterator[tuple[str, bytes]]:
+        """The contents of objects, each with its hash; those that the repository lacks are left out."""
+        for oid in oids:
+            header = self._ask(self._contents, oid)
+            if not header.endswith(" missing"):
+                size = int(header.split(" ")[2])
+                assert self._contents.stdout is not None
+                yield oid, self._contents.stdout.read(size + 1)[:-1]
+
+    def close(self) -> None:
+        """Ends the processes that answer."""
+        for name in ("_check", "_contents"):
+            if name in vars(self):
+                process: subprocess.Popen[bytes] = vars(self).pop(name)
+                process.communicate()
+
+    @cached_property
+    def _check(self) -> subprocess.Popen[bytes]:
+        return self._answering("--batch-check")
+
+    @cached_property
+    def _contents(self) -> subprocess.Popen[bytes]:
+        return self._answering("--batch")
+
+    def _answering(self, how: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            ["git", "cat-file", how], cwd=self.root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+
+    def _ask(self, process: subprocess.Popen[bytes], name: str) -> str:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(f"{name}\n".encode())
+        process.stdin.flush()
+        line = process.stdout.readline().decode(errors="replace").rstrip("\n")
+        if not line:
+            raise InputError(
+                f"git cat-file in {self.root}", got="no answer", expected="a readable repository", fix="run git fsck"
+            )
+        return line
+
+    def _run(self, arguments: Sequence[str], given: bytes) -> subprocess.CompletedProcess[bytes]:
+        return subprocess.run(["git", *arguments], cwd=self.root, input=given, capture_output=True, check=False)
+
+
+class History:
+    """All revisions of a DVC repository, newest first, the working tree before them where its lock is not HEAD's.
+
+    Attributes:
+        root: of the DVC repository.
+        git: the git repository around it.
+        head: the commit that is checked out; '' before the first.
+        revisions: those with a ``dvc.lock``.
+        notes: what of the history can't be seen, and how to see it.
+    """
+
+    def __init__(self, root: Path) -> None:
+        """Reads refs, commits and the names of locks; contents are read when asked for."""
+        self.root = root.resolve()
+        top = Git(self.root).ask("rev-parse", "--show-toplevel")
+        if top is None:
+            raise InputError(
+                str(root), got="no git repository", expected="a clone", fix="run it in a clone, or git init"
+            )
+        self.git = Git(Path(top))
+        below = self.root.relative_to(self.git.root).as_posix()
+        self._prefix = "" if below == "." else f"{below}/"
+        self.head = self.git.ask("rev-parse", "--verify", "--quiet", "HEAD") or ""
+        commits = self._commits()
+        locks = self.git.oids(f"{revision.commit}:{self._prefix}{LOCK}" for revision in commits)
+        self._lock_oid = {r.commit: oid for r, oid in zip(commits, locks, strict=True) if oid is not None}
+        self.revisions = [revision for revision in commits if revision.commit in self._lock_oid]
+        mine = self._working_lock()
+        if mine is not None and mine != self._text(self._lock_oid.get(self.head)):
+            self.revisions.insert(0, Revision(kind="working tree", commit=""))
+        self.notes = self._blind_spots(commits)
+
+    @classmethod
+    def around(cls, path: Path) -> History | None:
+        """The history of the DVC repository that a path lies in, None outside any."""
+        root = next((p for p in (path.resolve(), *path.resolve().parents) if (p / ".dvc").is_dir()), None)
+        return None if root is None else cls(root)
+
+    def lock(self, revision: Revision) -> Lock:
+        """The lock of one of ``revisions``.
+
+        Raises:
+            InputError: it is no lock of DVC.
+        """
+        if revision.kind == "working tree":
+            return Lock(self._working_lock() or "")
+        return self._lock(self._lock_oid[revision.commit])
+
+    def lock_text(self, revision: Revision) -> str:
+        """Its text."""
+        if revision.kind == "working tree":
+            return self._working_lock() or ""
+        return self._text(self._lock_oid[revision.commit]) or ""
+
+    def resolve(self, name: str) -> Revision | None:
+        """The revision that a name stands for (anything that git understands, or an experiment's name), else None."""
+        for revision in self.revisions:
+            if any(name == known.name for known in revision.names):
+                return revision
+        commit = self.git.ask("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
+        return next((r for r in self.revisions if r.commit == commit), None) if commit else None
+
+    def files(self, revision: Revision, paths: Sequence[str]) -> dict[str, bytes]:
+        """Contents of files at a revision, by path from the DVC root; those that it lacks are left out."""
+        if revision.kind == "working tree":
+            return {path: (self.root / path).read_bytes() for path in paths if (self.root / path).is_file()}
+        oids = self.git.oids(f"{revision.commit}:{self._prefix}{path}" for path in paths)
+        known = dict(zip(paths, oids, strict=True))
+        contents = dict(self.git.blobs(sorted({oid for oid in oids if oid is not None})))
+        return {path: contents[oid] for path, oid in known.items() if oid in contents}
+
+    def hashes(self, revision: Revision, paths: Sequence[str], algorithm: str) -> dict[str, str]:
+        """Hex digests of files at a revision; those that it lacks are left out.
+
+        Args:
+            revision: any.
+            paths: from the DVC root.
+            algorithm: of hashlib, or ``dvc`` for what DVC records: MD5, of a folder the MD5 of its listing.
+        """
+        if revision.kind == "working tree":
+            return {p: hashlib.new(algorithm, c).hexdigest() for p, c in self.files(revision, paths).items()}
+        if algorithm == "dvc":
+            return {path: found for path in paths if (found := self._dvc_hash(revision.commit, path)) is not None}
+        oids = self.git.oids(f"{revision.commit}:{self._prefix}{path}" for path in paths)
+        self._digest([oid for oid in oids if oid is not None], algorithm)
+        return {
+            path: self._digests[oid, algorithm]
+            for path, oid in zip(paths, oids, strict=True)
+            if (oid, algorithm) in self._digests and oid is not None
+        }
+
+    @cached_property
+    def _digests(self) -> dict[tuple[str, str], str]:
+        return {}
+
+    def _digest(self, oids: Sequence[str], algorithm: str) -> None:
+        """Hashes objects not hashed yet."""
+        wanted = sorted({oid for oid in oids if (oid, algorithm) not in self._digests})
+        for oid, content in self.git.blobs(wanted):
+            self._digests[oid, algorithm] = hashlib.new(algorithm, content).hexdigest()
+
+    def _dvc_hash(self, commit: str, path: str) -> str | None:
+        oid = self.git.oids([f"{commit}:{self._prefix}{path}"])[0]
+        return None if oid is None else self._object_hash(oid)
+
+    @cache  # noqa: B019 - a history lives as long as its command
+    def _object_hash(self, oid: str) -> str | None:
+        """As DVC hashes a file or folder: MD5, of a folder over its listing."""
+        if self.git.kind(oid) == "blob":
+            self._digest([oid], "md5")
+            return self._digests[oid, "md5"]
+        lines = self.git.run("ls-tree", "-r", "-z", oid).split("\0")[:-1]
+        entries = [(line.split("\t", 1)[1], line.split(" ", 2)[2][:40]) for line in lines]
+        self._digest([blob for _, blob in entries], "md5")
+        return folder_md5({path: self._digests[blob, "md5"] for path, blob in entries})
+
+    @lru_cache(maxsize=64)  # noqa: B019
+    def _lock(self, oid: str) -> Lock:
+        return Lock(self._text(oid) or "")
+
+    def _text(self, oid: str | None) -> str | None:
+        return None if oid is None else self._texts.get(oid)
+
+    @cached_property
+    def _texts(self) -> dict[str, str]:
+        oids = sorted(set(self._lock_oid.values()))
+        return {oid: content.decode(errors="replace") for oid, content in self.git.blobs(oids)}
+
+    def _working_lock(self) -> str | None:
+        path = self.root / LOCK
+        return path.read_text(errors="replace") if path.is_file() else None
+
+    def _commits(self) -> list[Revision]:
+        names: dict[str, list[Name]] = {}
+        tips: dict[str, list[str]] = {"commit": [self.head] if self.head else [], "experiment": []}
+        printed = self.git.run(
+            "for-each-ref",
+            "--format=%(objecttype) %(objectname) %(*objecttype) %(*objectname) %(refname)",
+            "refs/heads",
+            "refs/remotes",
+            "refs/tags",
+            "refs/exps",
+        )
+        for line in printed.splitlines():
+            kind, oid, behind_kind, behind, ref = line.split(" ", 4)
+            commit = oid if kind == "commit" else behind if behind_kind == "commit" else None
+            experiment = EXPERIMENT.match(ref)
+            if commit is None or (ref.startswith("refs/exps/") and not experiment):
+                continue
+            tips["experiment" if experiment else "commit"].append(commit)
+            if not ref.endswith("/HEAD"):
+                names.setdefault(commit, []).append(_name(ref, experiment))
+        reachable = self._log(tips["commit"], [])
+        experiments = self._log(tips["experiment"], tips["commit"])
+        revisions = [
+            Revision(
+                commit=commit,
+                kind="experiment" if i else "commit",
+                names=tuple(sorted(names.get(commit, []))),
+                time=datetime.fromtimestamp(seconds, UTC).isoformat(),
+                subject=subject,
+            )
+            for i, log in enumerate((reachable, experiments))
+            for commit, seconds, subject in log
+        ]
+        return sorted(revisions, key=lambda revision: revision.time, reverse=True)
+
+    def _log(self, tips: Sequence[str], without: Sequence[str]) -> list[tuple[str, int, str]]:
+        if not tips:
+            return []
+        given = "".join(f"{tip}\n" for tip in dict.fromkeys(tips)) + "".join(
+            f"^{tip}\n" for tip in dict.fromkeys(without)
+        )
+        printed = self.git.run("log", "--topo-order", "--format=%H %ct %s", "--stdin", given=given)
+        lines = (line.split(" ", 2) for line in printed.splitlines())
+        return [(commit, int(seconds), subject) for commit, seconds, subject in lines]
+
+    def _blind_spots(self, commits: Sequence[Revision]) -> tuple[str, ...]:
+        notes = []
+        if self.git.ask("rev-parse", "--is-shallow-repository") == "true":
+            notes.append(
+                f"this clone is shallow: only {len(commits)} commits can be seen; run git fetch --unshallow to see all"
+            )
+        if self.git.ask("remote") and not any(r.kind == "experiment" for r in commits):
+            notes.append("no experiment can be seen; run dvc exp pull to see those of a remote")
+        return tuple(notes)
+
+
+def folder_md5(files: Mapping[str, str]) -> str:
+    """The MD5 of a folder as DVC writes it: of the listing of its files' MD5. Source: dvc_data.hashfile.tree."""
+    listing = [{"md5": files[path], "relpath": path} for path in sorted(files, key=lambda path: path.split("/"))]
+    return hashlib.md5(json.dumps(listing, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
+
+
+def _name(ref: str, experiment: re.Match[str] | None) -> Name:
+    if experiment:
+        return Name("experiment", experiment["name"])
+    name = ref.split("/", 2)[2]
+    if not ref.startswith("refs/tags/"):
+        return Name("branch", name)
+    return Name("artifact" if ARTIFACT.match(name) else "tag", name)
+
+
+def _blocks(text: str) -> dict[str, str]:
+    """The text of each stage. DVC's own layout is cut without a parser; any other is parsed and written out again."""
+    head, _, body = text.partition("stages:\n")
+    if re.fullmatch(r"schema: '2\.0'\n", head) and re.fullmatch(r"(?:  \S[^\n]*:\n(?:    ?[^\n]*\n)+)*", body):
+        parts = re.split(r"^  (?=\S)", body, flags=re.MULTILINE)[1:]
+        return {name.strip("'\""): block for name, _, block in (part.partition(":\n") for part in parts)}
+    import yaml
+
+    try:
+        stages = yaml.safe_load(text)["stages"]
+        return {str(name): yaml.safe_dump(stage) for name, stage in stages.items()}
+    except (yaml.YAMLError, TypeError, KeyError, AttributeError) as error:
+        raise _no_lock(error) from None
+
+
+_stage = lru_cache(maxsize=8192)(Stage)
+
+
+def _no_lock(error: object) -> InputError:
+    return InputError(
+        LOCK, got=" ".join(str(error).split())[:200], expected="a lock of DVC 3", fix="run git checkout dvc.lock"
+    )

@@ -1,0 +1,148 @@
+"""Files that DVC keeps by their MD5: out of its cache, the working tree, or its remote, and never more than asked for.
+
+Every object is hashed when it is first used: a cache that was tampered with is told apart from one that is intact.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from sandwatch.audit.history import folder_md5
+
+
+class MissingError(Exception):
+    """An object is neither in the cache nor in the working tree nor in a remote; ``str()`` says so."""
+
+
+class CorruptError(Exception):
+    """An object does not have the hash that it is kept under; ``str()`` names it."""
+
+
+class Objects:
+    """The objects of a DVC repository."""
+
+    def __init__(self, root: Path, *, remote: str | None = None, offline: bool = False) -> None:
+        """Opens nothing yet.
+
+        Args:
+            root: of the DVC repository.
+            remote: name of the remote to pull from; None for the default one.
+            offline: don't ask any remote.
+        """
+        self._root, self._remote, self._offline = root, remote, offline
+        self._verified: dict[str, Path] = {}
+        self._absent: set[str] = set()
+        self._trees: dict[str, dict[str, str]] = {}
+        self.pulled: list[str] = []
+
+    def fetch(self, oids: Iterable[str]) -> None:
+        """Pulls those objects that are not in the cache, in one go, as far as the remote has them."""
+        wanted = {oid for oid in oids if oid not in self._absent and not self._cached(oid).is_file()}
+        if not wanted or self._offline:
+            return
+        from dvc.exceptions import DvcException
+        from dvc_data.hashfile.hash_info import HashInfo
+        from dvc_objects.errors import ObjectDBError
+
+        try:
+            odb = self._repo.cloud.get_remote_odb(self._remote)
+            self._repo.cloud.transfer(odb, self._cache, {HashInfo("md5", oid) for oid in wanted}, cache_odb=self._cache)
+        except (DvcException, ObjectDBError, OSError) as error:
+            self._why = str(error)
+        got = {oid for oid in wanted if self._cached(oid).is_file()}
+        self.pulled += sorted(got)
+        self._absent |= wanted - got
+
+    def path(self, oid: str, workspace: str | None = None) -> Path:
+        """A file with the content of an object.
+
+        Args:
+            oid: its MD5.
+            workspace: where a copy may lie, from the DVC root; used where its MD5 agrees.
+
+        Raises:
+            MissingError: nobody has it.
+            CorruptError: what the cache holds under that name is something else.
+        """
+        if oid in self._verified:
+            return self._verified[oid]
+        cached = self._cached(oid)
+        if not cached.is_file():
+            lying = self._root / workspace if workspace is not None else None
+            if lying is not None and lying.is_file() and md5(lying) == oid:
+                self._verified[oid] = lying
+                return lying
+            self.fetch([oid])
+        if not cached.is_file():
+            reason = f" ({self._why})" if self._why else ""
+            raise MissingError(f"object {oid} is in neither cache nor remote{reason}")
+        found = md5(cached)
+        if found != oid.removesuffix(".dir"):
+            raise CorruptError(f"the cache holds another file (MD5 {found}) under the name {oid}; delete {cached}")
+        self._verified[oid] = cached
+        return cached
+
+    def tree(self, oid: str, workspace: str | None = None) -> Mapping[str, str]:
+        """The files of a folder: MD5 by path in it.
+
+        Raises:
+            MissingError: as :meth:`path`.
+            CorruptError: likewise.
+        """
+        if oid not in self._trees:
+            lying = self._root / workspace if workspace is not None else None
+            if not self._cached(oid).is_file() and lying is not None and lying.is_dir():
+                files = hash_folder(lying)
+                if folder_md5(files) == oid:
+                    self._trees[oid] = files
+                    return files
+            listing: list[dict[str, Any]] = json.loads(self.path(oid).read_bytes())
+            self._trees[oid] = {entry["relpath"]: entry["md5"] for entry in listing}
+        return self._trees[oid]
+
+    def file(self, folder: str, path: str, workspace: str | None = None) -> Path:
+        """A file of a folder.
+
+        Args:
+            folder: its MD5.
+            path: of the file in it.
+            workspace: where a copy of the folder may lie, from the DVC root.
+
+        Raises:
+            MissingError: as :meth:`path`, or the folder has no such file.
+            CorruptError: as :meth:`path`.
+        """
+        files = self.tree(folder, workspace)
+        if path not in files:
+            raise MissingError(f"folder {folder} holds no {path}")
+        return self.path(files[path], None if workspace is None else f"{workspace}/{path}")
+
+    _why = ""
+
+    def _cached(self, oid: str) -> Path:
+        return Path(self._cache.oid_to_path(oid))
+
+    @property
+    def _cache(self) -> Any:
+        return self._repo.cache.local
+
+    @cached_property
+    def _repo(self) -> Any:
+        from dvc.repo import Repo
+
+        return Repo(str(self._root))
+
+
+def hash_folder(folder: Path) -> dict[str, str]:
+    """MD5 of every file below a folder, by path in it."""
+    return {path.relative_to(folder).as_posix(): md5(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def md5(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
