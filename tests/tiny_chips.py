@@ -41,7 +41,7 @@ def write(folder: Path, folds: dict[str, str] = FOLDS) -> Path:
             (folder / kind).mkdir(parents=True, exist_ok=True)
             np.save(folder / kind / f"{obs_id}.npy", array)
         for row in (0, 16, 32):
-            for col in (0, 16, 32, 48, 64, 80):
+            for col in (0, 16, 32, 48, 64):
                 part = mask[row : row + SIZE, col : col + SIZE]
                 rows.append(
                     {

@@ -85,6 +85,11 @@ def test_ids_do_not_depend_on_order_or_vertices_and_doubles_show(tmp_path: Path)
     assert two.metrics["observations"] == 1
 
 
+def test_the_same_outline_with_another_confidence_is_another_feature(tmp_path: Path) -> None:
+    imported = Imported(tmp_path, {KNOWN[0]: collection(feature(polygon(), "Low"), feature(polygon(), "High"))})
+    assert sorted(imported.labels["confidence"]) == ["high", "low"]
+
+
 def test_a_feature_with_its_own_id_keeps_it(tmp_path: Path) -> None:
     imported = Imported(tmp_path, {KNOWN[0]: collection(feature(polygon(), id=7))})
     assert list(imported.labels["feature_id"]) == [f"{KNOWN[0]}/7"]

@@ -28,7 +28,7 @@ LINES = [
     "mi1,Mi,South,75.30,15.00,2023-01,infer",
 ]
 RIVERS = {
-    "Ka": LineString([(85.0, 20.28), (85.1, 20.302), (85.5, 20.31), (86.0, 20.29)]),
+    "Ka": LineString([(85.0, 20.28), (85.09, 20.3015), (85.1, 20.302), (85.5, 20.31), (86.0, 20.29)]),
     "Lo": box(81.29, 21.9, 81.31, 22.1),
     "Mi": LineString([(75.31, 14.8), (75.3, 15.2)]),
 }
@@ -65,6 +65,8 @@ def test_an_area_is_the_buffered_river_near_its_site(tmp_path: Path) -> None:
     expected = river.intersection(box(x - 2500, y - 2500, x + 2500, y + 2500)).simplify(250).buffer(1000)
     found = reproject(row["geometry"], "EPSG:4326", row["utm_crs"])
     assert found.symmetric_difference(expected).area / expected.area < 1e-3
+    rough = river.intersection(box(x - 2500, y - 2500, x + 2500, y + 2500)).buffer(1000)
+    assert found.symmetric_difference(rough).area / rough.area > 5e-3
     assert row["area_km2"] == pytest.approx(expected.area / 1e6, rel=1e-4)
     assert row["months"] == "2022-05-01;2023-01-01"
     assert row["utm_crs"] == "EPSG:32645"

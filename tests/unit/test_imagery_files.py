@@ -125,6 +125,18 @@ def test_radar_is_rounded_to_centi_db(tmp_path: Path) -> None:
     assert np.array_equal(found, np.float32(np.rint(found.astype(float) * 100) / 100), equal_nan=True)
 
 
+def test_the_earlier_of_two_radar_files_wins_where_it_has_data(tmp_path: Path) -> None:
+    first, second = backscatter(), backscatter() - 5
+    first[:, :, 25:] = np.nan
+    write_raster(tmp_path / "a.tif", reflectance(1))
+    write_raster(tmp_path / "r.tif", first)
+    write_raster(tmp_path / "q.tif", second)
+    radar = [ROW | {"product": "s1", "path": name, "bands": "VV VH"} for name in ("r.tif", "q.tif")]
+    composite = ask(tmp_path, ROW | {"bands": "B4"}, *radar, bands=RADAR)
+    assert composite.s1 is not None
+    np.testing.assert_allclose(composite.s1.pixels, np.where(np.isnan(first), second, first), atol=0.00501)
+
+
 def test_no_row_of_a_product_is_no_image(tmp_path: Path) -> None:
     write_raster(tmp_path / "a.tif", reflectance(1))
     assert ask(tmp_path, ROW | {"bands": "B4"}, bands=RADAR).s1 is None
@@ -357,11 +369,13 @@ def test_the_picture_is_0_only_without_data_and_255_from_white_on(tmp_path: Path
     pixels = reflectance(3)
     pixels[:, 0, 0] = [0, 0, 0]
     pixels[:, 0, 1] = [1, 3500, 9000]
-    write_raster(tmp_path / "a.tif", pixels)
+    pixels[:, 0, 2] = [500, 0, 500]
+    write_raster(tmp_path / "a.tif", pixels, nodata=0)
     run_export(tmp_path, ROW)
     picture = raster.read(tmp_path / "scenes" / OBS / "rgb.tif", bands=("B4", "B3", "B2"))
     assert picture[:, 0, 0].tolist() == [0, 0, 0]
     assert picture[:, 0, 1].tolist() == [1, 255, 255]
+    assert picture[:, 0, 2].tolist() == [0, 0, 0]
 
 
 def test_a_scene_that_covers_too_little_is_skipped_with_its_figure(tmp_path: Path) -> None:

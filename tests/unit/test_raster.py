@@ -99,21 +99,24 @@ def test_rasters_on_the_lattice_are_copied(
     assert np.array_equal(found, large[:, 100 : 100 + GRID.height, 100 : 100 + GRID.width], equal_nan=True)
 
 
-@pytest.mark.parametrize(("resampling", "order", "off"), [("nearest", 0, 0), ("bilinear", 1, 0.01), ("cubic", 3, 3.0)])
+@pytest.mark.parametrize(
+    ("resampling", "order", "off"), [("nearest", 0, 0.0), ("bilinear", 1, 0.02), ("cubic", 3, 3.0)]
+)
 def test_resampled_at_exact_coordinates(tmp_path: Path, resampling: str, order: int, off: float) -> None:
     west, north, step = 85.84, 20.32, 1e-4  # a little more than 10 m: kernels are not widened
-    y, x = np.mgrid[0:340, 0:225]
+    wide = Grid(crs=CRS, left=380_000.0, top=2_246_000.0, width=1200, height=30)  # so wide that parallels bend in it
+    y, x = np.mgrid[0:340, 0:1350]
     pixels = (1000 + 300 * np.sin(x / 9) + 200 * np.cos(y / 7) + x).astype(np.float32)
     path = write_raster(
         tmp_path / "a.tif", pixels[None], crs="EPSG:4326", transform=Affine(step, 0, west, 0, -step, north)
     )
-    rows, cols = np.mgrid[0 : GRID.height, 0 : GRID.width] + 0.5
+    rows, cols = np.mgrid[0 : wide.height, 0 : wide.width] + 0.5
     to_degrees = pyproj.Transformer.from_crs(CRS, "EPSG:4326", always_xy=True)
-    longitude, latitude = to_degrees.transform(GRID.left + 10 * cols, GRID.top - 10 * rows)
+    longitude, latitude = to_degrees.transform(wide.left + 10 * cols, wide.top - 10 * rows)
     at = [(north - latitude) / step - 0.5, (longitude - west) / step - 0.5]
     expected = map_coordinates(pixels.astype(np.float64), at, order=order)
-    found = on_grid(path, resampling=resampling)[0]
-    assert np.abs(found - expected).max() <= off
+    found = on_grid(path, wide, resampling=resampling)[0]
+    assert (np.abs(found - expected) > off).mean() < 0.001  # nearest has ties
     assert np.abs(found - np.roll(expected, 1, axis=1))[:, 1:].max() > 20
 
 

@@ -19,7 +19,7 @@ def chips(tmp_path_factory: pytest.TempPathFactory) -> Chips:
 
 
 def test_a_batch_holds_the_windows_asked_for(chips: Chips) -> None:
-    indices = np.array([3, 40, 3, 88])
+    indices = np.array([3, 40, 3, 70])
     pixels, masks = Batches(chips)[indices]
     assert (pixels.dtype, pixels.shape) == (torch.int16, (4, 3, 32, 32))
     assert (masks.dtype, masks.shape) == (torch.uint8, (4, 32, 32))
@@ -44,7 +44,7 @@ def test_what_reaches_beyond_the_scene_is_without_data(tmp_path: Path) -> None:
 
 
 def test_a_cover_is_the_union_of_windows(chips: Chips) -> None:
-    ids = ["a_2020-01-01_g0_16", "a_2020-01-01_g16_32", "c_2020-01-01_g32_80"]
+    ids = ["a_2020-01-01_g0_16", "a_2020-01-01_g16_32", "c_2020-01-01_g32_64"]
     covers = chips.cover(np.flatnonzero(np.isin(chips.chip_id, ids)))
     expected = np.zeros((64, 112), bool)
     expected[0:32, 16:48] = expected[16:48, 32:64] = True
@@ -61,7 +61,7 @@ def test_thinned_windows_cover_almost_as_much_with_little_overlap(chips: Chips) 
     times = np.zeros((64, 112), int)
     for index in thin:
         times[chips.row[index] : chips.row[index] + 32, chips.col[index] : chips.col[index] + 32] += 1
-    assert (times > 0).mean() > 0.8
+    assert (times > 0).mean() > 0.7
     assert times.mean() < 1.2
 
 

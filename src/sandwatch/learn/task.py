@@ -1,0 +1,560 @@
+"""Training: loss, augmentation, the loop, the best weights, and what is learnt from validation once it is over.
+
+Import it after :func:`sandwatch.reproducible.pin`, because it imports torch.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, Sampler
+
+from sandwatch._torchvision import ensure_torchvision
+from sandwatch.errors import InputError
+from sandwatch.files import sha256, whole
+from sandwatch.learn.calibrate import temperature
+from sandwatch.learn.card import CLASSES, Card
+from sandwatch.learn.data import (
+    HIGH,
+    LOW,
+    Batch,
+    Batches,
+    Chips,
+    Draws,
+    Indices,
+    TrainingBatches,
+    counted,
+    in_batches,
+    mines,
+)
+from sandwatch.learn.metrics import ScoreHistogram
+from sandwatch.learn.model import Predictor, build, mine_logit, normalise
+from sandwatch.params import Compute, Infer, Loss, Model, Train
+from sandwatch.stitch import Predict, stitch_whole
+
+ensure_torchvision()
+# After the guard, because it imports torchvision.
+import lightning  # noqa: E402
+from lightning.pytorch.callbacks import EarlyStopping  # noqa: E402
+
+SAMPLES = 4
+"""Validation windows drawn as pictures."""
+DICE_SMOOTH = 1.0
+"""Pixels added to both sides of the Dice ratio, so that it is defined where there is neither mine nor detection."""
+CLIP_NORM = 1.0
+"""Largest norm of the gradient of a step. Source: Pascanu, Mikolov and Bengio 2013."""
+
+Report = Callable[[str], None]
+
+
+def loss(logits: Tensor, mask: Tensor, *, method: str, weights: Loss) -> Tensor:
+    """Weighted sum of cross-entropy, Dice and focal loss over the pixels that count.
+
+    Args:
+        logits: (n, 1, y, x) with method binary, else (n, 3, y, x).
+        mask: uint8 (n, y, x) of mask values.
+        method: of params.yaml; binary leaves out low confidence.
+        weights: of the terms, and of mine pixels in cross-entropy and focal loss.
+
+    Returns:
+        A scalar. Sources: Dice, Milletari et al. 2016, over the whole batch, mean over the classes; focal loss, Lin et
+        al. 2017.
+    """
+    if method == "binary":
+        logits = torch.cat([torch.zeros_like(logits), logits], dim=1)  # the softmax of (0, z) is the sigmoid of z
+        target = (mask == HIGH)[:, None]
+        target = torch.cat([~target, target], dim=1)
+    else:
+        target = torch.stack([mask == value for value in range(len(CLASSES[method]))], dim=1)
+    keep = counted(mask, method)[:, None].float()  # (n, 1, y, x)
+    one_hot = target.float() * keep  # (n, class, y, x), zero in every class where a pixel does not count
+    log_likelihood = functional.log_softmax(logits.float(), dim=1)
+    likelihood = log_likelihood.exp()
+    class_weights = torch.ones(one_hot.shape[1], device=mask.device)
+    class_weights[1:] = weights.mine_weight
+    # One-hot sums rather than cross_entropy(): on CUDA that has no deterministic kernel for images.
+    entropy = -(one_hot * log_likelihood * class_weights[:, None, None])
+    pixels = keep.sum().clamp(min=1.0)
+    total = logits.new_zeros((), dtype=torch.float32)
+    if weights.bce:
+        total = total + weights.bce * entropy.sum() / pixels
+    if weights.dice:
+        first = 1 if method == "binary" else 0  # with two classes, mine alone
+        overlap = (likelihood * one_hot).sum(dim=(0, 2, 3))[first:]
+        sizes = ((likelihood * keep).sum(dim=(0, 2, 3)) + one_hot.sum(dim=(0, 2, 3)))[first:]
+        total = total + weights.dice * (1 - (2 * overlap + DICE_SMOOTH) / (sizes + DICE_SMOOTH)).mean()
+    if weights.focal:
+        total = total + weights.focal * (entropy * (1 - likelihood) ** weights.focal_gamma).sum() / pixels
+    return total
+
+
+def augment(
+    pixels: Tensor, mask: Tensor, generator: torch.Generator, *, flips: bool, quarter_turns: bool
+) -> tuple[Tensor, Tensor]:
+    """Mirrors and turns each sample by its own draw, pixels and mask alike.
+
+    Args:
+        pixels: (n, band, y, x), square.
+        mask: (n, y, x).
+        generator: on the CPU, so that every device draws the same.
+        flips: both axes, each with an even chance.
+        quarter_turns: none to three, with even chances.
+    """
+    n = len(pixels)
+    turns = torch.randint(4, (n,), generator=generator) * quarter_turns
+    mirror = torch.randint(2, (2, n), generator=generator, dtype=torch.bool) & flips
+    # A turn by a quarter is a transposition and a mirror image; so three conditions give all eight.
+    transposed = turns % 2 == 1
+    upside_down = mirror[0] ^ ((turns == 1) | (turns == 2))
+    left_right = mirror[1] ^ ((turns == 2) | (turns == 3))
+
+    def apply(values: Tensor) -> Tensor:
+        def where(condition: Tensor, changed: Tensor, kept: Tensor) -> Tensor:
+            return torch.where(condition.to(values.device).view(-1, *[1] * (values.ndim - 1)), changed, kept)
+
+        values = where(transposed, values.transpose(-1, -2), values)
+        values = where(upside_down, values.flip(-2), values)
+        return where(left_right, values.flip(-1), values)
+
+    return apply(pixels), apply(mask)
+
+
+class Segmentation(lightning.LightningModule):
+    """What a step does.
+
+    Attributes:
+        network: from normalised bands to logits.
+        train_loss: mean of the epoch so far.
+        val_loss: mean of the epoch's validation.
+        histogram: of the epoch's validation.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        method: str,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        train: Train,
+    ) -> None:
+        """Takes a network, the statistics of its bands, and how it learns."""
+        super().__init__()
+        self.network = network
+        self.method, self.train_params = method, train
+        self.register_buffer("mean", torch.tensor(mean), persistent=False)
+        self.register_buffer("std", torch.tensor(std), persistent=False)
+        self.train_loss, self.val_loss = _Mean(), _Mean()
+        self.histogram = ScoreHistogram.empty()
+
+    def configure_optimizers(self) -> Any:
+        """AdamW on a one-cycle schedule. Source: Smith and Topin 2018."""
+        optimizer = torch.optim.AdamW(
+            self.parameters(), lr=self.train_params.learning_rate, weight_decay=self.train_params.weight_decay
+        )
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, self.train_params.learning_rate, total_steps=int(self.trainer.estimated_stepping_batches)
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_train_epoch_start(self) -> None:
+        """Seeds augmentation from the seed, the epoch and the process."""
+        self.train_loss = _Mean()
+        seeds = [self.train_params.seed, self.current_epoch, self.global_rank]
+        self._generator = torch.Generator().manual_seed(int(np.random.SeedSequence(seeds).generate_state(1)[0]))
+
+    def training_step(self, batch: Batch, _: int) -> Tensor:
+        """int16 (n, band, y, x) and uint8 (n, y, x) to the loss."""
+        pixels, mask = augment(
+            *batch, self._generator, flips=self.train_params.flips, quarter_turns=self.train_params.quarter_turns
+        )
+        logits = self.network(normalise(pixels, self.mean, self.std))  # (n, class, y, x)
+        value = loss(logits, mask, method=self.method, weights=self.train_params.loss)
+        self.train_loss.add(value, len(mask))
+        return value
+
+    def on_validation_epoch_start(self) -> None:
+        """Starts to count anew."""
+        self.val_loss, self.histogram = _Mean(), ScoreHistogram.empty()
+
+    def validation_step(self, batch: Batch, _: int) -> None:
+        """Adds a batch to the loss and the histogram."""
+        pixels, mask = batch
+        logits = self.network(normalise(pixels, self.mean, self.std))
+        self.val_loss.add(loss(logits, mask, method=self.method, weights=self.train_params.loss), len(mask))
+        keep = counted(mask, self.method)
+        self.histogram += ScoreHistogram.of_logits(
+            mine_logit(logits)[keep].float().cpu().numpy(), mines(mask, self.method)[keep].cpu().numpy()
+        )
+
+    def on_validation_epoch_end(self) -> None:
+        """Adds up the histograms of all processes and logs what early stopping watches."""
+        counts = torch.tensor(np.stack([self.histogram.positives, self.histogram.negatives]), device=self.device)
+        total = self.trainer.strategy.reduce(counts, reduce_op="sum")
+        self.histogram = ScoreHistogram(positives=total[0].cpu().numpy(), negatives=total[1].cpu().numpy())
+        self.log("val/AP", self.histogram.average_precision())
+
+
+class _Mean:
+    """A mean over samples, kept on the device so that a step need not wait for it."""
+
+    def __init__(self) -> None:
+        self._sum, self._count = torch.zeros(()), 0
+
+    def add(self, value: Tensor, count: int) -> None:
+        self._sum = self._sum.to(value.device) + value.detach() * count
+        self._count += count
+
+    def value(self) -> float:
+        return round(float(self._sum) / max(self._count, 1), 6)
+
+
+class Tracker(lightning.Callback):
+    """Tells DVCLive and people how each epoch went, and keeps the best weights.
+
+    Attributes:
+        live: the dvclive.Live to tell; None in processes that tell nothing.
+        epochs: how many are over.
+        best: metrics of the best epoch, by name.
+        best_epoch: counted from 0.
+        best_weights: the network's state then, on the CPU.
+    """
+
+    def __init__(self, live: Any, report: Report, epochs: int) -> None:
+        """Takes a dvclive.Live, None in processes that don't report, and the number of epochs planned."""
+        self.live, self._report, self._planned = live, report, epochs
+        self.epochs, self.best_epoch = 0, -1
+        self.best: dict[str, float] = {}
+        self.best_weights: dict[str, Tensor] = {}
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Runs after the epoch's validation."""
+        assert isinstance(pl_module, Segmentation)
+        f1, _ = pl_module.histogram.best_f1()
+        metrics = {
+            "train/loss": pl_module.train_loss.value(),
+            "val/loss": pl_module.val_loss.value(),
+            "val/AP": round(pl_module.histogram.average_precision(), 6),
+            "val/F1": round(f1, 6),
+            "lr": round(float(trainer.optimizers[0].param_groups[0]["lr"]), 9),
+        }
+        if metrics["val/AP"] > self.best.get("val/AP", -1.0):
+            self.best, self.best_epoch = metrics, self.epochs
+            self.best_weights = {
+                name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+                for name, tensor in pl_module.network.state_dict().items()
+            }
+        self.epochs += 1
+        if self.live is None:
+            return
+        for name, value in metrics.items():
+            self.live.log_metric(name, value)
+        self.live.next_step()
+        self._report(
+            f"epoch {self.epochs}/{self._planned}: loss {metrics['train/loss']:.4f}, "
+            f"validation loss {metrics['val/loss']:.4f}, AP {metrics['val/AP']:.4f}, F1 {metrics['val/F1']:.4f}, "
+            f"learning rate {metrics['lr']:.2g}" + (" (best so far)" if self.best is metrics else "")
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """What the card says about where a model comes from.
+
+    Attributes:
+        label_fingerprint: of the labels.
+        inputs: path to SHA-256.
+        code: path to SHA-256.
+        params_sha256: of the stage's params.
+    """
+
+    label_fingerprint: str
+    inputs: dict[str, str]
+    code: dict[str, str]
+    params_sha256: str
+
+
+def learn(
+    *,
+    chips: Chips,
+    bands: tuple[str, ...],
+    model: Model,
+    train: Train,
+    compute: Compute,
+    infer: Infer,
+    provenance: Provenance,
+    models: Path,
+    results: Path,
+    report: Report,
+) -> dict[str, Any] | None:
+    """Trains on the windows of fold ``train``, keeps the epoch with the best AP on fold ``val``, and calibrates it.
+
+    Writes ``model.safetensors``, ``model.json`` and ``exposures.parquet`` (chip_id, draws: how often the weights that
+    were kept had seen that training window) to ``models``, and DVCLive's metrics, plots and images to ``results``.
+
+    Args:
+        chips: the windows.
+        bands: names of the bands of the arrays.
+        model: section of params.yaml.
+        train: section of params.yaml.
+        compute: section of params.yaml; unless it asks for reproducibility, Lightning chooses devices and strategy.
+        infer: section of params.yaml: how windows are put together, here to choose temperature and threshold.
+        provenance: for the card.
+        models: folder of the model.
+        results: folder of metrics and plots.
+        report: is given a line now and then.
+
+    Returns:
+        Facts of the run (devices, durations), which no output may hold; None in all but the first of several processes.
+
+    Raises:
+        InputError: there is nothing to train or to validate on, the network can't be built, or params contradict each
+            other.
+    """
+    _check(chips, bands, model, compute, infer)
+    training, validating = chips.of("train"), chips.of("val")
+    mean, std = chips.moments(training)
+    torch.manual_seed(train.seed)
+    task = Segmentation(
+        build(model, in_channels=len(bands), size_px=chips.size_px),
+        method=model.method,
+        mean=mean,
+        std=std,
+        train=train,
+    )
+    trainer = _trainer(train, compute)
+    first, world = trainer.is_global_zero, trainer.world_size
+    step = train.batch_size * world
+    has_mine = chips.mine_px(model.method)[training] > 0
+    draws = Draws(
+        training[has_mine],
+        training[~has_mine],
+        per_epoch=max(train.windows_per_epoch // step, 1) * step,
+        seed=train.seed,
+    )
+    tracker = Tracker(_live(results) if first else None, report, train.epochs)
+    trainer.callbacks.append(tracker)  # type: ignore[attr-defined]
+    begin = time.perf_counter()
+    trainer.fit(
+        task,
+        _loader(chips, TrainingBatches(draws, batch_size=train.batch_size, rank=trainer.global_rank, world=world)),
+        _loader(chips, in_batches(chips.thin(validating)[trainer.global_rank :: world], train.batch_size)),
+    )
+    seconds = time.perf_counter() - begin
+    if tracker.live is None:
+        return None
+
+    weights = models / "model.safetensors"
+    with whole(weights) as partial:
+        save_file(tracker.best_weights, partial)
+    task.network.load_state_dict(tracker.best_weights)
+    draft = Card(
+        **model.model_dump(exclude={"encoder_weights"}),
+        bands=bands,
+        classes=CLASSES[model.method],
+        size_px=chips.size_px,
+        mean=mean,
+        std=std,
+        temperature=1.0,
+        threshold=0.5,
+        weights_sha256=sha256(weights),
+        **vars(provenance),
+    )
+    report("choosing temperature and threshold on the validation observations")
+    predictor = calibrated(task.network, draft, chips, infer, device=trainer.strategy.root_device)
+    predictor.card.write(models / "model.json")
+    _write_exposures(models / "exposures.parquet", chips, training, draws.exposures(tracker.best_epoch + 1))
+    for name, image in pictures(predictor, chips, chips.thin(validating)):
+        tracker.live.log_image(f"{name}.png", image)
+    tracker.live.summary = {
+        "val_ap": tracker.best["val/AP"],
+        "val_f1": tracker.best["val/F1"],
+        "val_loss": tracker.best["val/loss"],
+        "train_loss": tracker.best["train/loss"],
+        "best_epoch": tracker.best_epoch + 1,
+        "temperature": predictor.card.temperature,
+        "threshold": round(predictor.card.threshold, 6),
+    }
+    tracker.live.end()
+    report(
+        f"kept epoch {tracker.best_epoch + 1}: validation AP {tracker.best['val/AP']:.4f}, "
+        f"temperature {predictor.card.temperature:.3f}, threshold {predictor.card.threshold:.3f}"
+    )
+    seen = tracker.epochs * draws.per_epoch
+    return {
+        "accelerator": str(trainer.strategy.root_device),
+        "processes": world,
+        "epochs": tracker.epochs,
+        "seconds": round(seconds, 1),
+        "training_windows_per_second": round(seen / seconds, 2),
+        "torch": torch.__version__,
+        "torch_threads": torch.get_num_threads(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+    }
+
+
+def calibrated(network: nn.Module, draft: Card, chips: Chips, infer: Infer, *, device: torch.device | str) -> Predictor:
+    """Fits temperature, then threshold, on whole validation scenes put together as ``infer`` will.
+
+    Args:
+        network: with its final weights.
+        draft: its card; temperature and threshold in it don't matter.
+        chips: the windows; pixels under those of fold ``val`` count.
+        infer: section of params.yaml.
+        device: to compute on.
+    """
+    covers = chips.cover(chips.of("val"))
+
+    def count(predict: Predict, into: Callable[[Any, Any], ScoreHistogram]) -> ScoreHistogram:
+        total = ScoreHistogram.empty()
+        for obs_id, cover in covers.items():
+            scores = stitch_whole(
+                chips.pixels(obs_id),
+                predict,
+                size_px=chips.size_px,
+                overlap_px=infer.overlap_px,
+                batch_size=infer.batch_size,
+                region=cover,
+            )
+            mask = chips.mask(obs_id)
+            keep = cover & counted(mask, draft.method)
+            total += into(scores[keep], mines(mask, draft.method)[keep])
+        return total
+
+    raw = Predictor(network, draft, device)
+    fitted = draft.model_copy(update={"temperature": temperature(count(raw.logits, ScoreHistogram.of_logits))})
+    warm = Predictor(network, fitted, device)
+    _, threshold = count(warm, ScoreHistogram.of).best_f1()
+    return Predictor(network, fitted.model_copy(update={"threshold": threshold}), device)
+
+
+def pictures(predictor: Predictor, chips: Chips, windows: Indices) -> Iterator[tuple[str, npt.NDArray[np.uint8]]]:
+    """Draws the windows with the most mine pixels, one an observation: image and score side by side.
+
+    Outlines: label of high confidence red, of low confidence orange, detection cyan.
+
+    Args:
+        predictor: calibrated.
+        chips: the windows.
+        windows: to choose from.
+
+    Yields:
+        (chip_id, uint8 (y, x, 3)).
+    """
+    card = predictor.card
+    natural = [card.bands.index(band) for band in ("B4", "B3", "B2") if band in card.bands]
+    shown = natural if len(natural) == 3 else ([0, 1, 2] if len(card.bands) >= 3 else [0, 0, 0])
+    order = windows[np.argsort(-chips.mine_px(card.method)[windows], kind="stable")]
+    _, firsts = np.unique(chips.obs_id[order], return_index=True)
+    for index in order[np.sort(firsts)][:SAMPLES]:
+        pixels, masks = chips.gather(np.array([index]))
+        score = predictor(pixels)[0]
+        mean, std = (np.array(values)[shown][:, None, None] for values in (card.mean, card.std))
+        bright = (pixels[0][shown] - mean) / (4 * std) + 0.5  # two standard deviations either side of the mean
+        panels = [np.moveaxis(bright, 0, -1), np.repeat(score[:, :, None], 3, axis=2)]
+        canvas = [np.rint(panel.clip(0, 1) * 255).astype(np.uint8).repeat(2, 0).repeat(2, 1) for panel in panels]
+        for area, colour in ((masks[0] == LOW, (255, 165, 0)), (masks[0] == HIGH, (255, 0, 0))):
+            for panel in canvas:
+                panel[_outline(area.repeat(2, 0).repeat(2, 1))] = colour
+        canvas[1][_outline((score >= card.threshold).repeat(2, 0).repeat(2, 1))] = (0, 255, 255)
+        gap = np.full((len(canvas[0]), 8, 3), 255, np.uint8)
+        yield str(chips.chip_id[index]), np.concatenate([canvas[0], gap, canvas[1]], axis=1)
+
+
+def _outline(area: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """The pixels of an area that have a neighbour outside it."""
+    padded = np.pad(area, 1, mode="edge")
+    inner = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    return area & ~inner
+
+
+def _check(chips: Chips, bands: tuple[str, ...], model: Model, compute: Compute, infer: Infer) -> None:
+    """Raises InputError before time is spent on what can't end well."""
+    if compute.reproducible and compute.precision != "32-true":
+        raise InputError(
+            "params.yaml: compute.precision",
+            got=f"{compute.precision} with compute.reproducible: true",
+            expected="32-true",
+            fix="set compute.precision: 32-true, or compute.reproducible: false",
+        )
+    if infer.overlap_px >= chips.size_px:
+        raise InputError(
+            "params.yaml: infer.overlap_px",
+            got=infer.overlap_px,
+            expected=f"less than chips.size_px = {chips.size_px}",
+            fix="make the overlap smaller",
+        )
+    stacked = chips.pixels(str(chips.obs_id[0])).shape[0]
+    if stacked != len(bands):
+        raise InputError(
+            "params.yaml: bands",
+            got=f"{len(bands)} bands",
+            expected=f"{stacked}, as in the pixel stacks of the chips",
+            fix="run dvc repro chips",
+        )
+    for fold, what in (("train", "train"), ("val", "validate")):
+        windows = chips.of(fold)
+        if not chips.mine_px(model.method)[windows].any():
+            raise InputError(
+                f"chips of fold {fold}",
+                got=f"{len(windows)} windows, none with a mine pixel that method {model.method} counts",
+                expected=f"at least one, to {what} on",
+                fix="label more observations, or change params.yaml, section split",
+            )
+
+
+def _trainer(train: Train, compute: Compute) -> lightning.Trainer:
+    """A quiet trainer: no files, no bars, its own words only where something is wrong."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message=".*does not have many workers")  # measured: workers are slower
+    warnings.filterwarnings("ignore", message=".*LeafSpec", module="lightning")  # its own business with torch
+    place: dict[str, Any] = {"accelerator": "cpu", "devices": 1} if compute.reproducible else {}
+    return lightning.Trainer(
+        **place,
+        callbacks=[EarlyStopping("val/AP", mode="max", patience=train.patience)],
+        deterministic=compute.reproducible,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=False,
+        gradient_clip_val=CLIP_NORM,
+        logger=False,
+        max_epochs=train.epochs,
+        num_sanity_val_steps=0,
+        precision=compute.precision,
+        use_distributed_sampler=False,  # TrainingBatches shares out the windows
+    )
+
+
+def _loader(chips: Chips, batches: Sampler[Indices] | Sequence[Indices]) -> DataLoader[Batch]:
+    return DataLoader(Batches(chips), batch_size=None, sampler=batches)
+
+
+def _live(results: Path) -> Any:
+    """DVCLive without what differs from run to run, and without a dvc.yaml of its own."""
+    from dvclive.live import Live
+
+    return Live(dir=str(results), dvcyaml=False, save_dvc_exp=False, report=None, monitor_system=False)
+
+
+def _write_exposures(path: Path, chips: Chips, training: Indices, drawn: dict[int, int]) -> None:
+    rows = sorted((str(chips.chip_id[index]), drawn.get(int(index), 0)) for index in training)
+    names, counts = zip(*rows, strict=True)
+    with whole(path) as partial:
+        pq.write_table(pa.table({"chip_id": list(names), "draws": list(counts)}), partial, compression="zstd")

@@ -1,0 +1,85 @@
+"""The stage as DVC runs it: a script, paths on its command line, params through DVC."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sandwatch.files import sha256
+from tests import tiny_chips
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Path:
+    """A DVC repository with tiny chips and a network that learns them in seconds."""
+    shutil.copyfile(ROOT / "dvc.yaml", tmp_path / "dvc.yaml")
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    params["bands"] = {"s2": list(tiny_chips.BANDS), "s1": []}
+    params["chips"]["size_px"] = tiny_chips.SIZE
+    params["model"].update(encoder="tu-mobilenetv3_small_050", encoder_depth=3, decoder_channels=[16, 8, 8])
+    params["train"].update(epochs=2, windows_per_epoch=16, batch_size=8)
+    params["infer"].update(overlap_px=8)
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / ".dvc" / "config").write_text("[core]\nno_scm = true\nanalytics = false\n")
+    tiny_chips.write(tmp_path / "chips")
+    (tmp_path / "metrics.json").write_text(json.dumps({"label_fingerprint": "3" * 64}))
+    return tmp_path
+
+
+def run(workspace: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "stages" / "train.py"), "--chips", "chips", "--models", "models"]
+    command += ["--annotations-metrics", "metrics.json", "--results", "results"]
+    return subprocess.run(command, cwd=workspace, capture_output=True, text=True, check=False)
+
+
+def test_the_stage_gives_the_same_bytes_again_and_a_card_that_names_what_made_it(workspace: Path) -> None:
+    done = run(workspace)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [line.split(":")[0] for line in done.stdout.splitlines()][:2] == ["epoch 1/2", "epoch 2/2"]
+
+    def outputs() -> dict[str, str]:
+        files = [path for folder in ("models", "results") for path in (workspace / folder).rglob("*")]
+        return {path.relative_to(workspace).as_posix(): sha256(path) for path in files if path.is_file()}
+
+    first = outputs()
+    assert {
+        "models/exposures.parquet",
+        "models/model.json",
+        "models/model.safetensors",
+        "results/metrics.json",
+        "results/plots/metrics/val/AP.tsv",
+    } <= first.keys()
+    for name in ("models", "results"):
+        shutil.rmtree(workspace / name)
+    assert run(workspace).returncode == 0
+    assert outputs() == first
+
+    card = json.loads((workspace / "models" / "model.json").read_text())
+    assert card["label_fingerprint"] == "3" * 64
+    assert card["weights_sha256"] == first["models/model.safetensors"]
+    assert card["inputs"]["chips/windows.parquet"] == sha256(workspace / "chips" / "windows.parquet")
+    assert card["inputs"].keys() >= {"metrics.json", "chips/pixels/a_2020-01-01.npy", "chips/masks/t_2020-01-01.npy"}
+    assert card["code"]["stages/train.py"] == sha256(ROOT / "stages" / "train.py")
+    facts = json.loads((workspace / "runs" / "train.json").read_text())
+    assert facts["cpu_capability"] == "AVX2"
+    for name in facts:
+        assert name not in card
+
+
+def test_metrics_without_a_fingerprint_are_refused_in_one_line(workspace: Path) -> None:
+    (workspace / "metrics.json").write_text("{}")
+    done = run(workspace)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "error: metrics.json: got keys []; expected label_fingerprint among them; run dvc repro annotations\n"
+    )
+    assert not (workspace / "models").exists()
