@@ -25,6 +25,8 @@ import json
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import shapely
 from shapely.geometry import MultiPolygon, Polygon
 
@@ -92,16 +94,67 @@ def label_fingerprint(labels: Any, observations: Any) -> str:
     Returns:
         64 hexadecimal digits.
     """
-    columns = ["feature_id", "obs_id", "class_name", "confidence", "geometry"]
-    rows = [
-        canonical_row(feature_id, obs_id, class_name, confidence, canonical(geometry))
-        for feature_id, obs_id, class_name, confidence, geometry in labels[columns].itertuples(index=False, name=None)
-    ]
-    rows += [canonical_row("", obs_id, "", "", ()) for obs_id in observations["obs_id"][~observations["has_mines"]]]
+    return fingerprint_of(canonical_rows(labels), observations)
+
+
+def fingerprint_of(rows: list[bytes], observations: Any) -> str:
+    """The label fingerprint, from the rows that :func:`canonical_rows` gives and a table of observations."""
+    negatives = observations["obs_id"][~observations["has_mines"]]
     digest = hashlib.sha256()
-    for row in sorted(rows):
+    for row in sorted([*rows, *(canonical_row("", obs_id, "", "", ()) for obs_id in negatives)]):
         digest.update(row + b"\n")
     return digest.hexdigest()
+
+
+def canonical_rows(labels: Any) -> list[bytes]:
+    """The canonical rows of a table as ``schemas.Labels`` defines it, in its order."""
+    columns = [labels[name].tolist() for name in ("feature_id", "obs_id", "class_name", "confidence")]
+    shapes = _canonical_all(labels["geometry"].to_numpy())
+    return [canonical_row(*row) for row in zip(*columns, shapes, strict=True)]
+
+
+def _canonical_all(geometries: npt.NDArray[np.object_]) -> list[Shape]:
+    """:func:`canonical` of many: polygons without holes all at once, in a quarter of the time; the others one by one."""
+    simple = (shapely.get_type_id(geometries) == shapely.GeometryType.POLYGON) & (
+        shapely.get_num_interior_rings(geometries) == 0
+    )
+    shapes: list[Shape] = [()] * len(geometries)
+    places = np.flatnonzero(simple)
+    coordinates, owner = shapely.get_coordinates(geometries[places], return_index=True)
+    x, y = np.rint(coordinates * QUANTA_PER_DEGREE).astype(np.int64).T  # half to even, as round()
+    counts = np.bincount(owner, minlength=len(places))
+    last = np.cumsum(counts) - 1
+    # A vertex stays where it differs from the one before; the closing one goes.
+    keep = np.ones(len(x), bool)
+    keep[1:] = (x[1:] != x[:-1]) | (y[1:] != y[:-1]) | (owner[1:] != owner[:-1])
+    keep[last] = False
+    x, y, owner = x[keep], y[keep], owner[keep]
+    counts = np.bincount(owner, minlength=len(places))
+    starts = np.cumsum(counts) - counts
+    hard = set(np.flatnonzero(counts < 3).tolist())
+    if len(x) and not hard:
+        following = np.arange(len(x)) + 1
+        following[starts + counts - 1] = starts
+        # Twice the signed area. Products may wrap around in 64 bits, their sum, which is small, then doesn't.
+        doubled = np.add.reduceat(x * y[following] - x[following] * y, starts)
+        rank = ((x + (1 << 31)).astype(np.uint64) << np.uint64(32)) | (y + (1 << 31)).astype(np.uint64)
+        least = rank == np.repeat(np.minimum.reduceat(rank, starts), counts)
+        hard = set(np.flatnonzero(np.add.reduceat(least.astype(np.int64), starts) > 1).tolist())
+        first = np.flatnonzero(least)[np.searchsorted(owner[least], np.arange(len(places)))] - starts
+        direction = np.where(doubled < 0, -1, 1)
+        step = np.arange(len(x)) - np.repeat(starts, counts)
+        turned = np.repeat(starts, counts) + (np.repeat(first, counts) + np.repeat(direction, counts) * step) % np.repeat(
+            counts, counts
+        )
+        points = list(zip(x[turned].tolist(), y[turned].tolist(), strict=True))
+        for number, (place, start, count) in enumerate(zip(places.tolist(), starts.tolist(), counts.tolist(), strict=True)):
+            if number not in hard:
+                shapes[place] = ((tuple(points[start : start + count]),),)
+    else:
+        hard = set(range(len(places)))
+    for place in [*places[sorted(hard)].tolist(), *np.flatnonzero(~simple).tolist()]:
+        shapes[place] = canonical(geometries[place])
+    return shapes
 
 
 def _sequence(value: Any) -> list[Any]:

@@ -66,16 +66,7 @@ class Stage:
 
     @cached_property
     def _values(self) -> Mapping[str, Any]:
-        import yaml
-
-        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-        try:
-            values = yaml.load(self._block, loader)  # noqa: S506 - a safe loader, the quick one where there is one
-        except yaml.YAMLError as error:
-            raise _no_lock(error) from None
-        if not isinstance(values, dict):
-            raise _no_lock(values)
-        return values
+        return read_yaml(self._block)
 
 
 class Lock:
@@ -417,13 +408,28 @@ def _blocks(text: str) -> dict[str, str]:
     if re.fullmatch(r"schema: '2\.0'\n", head) and re.fullmatch(r"(?:  \S[^\n]*:\n(?:    ?[^\n]*\n)+)*", body):
         parts = re.split(r"^  (?=\S)", body, flags=re.MULTILINE)[1:]
         return {name.strip("'\""): block for name, _, block in (part.partition(":\n") for part in parts)}
-    import yaml
+    stages = read_yaml(text).get("stages")
+    if not isinstance(stages, dict) or not all(isinstance(stage, dict) for stage in stages.values()):
+        raise _no_lock(stages)
+    # JSON is YAML: one way to read a stage is enough.
+    return {str(name): json.dumps(stage) for name, stage in stages.items()}
+
+
+def read_yaml(text: str) -> Mapping[str, Any]:
+    """A mapping, read as DVC reads it: YAML 1.2, where ``Yes`` is a word.
+
+    Raises:
+        InputError: it is none.
+    """
+    from dvc.utils.serialize import YAMLFileCorruptedError, parse_yaml
 
     try:
-        stages = yaml.safe_load(text)["stages"]
-        return {str(name): yaml.safe_dump(stage) for name, stage in stages.items()}
-    except (yaml.YAMLError, TypeError, KeyError, AttributeError) as error:
+        values = parse_yaml(text, LOCK, typ="safe")
+    except YAMLFileCorruptedError as error:
         raise _no_lock(error) from None
+    if not isinstance(values, dict):
+        raise _no_lock(values)
+    return values
 
 
 _stage = lru_cache(maxsize=8192)(Stage)

@@ -58,6 +58,10 @@ class Objects:
         self.pulled += sorted(got)
         self._absent |= wanted - got
 
+    def has(self, oid: str) -> bool:
+        """Whether the cache has it, so that it need not be pulled."""
+        return self._cached(oid).is_file()
+
     def path(self, oid: str, workspace: str | None = None) -> Path:
         """A file with the content of an object.
 

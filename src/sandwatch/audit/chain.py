@@ -1,0 +1,448 @@
+"""One link at a time: what is in hand, which revisions hold it, and whether what they record agrees with git."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from sandwatch.audit.history import History, Lock, folder_md5, read_yaml
+from sandwatch.audit.objects import CorruptError, MissingError, Objects, hash_folder, md5
+from sandwatch.audit.record import Holder, Link, Revision
+from sandwatch.errors import InputError
+from sandwatch.files import sha256
+from sandwatch.learn.card import Card, hash_params
+from sandwatch.params import Section, check
+
+MODELS, CHIPS, ANNOTATIONS = "models", "data/chips", "data/annotations"
+METRICS, SCENES, PREDICTIONS = "results/annotations/metrics.json", "data/scenes.parquet", "data/predictions"
+"""Outputs of stages that the chain leads over. Source: dvc.yaml."""
+WEIGHTS, CARD, EXPOSURES = "model.safetensors", "model.json", "exposures.parquet"
+TRAIN = "train"
+METADATA = "sandwatch"
+"""Key under which the weights carry their card, in the header of the file."""
+
+verified = partial(Link, state="verified")
+broken = partial(Link, state="broken")
+unverified = partial(Link, state="unverified")
+
+
+@dataclass(frozen=True, kw_only=True)
+class InHand:
+    """What was asked about, as far as it says itself what it is.
+
+    Attributes:
+        target: as given.
+        links: what could be checked without a repository.
+        card: of the model; None where only its hash is known.
+        weights_sha256: of the model.
+        files: MD5 of the model's files by name, those in hand.
+        raster: MD5, tags and observation of a raster; None for a model.
+        path: of the thing; None for a revision.
+        revision: that was asked for; None for a file.
+    """
+
+    target: str
+    links: tuple[Link, ...] = ()
+    card: Card | None = None
+    weights_sha256: str
+    files: Mapping[str, str]
+    raster: Raster | None = None
+    path: Path | None = None
+    revision: Revision | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Raster:
+    """A raster that ``infer`` wrote.
+
+    Attributes:
+        md5: of the file.
+        tags: its provenance.
+    """
+
+    md5: str
+    tags: Mapping[str, str]
+
+
+def take(target: str, history: History | None, objects: Objects | None) -> InHand:
+    """Finds out what a target is: a model file or folder, a raster, a revision or an experiment.
+
+    Raises:
+        InputError: it is none of these.
+    """
+    path = Path(target)
+    if path.is_dir() and ((path / WEIGHTS).is_file() or (path / CARD).is_file()):
+        return _model(target, path / WEIGHTS, path / CARD)
+    if path.is_file():
+        if path.suffix.lower() in (".tif", ".tiff"):
+            return _raster(target, path)
+        if path.suffix == ".json":
+            return _model(target, path.with_name(WEIGHTS), path)
+        return _model(target, path, path.with_name(CARD))
+    revision = history.resolve(target) if history is not None else None
+    if revision is None or history is None or objects is None:
+        known = [name.name for r in history.revisions for name in r.names][:6] if history is not None else []
+        raise InputError(
+            f"audit {target}",
+            got="no such file, revision or experiment" + ("" if history else ", and no DVC repository around"),
+            expected=f"a model, a raster{', or one of ' + ', '.join(known) + ', ...' if known else ''}",
+            fix="correct it; dvc exp show lists experiments",
+        )
+    stage = history.lock(revision).stage(TRAIN)
+    if stage is None or MODELS not in stage.outs:
+        raise InputError(
+            f"audit {target}",
+            got=f"a dvc.lock at {revision} without the stage {TRAIN}",
+            expected="a revision at which a model was trained",
+            fix="run dvc repro there, or name another revision",
+        )
+    try:
+        files = objects.tree(stage.outs[MODELS], MODELS)
+        card = Card.read(objects.path(files[CARD], f"{MODELS}/{CARD}"))
+    except (MissingError, CorruptError, KeyError) as error:
+        raise InputError(
+            f"audit {target}",
+            got=f"no model card at {revision}: {error}",
+            expected="its card in the cache or a remote",
+            fix="dvc push where it was trained, or name a remote with --remote",
+        ) from None
+    links = []
+    try:
+        weights = objects.path(files[WEIGHTS], f"{MODELS}/{WEIGHTS}") if objects.has(files[WEIGHTS]) else None
+    except CorruptError as error:
+        links.append(broken(name="weights", detail=str(error)))
+    else:
+        links += _weights(weights, card, f"{WEIGHTS} of {revision}")
+    return InHand(
+        target=target,
+        links=tuple(links),
+        card=card,
+        weights_sha256=card.weights_sha256,
+        files=files,
+        revision=revision,
+    )
+
+
+def embedded_card(weights: Path) -> Card | None:
+    """The card that the weights carry in their header, None where they carry none.
+
+    Raises:
+        InputError: the file is no safetensors file.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(weights, "numpy") as file:
+            text = (file.metadata() or {}).get(METADATA)
+    except (SafetensorError, OSError) as error:
+        raise InputError(
+            str(weights), got=f"no readable weights ({error})", expected="a .safetensors file", fix="name the model"
+        ) from None
+    if text is None:
+        return None
+    values: dict[str, Any] = json.loads(text)
+    return Card.model_validate(values | {"weights_sha256": sha256(weights)})
+
+
+def _model(target: str, weights: Path, about: Path) -> InHand:
+    files = {name: md5(path) for name, path in ((WEIGHTS, weights), (CARD, about)) if path.is_file()}
+    inside = embedded_card(weights) if weights.is_file() else None
+    beside = Card.read(about) if about.is_file() else None
+    if about.is_file() and weights.is_file():
+        everything = hash_folder(weights.parent)
+        files |= everything if {WEIGHTS, CARD} <= everything.keys() else {}
+    card = beside or inside
+    if card is None:
+        raise InputError(
+            str(weights),
+            got=f"weights without a card: nothing in their header, and no {about}",
+            expected="a model that sandwatch trained",
+            fix=f"put its {CARD} beside it",
+        )
+    links = _weights(weights if weights.is_file() else None, card, str(weights))
+    if inside is not None and beside is not None:
+        same = inside == beside
+        links.append(
+            verified(name="card", detail=f"{about} is the card that the weights carry")
+            if same
+            else broken(
+                name="card",
+                detail=f"{about} differs from the card that the weights carry in {', '.join(differing(beside, inside))}",
+            )
+        )
+    found = sha256(weights) if weights.is_file() else card.weights_sha256
+    return InHand(
+        target=target,
+        links=tuple(links),
+        card=card,
+        weights_sha256=found,
+        files=files,
+        path=weights if weights.is_file() else about,
+    )
+
+
+def _weights(weights: Path | None, card: Card, name: str) -> list[Link]:
+    if weights is None:
+        return [unverified(name="weights", detail=f"{name} is not here; its card says {card.weights_sha256}")]
+    found = sha256(weights)
+    if found == card.weights_sha256:
+        return [verified(name="weights", detail=f"SHA-256 {found}, as the card says")]
+    return [broken(name="weights", detail=f"{name} has SHA-256 {found}; its card says {card.weights_sha256}")]
+
+
+def _raster(target: str, path: Path) -> InHand:
+    import rasterio
+    from rasterio.errors import RasterioIOError
+
+    try:
+        with rasterio.open(path) as file:
+            tags = file.tags()
+    except RasterioIOError as error:
+        raise InputError(target, got=str(error), expected="a raster", fix="name a score.tif of sandwatch") from None
+    if "MODEL_SHA256" not in tags:
+        raise InputError(
+            target,
+            got=f"tags {', '.join(sorted(tags)) or 'none'}",
+            expected="MODEL_SHA256 among them",
+            fix="name a score.tif or mask.tif that sandwatch infer wrote, with its tags kept",
+        )
+    return InHand(
+        target=target,
+        weights_sha256=tags["MODEL_SHA256"],
+        files={},
+        raster=Raster(md5=md5(path), tags=tags),
+        path=path,
+    )
+
+
+def differing(one: Card, other: Card) -> list[str]:
+    """The fields in which two cards differ."""
+    return [name for name in Card.model_fields if getattr(one, name) != getattr(other, name)]
+
+
+def model_of(lock: Lock) -> str | None:
+    """The MD5 of the model's folder in a lock, None where there is none."""
+    stage = lock.stage(TRAIN)
+    return None if stage is None else stage.outs.get(MODELS)
+
+
+def models(history: History) -> dict[str, list[Revision]]:
+    """The models of all revisions: MD5 of the folder to the revisions that hold it, newest first."""
+    found: dict[str, list[Revision]] = {}
+    for revision in history.revisions:
+        folder = model_of(history.lock(revision))
+        if folder is not None:
+            found.setdefault(folder, []).append(revision)
+    return found
+
+
+def find(hand: InHand, history: History, objects: Objects) -> tuple[dict[str, list[Revision]], tuple[Link, ...], list[str]]:
+    """The revisions that hold what is in hand.
+
+    Returns:
+        Revisions by the MD5 of the model's folder; links ``card`` and ``weights`` where a revision knows better; notes
+        on what could not be looked into.
+    """
+    known = models(history)
+    if hand.revision is not None:
+        folder = model_of(history.lock(hand.revision))
+        assert folder is not None
+        return {folder: known[folder]}, (), []
+    if hand.files and (whole := folder_md5(hand.files)) in known:
+        return {whole: known[whole]}, (), []
+    trees, absent = _trees(known, objects)
+    notes = (
+        [f"{absent} of the {len(known)} models in the history are in neither cache nor remote: whether one is this is unknown"]
+        if absent
+        else []
+    )
+    mine = {name: hand.files[name] for name in (WEIGHTS, CARD) if name in hand.files}
+    if not mine:
+        cards = _cards(trees, objects)
+        exact = {folder: known[folder] for folder, card in cards.items() if card.weights_sha256 == hand.weights_sha256}
+        return exact, (), notes
+    exact = {folder: known[folder] for folder, files in trees.items() if mine.items() <= files.items()}
+    if exact:
+        return exact, (), notes
+    near = {folder: known[folder] for folder, files in trees.items() if files.get(WEIGHTS) == mine.get(WEIGHTS, "")}
+    if near:
+        cards = _cards({folder: trees[folder] for folder in near}, objects)
+        first = next(iter(near))
+        fields = differing(hand.card, cards[first]) if hand.card is not None and first in cards else []
+        differs = f"differs in {', '.join(fields)} from" if fields else "is not"
+        detail = f"the card in hand {differs} the card that {near[first][0]} has for these weights"
+        return near, (broken(name="card", detail=detail),), notes
+    near = {folder: known[folder] for folder, files in trees.items() if files.get(CARD) == mine.get(CARD, "")}
+    if near:
+        revision = next(iter(near.values()))[0]
+        link = broken(name="weights", detail=f"the card is that of {revision}, whose weights are others")
+        return near, (link,), notes
+    return {}, (), notes
+
+
+def _trees(known: Iterable[str], objects: Objects) -> tuple[dict[str, Mapping[str, str]], int]:
+    known = list(known)
+    objects.fetch(known)
+    trees, absent = {}, 0
+    for folder in known:
+        try:
+            trees[folder] = objects.tree(folder, MODELS)
+        except (MissingError, CorruptError):
+            absent += 1
+    return trees, absent
+
+
+def _cards(trees: Mapping[str, Mapping[str, str]], objects: Objects) -> dict[str, Card]:
+    objects.fetch(files[CARD] for files in trees.values() if CARD in files)
+    cards = {}
+    for folder, files in trees.items():
+        try:
+            cards[folder] = Card.read(objects.path(files[CARD], f"{MODELS}/{CARD}"))
+        except (MissingError, CorruptError, KeyError, InputError):
+            continue  # counted as not seen by the caller, or a card of another version
+    return cards
+
+
+def holders(card: Card | None, revisions: Sequence[Revision], history: History) -> tuple[Holder, ...]:
+    """What git alone can tell of each revision, in the order given."""
+    return tuple(Holder(revision=r, links=tuple(git_links(card, r, history))) for r in revisions)
+
+
+def best(holders: Sequence[Holder], head: str) -> Holder:
+    """The holder to follow: with the fewest broken links, then what is checked out, then commits, then the newest."""
+    return min(
+        holders,
+        key=lambda holder: (
+            len(holder.broken),
+            holder.revision.kind == "working tree",
+            holder.revision.commit != head,
+            holder.revision.kind != "commit",
+        ),
+    )
+
+
+def git_links(card: Card | None, revision: Revision, history: History, last: str = TRAIN) -> list[Link]:
+    """The links lock, code, inputs and params at a revision.
+
+    Args:
+        card: of the model; None leaves out what only it says.
+        revision: a holder.
+        history: of it.
+        last: the stage that the chain ends with.
+    """
+    try:
+        lock = history.lock(revision)
+        stages = lock.upstream(last)
+        return [
+            _lock_link(lock, stages),
+            *_file_links(card, lock, stages, revision, history),
+            _params_link(card, lock, stages, revision, history),
+        ]
+    except InputError as error:
+        return [broken(name="lock", detail=f"at {revision}: {error}")]
+
+
+def _lock_link(lock: Lock, stages: Sequence[str]) -> Link:
+    """Each stage read what the stage before it wrote."""
+    for name in stages:
+        stage = lock.stage(name)
+        assert stage is not None
+        for path, read in stage.deps.items():
+            maker = lock.maker(path)
+            wrote = None if maker is None else lock.stage(maker)
+            if wrote is not None and wrote.outs[path] != read:
+                detail = f"dvc.lock: {name} read another {path} ({read}) than {maker} wrote ({wrote.outs[path]})"
+                return broken(name="lock", detail=detail)
+    return verified(name="lock", detail=f"dvc.lock: each of {', '.join(stages)} read what the ones before it wrote")
+
+
+def _file_links(
+    card: Card | None, lock: Lock, stages: Sequence[str], revision: Revision, history: History
+) -> list[Link]:
+    """The files of git that the stages read are those of the revision, as lock and card record them."""
+    recorded: dict[str, tuple[str, str]] = {}
+    clash: list[str] = []
+    for name in stages:
+        stage = lock.stage(name)
+        assert stage is not None
+        for path, read in stage.deps.items():
+            if lock.maker(path) is not None:
+                continue
+            if recorded.setdefault(path, (read, name))[0] != read:
+                clash.append(f"{path}: {name} read another file than {recorded[path][1]}")
+    there = history.hashes(revision, list(recorded), "dvc")
+    links = []
+    for link in ("code", "inputs"):
+        paths = {path: value for path, value in recorded.items() if _is_code(path) == (link == "code")}
+        wrong = [line for line in clash if _is_code(line.split(":")[0]) == (link == "code")] + [
+            f"{path} at {revision} is not the file that {stage} ran with"
+            for path, (read, stage) in paths.items()
+            if path in there and there[path] != read
+        ]
+        if link == "code" and card is not None:
+            now = history.hashes(revision, list(card.code), "sha256")
+            wrong += [f"{path} is missing at {revision}" for path in card.code if path not in now]
+            wrong += [
+                f"{path} at {revision} is not the file that the card says made the model"
+                for path, found in now.items()
+                if found != card.code[path]
+            ]
+        absent = [path for path in paths if path not in there]
+        if wrong:
+            more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+            detail = wrong[0] + more + ": it ran on a tree with changes that were not committed" * (link == "code")
+            links.append(broken(name=link, detail=detail))
+        elif absent:
+            links.append(unverified(name=link, detail=f"not in git at {revision}: {', '.join(absent)}"))
+        else:
+            count = len(paths) + (len(card.code) if card is not None and link == "code" else 0)
+            links.append(verified(name=link, detail=f"{count} files and folders are those of {revision}"))
+    return links
+
+
+def _is_code(path: str) -> bool:
+    return path.startswith(("src/", "stages/")) or path.endswith(".py")
+
+
+def _params_link(
+    card: Card | None, lock: Lock, stages: Sequence[str], revision: Revision, history: History
+) -> Link:
+    """The params that ran are those of params.yaml at the revision, and of the card."""
+    content = history.files(revision, ["params.yaml"]).get("params.yaml")
+    values = read_yaml(content.decode()) if content is not None else None
+    for name in stages:
+        stage = lock.stage(name)
+        assert stage is not None
+        for section, ran in stage.params.items():
+            if values is not None and values.get(section) != ran:
+                keys = list(changes(values.get(section), ran, section))[:4]
+                detail = f"params.yaml at {revision} differs in {', '.join(keys)} from what {name} ran with"
+                return broken(name="params", detail=detail)
+    last = lock.stage(stages[-1])
+    if card is None or last is None:
+        return unverified(name="params", detail="no card to compare with")
+    models = {model.section: model for model in Section.__subclasses__()}
+    try:
+        found = hash_params([check(models[section], ran) for section, ran in last.params.items()])
+    except (InputError, KeyError) as error:
+        return unverified(name="params", detail=f"another version's params, which this one can't hash: {error}")
+    if found != card.params_sha256:
+        detail = f"the params in dvc.lock hash to {found}; the card says {card.params_sha256}"
+        return broken(name="params", detail=detail)
+    where = "params.yaml, dvc.lock and card" if values is not None else "dvc.lock and card"
+    return verified(name="params", detail=f"{where} agree on {len(last.params)} sections")
+
+
+def changes(one: Any, other: Any, at: str = "") -> dict[str, tuple[Any, Any]]:
+    """The keys in which nested values differ, dotted, with both values."""
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        found: dict[str, tuple[Any, Any]] = {}
+        for key in [*one, *(key for key in other if key not in one)]:
+            dotted = f"{at}.{key}".strip(".")
+            found |= changes(one.get(key), other.get(key), dotted)
+        return found
+    return {} if one == other else {at: (one, other)}

@@ -1,0 +1,388 @@
+"""From a model, a raster, a revision or an experiment to the labels behind it, each hash verified on the way."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+
+from sandwatch import schemas
+from sandwatch.audit import chain
+from sandwatch.audit.chain import (
+    ANNOTATIONS,
+    CARD,
+    CHIPS,
+    EXPOSURES,
+    METRICS,
+    MODELS,
+    PREDICTIONS,
+    SCENES,
+    InHand,
+    broken,
+    unverified,
+    verified,
+)
+from sandwatch.audit.history import History, Lock, Stage
+from sandwatch.audit.objects import CorruptError, MissingError, Objects
+from sandwatch.audit.record import (
+    Audit,
+    ChipRows,
+    Holder,
+    LabelRows,
+    Link,
+    ObservationRows,
+    SceneRows,
+    in_order,
+)
+from sandwatch.errors import InputError
+from sandwatch.files import sha256
+from sandwatch.learn.card import Card
+
+NOT_READ = "pixels, masks and rasters are not read here: sandwatch audit verify derives them again"
+
+
+def audit(
+    target: str, *, where: Path | None = None, remote: str | None = None, offline: bool = False
+) -> Audit:
+    """Everything behind a target.
+
+    Args:
+        target: a model file or folder, a raster of ``infer``, a revision, or an experiment's name.
+        where: a path in the DVC repository to look in; None for the working directory, else the target's own.
+        remote: of DVC, to pull tables from; None for the default one.
+        offline: don't ask any remote.
+
+    Raises:
+        InputError: the target is none of these, or is no model of ours.
+    """
+    history = _history(target, where)
+    try:
+        objects = Objects(history.root, remote=remote, offline=offline) if history else None
+        hand = chain.take(target, history, objects)
+        if history is None or objects is None:
+            return _alone(hand, "there is no DVC repository here: nothing but the file itself could be checked")
+        return follow(hand, history, objects)
+    finally:
+        if history is not None:
+            history.git.close()
+
+
+def follow(hand: InHand, history: History, objects: Objects) -> Audit:
+    """The audit of what is in hand, in a repository."""
+    folders, links, notes = chain.find(hand, history, objects)
+    if not folders:
+        return _alone(hand, f"no revision holds it ({len(history.revisions)} searched)", *history.notes, *notes)
+    card = hand.card or _card(next(iter(folders)), objects)
+    held = {folder: chain.holders(card, revisions, history) for folder, revisions in folders.items()}
+    chosen = chain.best([holder for holders in held.values() for holder in holders], history.head)
+    folder = next(folder for folder, holders in held.items() if chosen in holders)
+    walk = _Walk(hand, card, folder, history.lock(chosen.revision), chosen, objects)
+    walk.go()
+    everyone = tuple(holder for holders in held.values() for holder in holders)
+    order = {revision: i for i, revision in enumerate(history.revisions)}
+    # The working tree is no revision: nobody else can find it.
+    committed = chosen.revision.kind != "working tree"
+    exact = not any(link.state == "broken" for link in links)
+    if not committed:
+        found = broken(name="revision", detail="only the working tree holds it: commit dvc.lock")
+    elif exact:
+        others = f" and {len(everyone) - 1} more" if len(everyone) > 1 else ""
+        found = verified(name="revision", detail=f"dvc.lock of {chosen.revision}{others} holds it")
+    else:
+        found = broken(name="revision", detail=f"no revision holds it as it is; the nearest is {chosen.revision}")
+    return Audit(
+        target=hand.target,
+        card=card,
+        links=in_order([*hand.links, *links, found, *chosen.links, *walk.links]),
+        holders=tuple(sorted(everyone, key=lambda holder: order[holder.revision])),
+        revision=chosen.revision,
+        params=walk.params,
+        notes=(*history.notes, *notes, NOT_READ),
+        **walk.tables,
+    )
+
+
+def _history(target: str, where: Path | None) -> History | None:
+    if where is not None:
+        return History.around(where)
+    return History.around(Path()) or (History.around(Path(target).parent) if Path(target).exists() else None)
+
+
+def _alone(hand: InHand, why: str, *notes: str) -> Audit:
+    """What can be said of a file that no revision in sight holds."""
+    silent = ("revision", "lock", "code", "inputs", "params", "chips", "fingerprint", "labels", "snapshot", "imagery")
+    revision = unverified(name="revision", detail=why)
+    rest = [
+        unverified(name=name, detail="only a revision that holds the model could tell") for name in silent[1:]
+    ]
+    return Audit(target=hand.target, card=hand.card, links=in_order([*hand.links, revision, *rest]), notes=notes)
+
+
+def _card(folder: str, objects: Objects) -> Card:
+    return Card.read(objects.file(folder, CARD, MODELS))
+
+
+@dataclass
+class _Walk:
+    """Follows one lock from the model's card to the snapshot of its labels, and keeps what it finds."""
+
+    hand: InHand
+    card: Card
+    folder: str
+    lock: Lock
+    holder: Holder
+    objects: Objects
+    links: list[Link] = field(default_factory=list)
+    tables: dict[str, Any] = field(default_factory=dict)
+    params: dict[str, Any] = field(default_factory=dict)
+
+    def go(self) -> None:
+        for name in self.lock.upstream(chain.TRAIN):
+            self.params |= self._stage(name).params
+        train, chips = self._stage(chain.TRAIN), self._stage(self.lock.maker(CHIPS) or "")
+        if self.hand.raster is not None:
+            self._try("raster", self._raster)
+        windows = self._try("chips", lambda: self._chips(train))
+        self._try("fingerprint", lambda: self._metrics(train))
+        labels = self._try("labels", lambda: self._labels(chips.deps[ANNOTATIONS], windows))
+        if labels is not None:
+            self._try("snapshot", lambda: self._snapshot(chips.deps[ANNOTATIONS], *labels))
+        if windows is not None:
+            self._try("imagery", lambda: self._imagery(chips.deps[SCENES], windows[0]))
+
+    def _stage(self, name: str) -> Stage:
+        stage = self.lock.stage(name)
+        if stage is None:
+            raise InputError(
+                f"dvc.lock at {self.holder.revision}",
+                got="a chain of stages with a gap",
+                expected=f"a stage that makes what {chain.TRAIN} read",
+                fix="run dvc repro there",
+            )
+        return stage
+
+    def _try(self, name: str, step: Callable[[], Any]) -> Any:
+        """Runs a step; what it could not reach leaves its link unverified, what is not what it claims breaks it."""
+        try:
+            return step()
+        except MissingError as error:
+            self.links.append(unverified(name=name, detail=str(error)))
+        except (CorruptError, InputError) as error:
+            self.links.append(broken(name=name, detail=str(error)))
+        except KeyError as error:
+            self.links.append(broken(name=name, detail=f"nothing records {error}"))
+        return None
+
+    def _note(self, name: str, wrong: list[str], right: str) -> None:
+        more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+        self.links.append(broken(name=name, detail=wrong[0] + more) if wrong else verified(name=name, detail=right))
+
+    def _raster(self) -> None:
+        raster = self.hand.raster
+        assert raster is not None
+        tags, card = raster.tags, self.card
+        claims = {
+            "LABEL_FINGERPRINT": card.label_fingerprint,
+            "PARAMS_SHA256": card.params_sha256,
+            "THRESHOLD": repr(card.threshold),
+        }
+        wrong = [f"tag {n} is {tags.get(n)}; the model's card says {v}" for n, v in claims.items() if tags.get(n) != v]
+        infer = self.lock.stage("infer")
+        if infer is not None and SCENES in infer.deps and not wrong:
+            manifest = pq.read_table(self.objects.path(infer.deps[SCENES], SCENES)).to_pandas()
+            mine = manifest[manifest["obs_id"] == tags.get("OBS_ID", "")].set_index("product")["sha256"]
+            for tag, value in tags.items():
+                product = tag.removeprefix("SCENE_").removesuffix("_SHA256").lower()
+                if tag.startswith("SCENE_") and mine.get(product) != value:
+                    wrong.append(f"tag {tag} is {value}; the scene of that revision is {mine.get(product)}")
+        held = None
+        if infer is not None:
+            files = self.objects.tree(infer.outs[PREDICTIONS], PREDICTIONS)
+            held = next((path for path, found in files.items() if found == raster.md5), None)
+        if held is None and not wrong:
+            detail = f"its tags agree with the model, but {self.holder.revision} holds no such raster: infer again"
+            self.links.append(unverified(name="raster", detail=detail))
+            return
+        self._note("raster", wrong, f"it is {PREDICTIONS}/{held} of {self.holder.revision}; its tags agree")
+
+    def _chips(self, train: Stage) -> tuple[pd.DataFrame, pd.DataFrame]:
+        oid = train.deps[CHIPS]
+        listed = {f"{CHIPS}/{path}" for path in self.objects.tree(oid, CHIPS)}
+        claimed = {path for path in self.card.inputs if path.startswith(f"{CHIPS}/")}
+        wrong = [f"the card and dvc.lock disagree on whether {path} was read" for path in sorted(listed ^ claimed)]
+        paths = {name: self.objects.file(oid, name, CHIPS) for name in ("windows.parquet", "chip_labels.parquet")}
+        for name, path in paths.items():
+            if (found := sha256(path)) != (said := self.card.inputs.get(f"{CHIPS}/{name}")):
+                wrong.append(f"{CHIPS}/{name} has SHA-256 {found}; the card says {said}")
+        windows = schemas.Windows.read(paths["windows.parquet"])
+        parts = schemas.ChipLabels.read(paths["chip_labels.parquet"])
+        draws = pq.read_table(self.objects.file(self.folder, EXPOSURES, MODELS)).to_pandas()
+        trained = windows["fold"] == "train"
+        if set(draws["chip_id"]) != set(windows["chip_id"][trained]):
+            wrong.append(f"{MODELS}/{EXPOSURES} counts other windows than the {int(trained.sum())} for training")
+        windows["draws"] = windows["chip_id"].map(draws.set_index("chip_id")["draws"]).fillna(0).astype(np.int64)
+        labelled = windows.set_index("chip_id")[["px_low", "px_high"]].sum(axis=1)
+        given = parts.groupby("chip_id")["pixels"].sum().reindex(labelled.index, fill_value=0)
+        wrong += [f"window {chip} has {labelled[chip]} labelled pixels; its labels gave {given[chip]}"
+                  for chip in labelled.index[labelled != given][:9]]  # fmt: skip
+        self._note("chips", wrong, f"{len(windows)} windows as the card says; their labels give all labelled pixels")
+        parts = parts.join(windows.set_index("chip_id")[["fold", "draws"]], on="chip_id")
+        self.tables["chips"] = ChipRows.checked(parts, "chips of the audit")
+        return windows, self.tables["chips"]
+
+    def _metrics(self, train: Stage) -> None:
+        path = self.objects.path(train.deps[METRICS], METRICS)
+        wrong = []
+        if (found := sha256(path)) != (said := self.card.inputs.get(METRICS)):
+            wrong.append(f"{METRICS} has SHA-256 {found}; the card says {said}")
+        if (found := json.loads(path.read_text()).get("label_fingerprint")) != self.card.label_fingerprint:
+            wrong.append(f"{METRICS} says {found}; the card says {self.card.label_fingerprint}")
+        if wrong:
+            self._note("fingerprint", wrong, "")
+
+    def _labels(
+        self, oid: str, chips: tuple[pd.DataFrame, pd.DataFrame] | None
+    ) -> tuple[gpd.GeoDataFrame, pd.DataFrame]:
+        from sandwatch.annotations.canonical import canonical_rows, fingerprint_of
+
+        read = {
+            name: table.read(self.objects.file(oid, f"{name}.parquet", ANNOTATIONS))
+            for name, table in (
+                ("labels", schemas.Labels),
+                ("observations", schemas.Observations),
+                ("quarantine", schemas.Quarantine),
+            )
+        }
+        labels, observations, quarantine = read["labels"], read["observations"], read["quarantine"]
+        rows = canonical_rows(labels)
+        found = fingerprint_of(rows, observations)
+        said = self.card.label_fingerprint
+        wrong = [] if found == said else [f"the labels have the fingerprint {found}; the card says {said}"]
+        self._note("fingerprint", wrong, f"{said}, computed from {len(labels)} labels")
+        wrong = [
+            f"label {feature_id} is not the one that its hash was made of"
+            for feature_id, row, kept in zip(labels["feature_id"], rows, labels["label_sha256"], strict=True)
+            if hashlib.sha256(row).hexdigest() != kept
+        ]
+        if chips is not None:
+            windows, parts = chips
+            confidence = parts["feature_id"].map(labels.set_index("feature_id")["confidence"])
+            wrong += [f"label {i} put pixels into chips but is not among the labels"
+                      for i in parts["feature_id"][confidence.isna()].unique()]  # fmt: skip
+            for name in ("low", "high"):
+                given = parts[confidence == name].groupby("chip_id")["pixels"].sum()
+                held = windows.set_index("chip_id")[f"px_{name}"]
+                off = held.index[held != given.reindex(held.index, fill_value=0)]
+                wrong += [f"window {chip}: {held[chip]} pixels of {name} confidence, its labels gave {given.get(chip, 0)}"
+                          for chip in off[:9]]  # fmt: skip
+            self.tables["labels"] = LabelRows.checked(label_rows(labels, parts, self.card.method), "labels of the audit")
+            self.tables["observations"] = ObservationRows.checked(
+                observation_rows(observations, windows), "observations of the audit"
+            )
+        self._note("labels", wrong, f"{len(labels)} labels are what their hashes were made of, and what the chips hold")
+        self.tables["quarantine"] = quarantine
+        return labels, quarantine
+
+    def _snapshot(self, oid: str, labels: gpd.GeoDataFrame, quarantine: pd.DataFrame) -> None:
+        path = self.objects.file(oid, "export.ndjson", ANNOTATIONS)
+        with path.open("rb") as lines:
+            raw = {hashlib.sha256(line.rstrip(b"\r\n")).hexdigest() for line in lines if line.strip()}
+        wrong = [
+            f"{what} {row[0]} comes from a raw row that export.ndjson lacks"
+            for what, table, name in (("label", labels, "feature_id"), ("quarantined row", quarantine, "row_id"))
+            for row in table[[name, "row_sha256"]].itertuples(index=False)
+            if row[1] not in raw
+        ]
+        self._note("snapshot", wrong, f"every label comes from one of the {len(raw)} raw rows")
+
+    def _imagery(self, oid: str, windows: pd.DataFrame) -> None:
+        manifest = schemas.Scenes.read(self.objects.path(oid, SCENES))
+        folds = _folds(windows, "obs_id")
+        rows = manifest[(manifest["status"] == "exported") & manifest["obs_id"].isin(folds.index)]
+        self.tables["imagery"] = SceneRows.checked(
+            rows.assign(fold=rows["obs_id"].map(folds))[list(SceneRows.to_schema().columns)], "imagery of the audit"
+        )
+        without = sorted(set(folds.index) - set(rows["obs_id"]))
+        wrong = [f"observation {obs_id} has windows but no scene in {SCENES}" for obs_id in without]
+        self._note("imagery", wrong, f"{SCENES} names the {len(rows)} rasters and their source images")
+
+
+def label_rows(labels: gpd.GeoDataFrame, parts: pd.DataFrame, method: str) -> gpd.GeoDataFrame:
+    """What a model did with each label.
+
+    Args:
+        labels: rows of schemas.Labels.
+        parts: rows of :class:`ChipRows`.
+        method: of the model; ``binary`` leaves low confidence out.
+
+    Returns:
+        Rows of :class:`LabelRows`.
+    """
+    ids = pd.Index(labels["feature_id"])
+
+    def total(values: pd.Series, kept: Any) -> Any:
+        return values[kept].groupby(parts["feature_id"][kept]).sum().reindex(ids, fill_value=0).to_numpy(np.int64)
+
+    in_fold = {fold: parts["fold"] == fold for fold in ("train", "val", "test")}
+    everywhere = pd.Series(True, parts.index)
+    drawn = total(parts["pixels"] * parts["draws"], everywhere)
+    counted = np.array(method != "binary") | (labels["confidence"] == "high").to_numpy()
+    pixels = {fold: total(parts["pixels"], kept) for fold, kept in in_fold.items()}
+    trains, validates, tests = (pixels[fold] > 0 for fold in in_fold)
+    uses = {
+        "trained": (drawn > 0) & counted,
+        "left out": (drawn > 0) & ~counted,
+        "never drawn": trains & (drawn == 0),
+        "validated": validates,
+        "tested": tests,
+        "no chip": ~(trains | validates | tests),
+    }
+    kept = [column for column in LabelRows.to_schema().columns if column in labels.columns]
+    return labels[kept].assign(
+        fold=_joined({fold: pixels[fold] > 0 for fold in in_fold}),
+        use=_joined(uses),
+        chips=total(everywhere.astype(np.int64), everywhere),
+        **{f"pixels_{fold}": pixels[fold] for fold in in_fold},
+        draws=total(parts["draws"], everywhere),
+        pixels_drawn=drawn,
+        positives_drawn=np.where(counted, drawn, 0),
+    )
+
+
+def observation_rows(observations: pd.DataFrame, windows: pd.DataFrame) -> pd.DataFrame:
+    """What a model did with each observation: rows of :class:`ObservationRows`.
+
+    Args:
+        observations: rows of schemas.Observations.
+        windows: rows of schemas.Windows, with draws.
+    """
+    ids = pd.Index(observations["obs_id"])
+    grouped = windows.groupby("obs_id")
+    kept = [column for column in ObservationRows.to_schema().columns if column in observations.columns]
+    return observations[kept].assign(
+        fold=_folds(windows, "obs_id").reindex(ids, fill_value="").to_numpy(),
+        windows=grouped.size().reindex(ids, fill_value=0).to_numpy(np.int64),
+        draws=grouped["draws"].sum().reindex(ids, fill_value=0).to_numpy(np.int64),
+    )
+
+
+def _folds(rows: pd.DataFrame, by: str) -> pd.Series:
+    """The folds that something has rows in, '+' between, by its name."""
+    pairs = rows[[by, "fold"]].drop_duplicates().sort_values([by, "fold"])
+    return pairs.groupby(by)["fold"].agg("+".join)
+
+
+def _joined(flags: dict[str, Any]) -> list[str]:
+    """The names whose flags are set, '+' between, one string a row."""
+    names = list(flags)
+    codes = sum(np.asarray(flag).astype(np.int64) << bit for bit, flag in enumerate(flags.values()))
+    texts = ["+".join(name for bit, name in enumerate(names) if code >> bit & 1) for code in range(1 << len(names))]
+    return [texts[code] for code in np.atleast_1d(codes).tolist()]
