@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,8 +21,6 @@ METRICS, SCENES, PREDICTIONS = "results/annotations/metrics.json", "data/scenes.
 """Outputs of stages that the chain leads over. Source: dvc.yaml."""
 WEIGHTS, CARD, EXPOSURES = "model.safetensors", "model.json", "exposures.parquet"
 TRAIN = "train"
-METADATA = "sandwatch"
-"""Key under which the weights carry their card, in the header of the file."""
 
 verified = partial(Link, state="verified")
 broken = partial(Link, state="broken")
@@ -110,16 +107,9 @@ def take(target: str, history: History | None, objects: Objects | None) -> InHan
             expected="its card in the cache or a remote",
             fix="dvc push where it was trained, or name a remote with --remote",
         ) from None
-    links = []
-    try:
-        weights = objects.path(files[WEIGHTS], f"{MODELS}/{WEIGHTS}") if objects.has(files[WEIGHTS]) else None
-    except CorruptError as error:
-        links.append(broken(name="weights", detail=str(error)))
-    else:
-        links += _weights(weights, card, f"{WEIGHTS} of {revision}")
     return InHand(
         target=target,
-        links=tuple(links),
+        links=(kept_weights(files, card, objects),),
         card=card,
         weights_sha256=card.weights_sha256,
         files=files,
@@ -127,30 +117,9 @@ def take(target: str, history: History | None, objects: Objects | None) -> InHan
     )
 
 
-def embedded_card(weights: Path) -> Card | None:
-    """The card that the weights carry in their header, None where they carry none.
-
-    Raises:
-        InputError: the file is no safetensors file.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(weights, "numpy") as file:
-            text = (file.metadata() or {}).get(METADATA)
-    except (SafetensorError, OSError) as error:
-        raise InputError(
-            str(weights), got=f"no readable weights ({error})", expected="a .safetensors file", fix="name the model"
-        ) from None
-    if text is None:
-        return None
-    values: dict[str, Any] = json.loads(text)
-    return Card.model_validate(values | {"weights_sha256": sha256(weights)})
-
-
 def _model(target: str, weights: Path, about: Path) -> InHand:
     files = {name: md5(path) for name, path in ((WEIGHTS, weights), (CARD, about)) if path.is_file()}
-    inside = embedded_card(weights) if weights.is_file() else None
+    inside = Card.carried(weights) if weights.is_file() else None
     beside = Card.read(about) if about.is_file() else None
     if about.is_file() and weights.is_file():
         everything = hash_folder(weights.parent)
@@ -163,7 +132,7 @@ def _model(target: str, weights: Path, about: Path) -> InHand:
             expected="a model that sandwatch trained",
             fix=f"put its {CARD} beside it",
         )
-    links = _weights(weights if weights.is_file() else None, card, str(weights))
+    links = [_weights(weights if weights.is_file() else None, card, str(weights))]
     if inside is not None and beside is not None:
         same = inside == beside
         links.append(
@@ -185,13 +154,27 @@ def _model(target: str, weights: Path, about: Path) -> InHand:
     )
 
 
-def _weights(weights: Path | None, card: Card, name: str) -> list[Link]:
+def kept_weights(files: Mapping[str, str], card: Card, objects: Objects) -> Link:
+    """Whether the weights of a revision, where they lie in the cache or the working tree, are the card's.
+
+    They are not pulled for it: they are large, and whoever wants to use them will.
+    """
+    try:
+        weights = objects.path(files[WEIGHTS], f"{MODELS}/{WEIGHTS}", pull=False)
+    except MissingError:
+        weights = None
+    except (CorruptError, KeyError) as error:
+        return broken(name="weights", detail=str(error))
+    return _weights(weights, card, f"the {WEIGHTS} that dvc.lock names")
+
+
+def _weights(weights: Path | None, card: Card, name: str) -> Link:
     if weights is None:
-        return [unverified(name="weights", detail=f"{name} is not here; its card says {card.weights_sha256}")]
+        return unverified(name="weights", detail=f"{name} is not here; its card says {card.weights_sha256}")
     found = sha256(weights)
     if found == card.weights_sha256:
-        return [verified(name="weights", detail=f"SHA-256 {found}, as the card says")]
-    return [broken(name="weights", detail=f"{name} has SHA-256 {found}; its card says {card.weights_sha256}")]
+        return verified(name="weights", detail=f"SHA-256 {found}, as the card says")
+    return broken(name="weights", detail=f"{name} has SHA-256 {found}; its card says {card.weights_sha256}")
 
 
 def _raster(target: str, path: Path) -> InHand:

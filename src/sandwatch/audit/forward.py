@@ -150,6 +150,7 @@ class _Walk:
         train, chips = self._stage(chain.TRAIN), self._stage(self.lock.maker(CHIPS) or "")
         if self.hand.raster is not None:
             self._try("raster", self._raster)
+            self._try("weights", self._weights)
         windows = self._try("chips", lambda: self._chips(train))
         self._try("fingerprint", lambda: self._metrics(train))
         labels = self._try("labels", lambda: self._labels(chips.deps[ANNOTATIONS], windows))
@@ -184,6 +185,10 @@ class _Walk:
     def _note(self, name: str, wrong: list[str], right: str) -> None:
         more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
         self.links.append(broken(name=name, detail=wrong[0] + more) if wrong else verified(name=name, detail=right))
+
+    def _weights(self) -> None:
+        files = self.objects.tree(self.folder, MODELS)
+        self.links.append(chain.kept_weights(files, self.card, self.objects))
 
     def _raster(self) -> None:
         raster = self.hand.raster

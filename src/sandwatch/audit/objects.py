@@ -58,16 +58,13 @@ class Objects:
         self.pulled += sorted(got)
         self._absent |= wanted - got
 
-    def has(self, oid: str) -> bool:
-        """Whether the cache has it, so that it need not be pulled."""
-        return self._cached(oid).is_file()
-
-    def path(self, oid: str, workspace: str | None = None) -> Path:
+    def path(self, oid: str, workspace: str | None = None, *, pull: bool = True) -> Path:
         """A file with the content of an object.
 
         Args:
             oid: its MD5.
             workspace: where a copy may lie, from the DVC root; used where its MD5 agrees.
+            pull: ask the remote where it is in neither.
 
         Raises:
             MissingError: nobody has it.
@@ -81,7 +78,8 @@ class Objects:
             if lying is not None and lying.is_file() and md5(lying) == oid:
                 self._verified[oid] = lying
                 return lying
-            self.fetch([oid])
+            if pull:
+                self.fetch([oid])
         if not cached.is_file():
             reason = f" ({self._why})" if self._why else ""
             raise MissingError(f"object {oid} is in neither cache nor remote{reason}")

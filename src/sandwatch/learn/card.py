@@ -29,6 +29,8 @@ CODE = (
     "stitch.py",
 )
 """Files of the package that make a model; dvc.yaml declares the same."""
+HEADER = "sandwatch"
+"""Key of the card in the header of the weights."""
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -99,6 +101,32 @@ class Card(BaseModel):
     def write(self, path: Path) -> None:
         """Writes the card, whole or not at all."""
         write_json(path, self.model_dump(mode="json"))
+
+
+    def header(self) -> dict[str, str]:
+        """The card, all but the hash of the weights, as metadata that the weights carry in their own file.
+
+        One key, because the format does not keep the order of several, and the same model must give the same bytes.
+        """
+        return {HEADER: json.dumps(self.model_dump(mode="json", exclude={"weights_sha256"}), sort_keys=True)}
+
+    @classmethod
+    def carried(cls, weights: Path) -> Self | None:
+        """The card that weights carry in their header, with their hash; None where they carry none.
+
+        Raises:
+            InputError: the file is no .safetensors file, or what it carries is no card.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(weights, "numpy") as file:
+                text = (file.metadata() or {}).get(HEADER)
+            return None if text is None else cls.model_validate(json.loads(text) | {"weights_sha256": sha256(weights)})
+        except (SafetensorError, OSError, json.JSONDecodeError, ValidationError) as error:
+            raise InputError(
+                str(weights), got=str(error)[:300], expected="weights that sandwatch wrote", fix="name another file"
+            ) from None
 
 
 def hash_params(sections: Iterable[Section]) -> str:

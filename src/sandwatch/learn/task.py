@@ -361,9 +361,6 @@ def learn(
     if tracker.live is None:
         return None
 
-    weights = models / "model.safetensors"
-    with whole(weights) as partial:
-        save_file(tracker.best_weights, partial)
     task.network.load_state_dict(tracker.best_weights)
     draft = Card(
         **model.model_dump(exclude={"encoder_weights"}),
@@ -374,12 +371,15 @@ def learn(
         std=std,
         temperature=1.0,
         threshold=0.5,
-        weights_sha256=sha256(weights),
+        weights_sha256="0" * 64,  # known once they are written, with this card in their header
         **vars(provenance),
     )
     report("choosing temperature and threshold on the validation observations")
     predictor = calibrated(task.network, draft, chips, infer, device=trainer.strategy.root_device)
-    predictor.card.write(models / "model.json")
+    weights = models / "model.safetensors"
+    with whole(weights) as partial:
+        save_file(tracker.best_weights, partial, metadata=predictor.card.header())
+    predictor.card.model_copy(update={"weights_sha256": sha256(weights)}).write(models / "model.json")
     _write_exposures(models / "exposures.parquet", chips, training, draws.exposures(tracker.best_epoch + 1))
     for name, image in pictures(predictor, chips, chips.thin(validating)):
         tracker.live.log_image(f"{name}.png", image)
