@@ -109,7 +109,7 @@ def take(target: str, history: History | None, objects: Objects | None) -> InHan
         ) from None
     return InHand(
         target=target,
-        links=(kept_weights(files, card, objects),),
+        links=tuple(kept_weights(files, card, objects)),
         card=card,
         weights_sha256=card.weights_sha256,
         files=files,
@@ -134,15 +134,7 @@ def _model(target: str, weights: Path, about: Path) -> InHand:
         )
     links = [_weights(weights if weights.is_file() else None, card, str(weights))]
     if inside is not None and beside is not None:
-        same = inside == beside
-        links.append(
-            verified(name="card", detail=f"{about} is the card that the weights carry")
-            if same
-            else broken(
-                name="card",
-                detail=f"{about} differs from the card that the weights carry in {', '.join(differing(beside, inside))}",
-            )
-        )
+        links.append(_carried(inside, beside, str(about)))
     found = sha256(weights) if weights.is_file() else card.weights_sha256
     return InHand(
         target=target,
@@ -154,18 +146,30 @@ def _model(target: str, weights: Path, about: Path) -> InHand:
     )
 
 
-def kept_weights(files: Mapping[str, str], card: Card, objects: Objects) -> Link:
-    """Whether the weights of a revision, where they lie in the cache or the working tree, are the card's.
+def kept_weights(files: Mapping[str, str], card: Card, objects: Objects, *, pull: bool = False) -> list[Link]:
+    """Whether the weights of a revision are the card's, and carry it.
 
-    They are not pulled for it: they are large, and whoever wants to use them will.
+    Args:
+        files: MD5 of the model's files by name.
+        card: of the revision.
+        objects: where the weights may be.
+        pull: them, where they are in neither cache nor working tree: they are large.
     """
     try:
-        weights = objects.path(files[WEIGHTS], f"{MODELS}/{WEIGHTS}", pull=False)
+        weights = objects.path(files[WEIGHTS], f"{MODELS}/{WEIGHTS}", pull=pull)
     except MissingError:
-        weights = None
+        return [_weights(None, card, f"the {WEIGHTS} that dvc.lock names")]
     except (CorruptError, KeyError) as error:
-        return broken(name="weights", detail=str(error))
-    return _weights(weights, card, f"the {WEIGHTS} that dvc.lock names")
+        return [broken(name="weights", detail=str(error))]
+    links = [_weights(weights, card, f"the {WEIGHTS} that dvc.lock names")]
+    inside = Card.carried(weights)
+    return links if inside is None else [*links, _carried(inside, card, CARD)]
+
+
+def _carried(inside: Card, beside: Card, name: str) -> Link:
+    if fields := differing(inside.model_copy(update={"weights_sha256": beside.weights_sha256}), beside):
+        return broken(name="card", detail=f"{name} differs from the card that the weights carry: {', '.join(fields)}")
+    return verified(name="card", detail=f"{name} is the card that the weights carry")
 
 
 def _weights(weights: Path | None, card: Card, name: str) -> Link:

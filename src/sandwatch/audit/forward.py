@@ -188,7 +188,7 @@ class _Walk:
 
     def _weights(self) -> None:
         files = self.objects.tree(self.folder, MODELS)
-        self.links.append(chain.kept_weights(files, self.card, self.objects))
+        self.links += chain.kept_weights(files, self.card, self.objects)
 
     def _raster(self) -> None:
         raster = self.hand.raster

@@ -25,13 +25,15 @@ LINKS = (
     "inputs",
     "params",
     "chips",
-    "masks",
     "fingerprint",
     "labels",
     "snapshot",
     "imagery",
-    "rebuild",
-    "training",
+    "rebuild aoi",
+    "rebuild export",
+    "rebuild annotations",
+    "rebuild chips",
+    "rebuild train",
 )
 """The links of the chain, from the thing in hand back to where it came from: the order of a report, and what "first"
 means in "the first link that broke"."""

@@ -1,0 +1,238 @@
+"""Deriving everything behind a model again, in a temporary clone, and comparing hashes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from sandwatch.audit import chain
+from sandwatch.audit.chain import MODELS, TRAIN, broken, unverified, verified
+from sandwatch.audit.forward import NOT_READ, follow
+from sandwatch.audit.history import LOCK, History, Lock, Stage
+from sandwatch.audit.objects import CorruptError, MissingError, Objects, hash_folder
+from sandwatch.audit.record import Audit, Link, in_order
+from sandwatch.errors import InputError
+from sandwatch.files import sha256
+
+Report = Callable[[str], None]
+
+
+def verify(
+    target: str,
+    *,
+    where: Path | None = None,
+    retrain: bool = False,
+    keep: Sequence[str] = (),
+    remote: str | None = None,
+    report: Report = print,
+) -> Audit:
+    """Follows the chain behind a target, then runs its stages again where nothing of this machine's files is used.
+
+    Stops at the first link that breaks: what comes after it would break too.
+
+    Args:
+        target: a model, a revision or an experiment.
+        where: a path in the DVC repository; None for the working directory.
+        retrain: run the training again too.
+        keep: stages that are not run again; what they wrote is pulled, and only its hashes are compared.
+        remote: of DVC, to pull from; None for the default one.
+        report: is given a line now and then.
+
+    Returns:
+        The audit, with links for what was derived again.
+
+    Raises:
+        InputError: there is no repository here, or the target is nothing that can be audited.
+    """
+    history = History.around(where or Path())
+    if history is None:
+        raise InputError(
+            str((where or Path()).resolve()),
+            got="no DVC repository",
+            expected="the clone that the model was trained in",
+            fix="clone it, or run sandwatch audit, which reads the model's card alone",
+        )
+    try:
+        objects = Objects(history.root, remote=remote)
+        hand = chain.take(target, history, objects)
+        audit = follow(hand, history, objects)
+        links = list(audit.links)
+        if hand.path is not None and hand.path.resolve().parent == history.root / MODELS:
+            links.append(_working_tree(history))
+        if audit.revision is None or audit.card is None:
+            return replace(audit, links=in_order(links))
+        if hand.path is None and hand.revision is not None:
+            links = [link for link in links if link.name not in ("weights", "card")]
+            links += chain.kept_weights(hand.files, audit.card, objects, pull=True)
+        if not any(link.state == "broken" for link in links):
+            lock = history.lock(audit.revision)
+            stages = [stage for stage in lock.upstream(TRAIN) if retrain or stage != TRAIN]
+            with tempfile.TemporaryDirectory(prefix="sandwatch-verify-") as folder:
+                report(f"cloning {audit.revision} to {folder}")
+                clone = _Clone(Path(folder), history, audit.revision.commit)
+                links += _rebuild(clone, lock, stages, keep, objects, report)
+                if links[-1].state != "broken":
+                    links.append(_inputs(clone.root, audit))
+        skipped = () if retrain else ("the training was not run again: --retrain does",)
+        notes = tuple(note for note in audit.notes if note != NOT_READ)
+        return replace(audit, links=in_order(links), notes=(*notes, *skipped))
+    finally:
+        history.git.close()
+
+
+def _working_tree(history: History) -> Link:
+    """Nothing that the pipeline made was changed where the model lies."""
+    from dvc.repo import Repo
+
+    if history.revisions and history.revisions[0].kind == "working tree":
+        mine = history.lock(history.revisions[0])
+        head = next((r for r in history.revisions if r.commit == history.head), None)
+        committed = history.lock(head) if head is not None else None
+        changed = [
+            name
+            for name in mine.names
+            if committed is None or (a := mine.stage(name)) is None or (b := committed.stage(name)) is None
+            or (a.deps, a.outs, a.params) != (b.deps, b.outs, b.params)
+        ]  # fmt: skip
+        return broken(name="working tree", detail=f"dvc.lock is not that of HEAD: {', '.join(changed) or 'its text'}")
+    status = Repo(str(history.root)).data_status(granular=True, untracked_files="no")
+    uncommitted: Mapping[str, Sequence[object]] = status.get("uncommitted", {})
+    changed = sorted(str(path) for kind in ("modified", "added") for path in uncommitted.get(kind, []))
+    if changed:
+        more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
+        return broken(name="working tree", detail=f"{changed[0]} is not what dvc.lock says{more}")
+    return verified(name="working tree", detail="dvc.lock is that of HEAD; what lies here is what it says")
+
+
+class _Clone:
+    """A revision checked out by itself: objects of git are shared, files and DVC's cache are not."""
+
+    def __init__(self, folder: Path, history: History, commit: str) -> None:
+        top = folder / "clone"
+        top.mkdir()
+        self._folder = folder
+        objects = history.git.root / history.git.run("rev-parse", "--git-path", "objects").strip()
+        self._git("init", "-q", str(top))
+        (top / ".git/objects/info/alternates").write_text(f"{objects.resolve()}\n")
+        shallow = history.git.root / history.git.run("rev-parse", "--git-path", "shallow").strip()
+        if shallow.is_file():
+            (top / ".git/shallow").write_bytes(shallow.read_bytes())
+        self._git("-C", str(top), "checkout", "-q", "--detach", commit)
+        self.root = top / history.root.relative_to(history.git.root)
+
+    def repro(self, stage: str) -> str | None:
+        """Runs one stage; what went wrong, or None."""
+        done = self._python("dvc", "repro", "--force", "--single-item", "--no-commit", "--quiet", stage)
+        lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+        said = next((line for line in lines if line.startswith("error:")), lines[-1] if lines else "no word")
+        return f"{stage} can't be run again: {said}" if done.returncode else None
+
+    def lock(self) -> Lock:
+        """Its dvc.lock as it is now."""
+        return Lock((self.root / LOCK).read_text())
+
+    def _python(self, module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+        # DVC would keep its database of file hashes beside that of other clones.
+        env = {**os.environ, "PATH": path, "PYTHONPATH": str(self.root / "src"), "DVC_NO_ANALYTICS": "1",
+               "DVC_SITE_CACHE_DIR": str(self._folder / "site")}  # fmt: skip
+        return subprocess.run(
+            [sys.executable, "-m", module, *arguments],
+            cwd=self.root,
+            env=env,
+            text=True,
+            capture_output=True,
+            check=False,
+        )
+
+    def _git(self, *arguments: str) -> None:
+        done = subprocess.run(["git", *arguments], text=True, capture_output=True, check=False)
+        if done.returncode:
+            raise InputError(
+                f"git {arguments[-1]}", got=done.stderr.strip()[:300], expected="a clone", fix="run git fsck"
+            )
+
+
+def _rebuild(
+    clone: _Clone, lock: Lock, stages: Sequence[str], keep: Sequence[str], objects: Objects, report: Report
+) -> list[Link]:
+    """Runs stages again, one after the other, until one gives something else."""
+    links: list[Link] = []
+    for number, name in enumerate(stages, 1):
+        recorded = lock.stage(name)
+        assert recorded is not None
+        link = f"rebuild {name}"
+        if name in keep:
+            report(f"[{number}/{len(stages)}] {name}: pulled, not run again")
+            links.append(_pulled(link, name, recorded, clone.root, objects))
+        else:
+            report(f"[{number}/{len(stages)}] {name}: running again")
+            failed = clone.repro(name)
+            again = None if failed else clone.lock().stage(name)
+            wrong = [failed] if failed else _different(recorded, again, clone.root, objects, name)
+            more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+            outs = ", ".join(recorded.outs)
+            links.append(
+                broken(name=link, detail=f"{wrong[0]}{more}")
+                if wrong
+                else verified(name=link, detail=f"run again, {outs}: same hashes")
+            )
+        if links[-1].state == "broken":
+            break
+    return links
+
+
+def _different(recorded: Stage, again: Stage | None, root: Path, objects: Objects, name: str) -> list[str]:
+    """What a stage made otherwise, by file where the recorded listing can be had."""
+    wrong = []
+    for path, was in recorded.outs.items():
+        now = again.outs.get(path) if again is not None else None
+        if now == was:
+            continue
+        files = [path]
+        if was.endswith(".dir"):
+            made = hash_folder(root / path)
+            try:
+                before = objects.tree(was, path)
+            except (MissingError, CorruptError):
+                before = made
+            files = [
+                f"{path}/{file}" for file in sorted(made.keys() | before.keys()) if made.get(file) != before.get(file)
+            ] or [path]
+        wrong += [f"{file} is not what {name} makes of its inputs" for file in files]
+    return wrong
+
+
+def _pulled(link: str, name: str, recorded: Stage, root: Path, objects: Objects) -> Link:
+    """Puts what a stage wrote where the next ones will read it; every file is hashed on the way."""
+    try:
+        for path, oid in recorded.outs.items():
+            files = {f"{path}/{file}": md5 for file, md5 in objects.tree(oid, path).items()} if oid.endswith(".dir") else {path: oid}  # fmt: skip
+            objects.fetch(files.values())
+            for file, found in files.items():
+                (root / file).parent.mkdir(parents=True, exist_ok=True)
+                (root / file).symlink_to(objects.path(found, file).resolve())
+    except MissingError as error:
+        return broken(name=link, detail=f"{name} was to be pulled: {error}")
+    except CorruptError as error:
+        return broken(name=link, detail=str(error))
+    return unverified(name=link, detail="taken as recorded: its files have their hashes, but were not derived again")
+
+
+def _inputs(root: Path, audit: Audit) -> Link:
+    """What was derived again is what the card says that training read."""
+    assert audit.card is not None
+    here = {path: root / path for path in audit.card.inputs if (root / path).is_file()}
+    wrong = [path for path, file in here.items() if sha256(file) != audit.card.inputs[path]]
+    if wrong:
+        more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+        return broken(name="chips", detail=f"{wrong[0]}, derived again, is not what the card says was read{more}")
+    absent = sorted(audit.card.inputs.keys() - here.keys())
+    if absent:
+        return unverified(name="chips", detail=f"the card says that {absent[0]} was read, which no stage made")
+    return verified(name="chips", detail=f"all {len(here)} files that the card says were read, derived again")
