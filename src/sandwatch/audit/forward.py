@@ -240,6 +240,7 @@ class _Walk:
                   for chip in labelled.index[labelled != given][:9]]  # fmt: skip
         self._note("chips", wrong, f"{len(windows)} windows as the card says; their labels give all labelled pixels")
         parts = parts.join(windows.set_index("chip_id")[["fold", "draws"]], on="chip_id")
+        self.tables["windows"] = windows
         self.tables["chips"] = ChipRows.checked(parts, "chips of the audit")
         return windows, self.tables["chips"]
 

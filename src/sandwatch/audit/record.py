@@ -196,6 +196,7 @@ class Audit:
         revision: the one whose files were followed; None for a model outside any repository.
         params: of the stages behind the model, by section.
         labels: rows of :class:`LabelRows`; None where the table could not be reached, like the others.
+        windows: rows of :class:`sandwatch.schemas.Windows` with ``draws``: how often training drew each.
         chips: rows of :class:`ChipRows`.
         observations: rows of :class:`ObservationRows`.
         quarantine: rows of :class:`sandwatch.schemas.Quarantine`.
@@ -210,6 +211,7 @@ class Audit:
     revision: Revision | None = None
     params: dict[str, Any] = field(default_factory=dict)
     labels: gpd.GeoDataFrame | None = None
+    windows: pd.DataFrame | None = None
     chips: pd.DataFrame | None = None
     observations: pd.DataFrame | None = None
     quarantine: pd.DataFrame | None = None

@@ -1,0 +1,284 @@
+"""From labels to every model that they touched, over all of git's history and DVC's experiments."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from sandwatch.audit.chain import ANNOTATIONS, CARD, CHIPS, EXPOSURES, MODELS, TRAIN, models
+from sandwatch.audit.forward import label_rows
+from sandwatch.audit.history import History
+from sandwatch.audit.objects import CorruptError, MissingError, Objects
+from sandwatch.audit.record import USES, Revision
+from sandwatch.errors import InputError
+
+Said = tuple[str, ...]
+COLUMNS = ["feature_id", "label_id", "obs_id", "confidence", "created_by", "created_at"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """Which labels are asked about: those that fulfil all that is given.
+
+    Attributes:
+        label: a feature id, or a label id for all that it holds.
+        annotator: who created them.
+        since, until: first and last day on which they were created, YYYY-MM-DD.
+    """
+
+    label: str | None = None
+    annotator: str | None = None
+    since: str | None = None
+    until: str | None = None
+
+    def __post_init__(self) -> None:
+        if not any((self.label, self.annotator, self.since, self.until)):
+            raise InputError(
+                "sandwatch audit",
+                got="no model and no label",
+                expected="a model, a raster, a revision, an experiment, or --label, --annotator, --from or --to",
+                fix="name one",
+            )
+        for day in (self.since, self.until):
+            try:
+                np.datetime64(day or "2000-01-01", "D")
+            except ValueError:
+                raise InputError(
+                    "--from, --to", got=repr(day), expected="a day as YYYY-MM-DD", fix="correct it"
+                ) from None
+
+    def matches(self, labels: pa.Table) -> pa.Table:
+        """The rows of schemas.Labels (``COLUMNS`` of them) that are meant."""
+        keep = pa.scalar(True)
+        if self.label is not None:
+            keep = pc.or_(pc.equal(labels["feature_id"], self.label), pc.equal(labels["label_id"], self.label))
+        if self.annotator is not None:
+            keep = pc.and_(keep, pc.fill_null(pc.equal(labels["created_by"], self.annotator), False))
+        if self.since is not None or self.until is not None:
+            day = pc.utf8_slice_codeunits(labels["created_at"], 0, 10)  # ISO 8601 in UTC
+            inside = pc.and_(
+                pc.greater_equal(day, self.since or "0000"), pc.less_equal(day, self.until or "9999-12-31")
+            )
+            keep = pc.and_(keep, pc.fill_null(inside, False))
+        return labels.filter(keep)
+
+    def matches_negatives(self, observations: pa.Table) -> list[str]:
+        """The observations without mines that are meant; they carry no date, so none where one is asked for."""
+        if self.since is not None or self.until is not None:
+            return []
+        keep = pc.invert(observations["has_mines"])
+        if self.label is not None:
+            keep = pc.and_(keep, pc.equal(observations["label_id"], self.label))
+        if self.annotator is not None:
+            keep = pc.and_(keep, pc.fill_null(pc.equal(observations["created_by"], self.annotator), False))
+        return observations.filter(keep)["obs_id"].to_pylist()  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Touched:
+    """A model, and what it did with the labels asked about.
+
+    Attributes:
+        folder: MD5 of the model's folder in ``dvc.lock``.
+        revisions: that hold it, newest first.
+        weights_sha256, label_fingerprint: as its card says; None where the card can't be reached.
+        state: ``trained``, ``validated``, ``tested`` (the strongest that holds of any label), ``never saw`` or
+            ``unknown``.
+        labels: how many of its labels are meant.
+        negatives: how many of its observations without mines are meant.
+        uses: number of labels by use (see ``record.USES``).
+        pixels_drawn, positives_drawn: of those labels, as in ``record.LabelRows``.
+        detail: why it is unknown.
+    """
+
+    folder: str
+    revisions: tuple[Revision, ...]
+    weights_sha256: str | None = None
+    label_fingerprint: str | None = None
+    state: str = "unknown"
+    labels: int = 0
+    negatives: int = 0
+    uses: Mapping[str, int] = field(default_factory=dict)
+    pixels_drawn: int = 0
+    positives_drawn: int = 0
+    detail: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backward:
+    """What a search came to.
+
+    Attributes:
+        question: what was asked.
+        models: every model of the history, newest first.
+        labels: feature ids that are meant, with the observation, of all models together.
+        notes: what could not be seen.
+    """
+
+    question: Question
+    models: tuple[Touched, ...]
+    labels: pd.DataFrame
+    notes: Said
+
+
+def backward(
+    question: Question, *, where: Path | None = None, remote: str | None = None, offline: bool = False
+) -> Backward:
+    """Every model of the history, and what it did with the labels asked about.
+
+    Args:
+        question: which labels.
+        where: a path in the DVC repository; None for the working directory.
+        remote: of DVC, to pull tables from; None for the default one.
+        offline: don't ask any remote.
+
+    Raises:
+        InputError: there is no DVC repository here, or no label of its history is meant.
+    """
+    history = History.around(where or Path())
+    if history is None:
+        raise InputError(
+            str((where or Path()).resolve()), got="no DVC repository", expected="a clone", fix="run it in a clone"
+        )
+    try:
+        objects = Objects(history.root, remote=remote, offline=offline)
+        search = _Search(question, history, objects)
+        found = tuple(search.of(folder, revisions) for folder, revisions in models(history).items())
+    finally:
+        history.git.close()
+    unknown = sum(model.state == "unknown" for model in found)
+    missed = (f"{unknown} of {len(found)} models could not be looked into",) if unknown else ()
+    labels = pd.DataFrame(sorted(search.meant.items()), columns=["feature_id", "obs_id"])
+    if labels.empty and not search.negatives and not unknown:
+        asked = ", ".join(f"{name} {value}" for name, value in vars(question).items() if value is not None)
+        raise InputError(
+            f"labels with {asked}",
+            got=f"none in the {len(found)} models of this history",
+            expected="a feature id, a label id, an annotator or a range of days that some model's labels have",
+            fix="look them up with sandwatch audit REV --csv labels.csv",
+        )
+    return Backward(question=question, models=found, labels=labels, notes=(*history.notes, *missed))
+
+
+class _Search:
+    """Tables are read once for all models that share them."""
+
+    def __init__(self, question: Question, history: History, objects: Objects) -> None:
+        self._question, self._history, self._objects = question, history, objects
+        self.meant: dict[str, str] = {}
+        self.negatives: set[str] = set()
+        self._of_annotations: dict[str, tuple[pd.DataFrame, list[str]]] = {}
+        self._of_chips: dict[tuple[str, str], tuple[pd.DataFrame, pd.DataFrame]] = {}
+        # Whoever ran a part of the stages has a lock whose chips are no longer those that training read.
+        self._annotations: dict[str, str] = {}
+        known: dict[str, None] = {}
+        for revision in history.revisions:
+            lock = history.lock(revision)
+            train, chips = lock.stage(TRAIN), lock.stage("chips")
+            if chips is not None and {CHIPS} <= chips.outs.keys():
+                self._annotations.setdefault(chips.outs[CHIPS], chips.deps[ANNOTATIONS])
+            if train is not None:
+                known |= dict.fromkeys([train.outs[MODELS], train.deps[CHIPS]])
+        self._fetch(list(known))
+
+    def _fetch(self, folders: list[str]) -> None:
+        """Pulls all that is needed in two goes: listings, then tables."""
+        self._objects.fetch([*folders, *self._annotations.values()])
+        wanted = []
+        for names, oids in (
+            ((CARD, EXPOSURES, "windows.parquet", "chip_labels.parquet"), folders),
+            (("labels.parquet", "observations.parquet"), list(self._annotations.values())),
+        ):
+            for oid in oids:
+                try:
+                    files = self._objects.tree(oid)
+                except (MissingError, CorruptError):
+                    continue  # the model that rests on it becomes unknown
+                wanted += [files[name] for name in names if name in files]
+        self._objects.fetch(wanted)
+
+    def of(self, folder: str, revisions: list[Revision]) -> Touched:
+        """What one model did."""
+        base: dict[str, Any] = {"folder": folder, "revisions": tuple(revisions)}
+        train = self._history.lock(revisions[0]).stage(TRAIN)
+        assert train is not None
+        try:
+            card = json.loads(self._objects.file(folder, CARD, MODELS).read_bytes())
+            base |= {"weights_sha256": card["weights_sha256"], "label_fingerprint": card["label_fingerprint"]}
+            chips = train.deps[CHIPS]
+            annotations = self._annotations.get(chips)
+            if annotations is None:
+                raise MissingError(f"no revision says which labels the chips {chips} were cut with")
+            labels, negatives = self._labels(annotations)
+            base |= {"labels": len(labels), "negatives": len(negatives)}
+            if labels.empty and not negatives:
+                return Touched(**base, state="never saw")
+            windows, parts = self._chips(chips, annotations)
+            exposures = self._read(self._objects.file(folder, EXPOSURES, MODELS), ["chip_id", "draws"], windows["chip_id"])
+        except (MissingError, CorruptError, KeyError) as error:
+            return Touched(**base, detail=str(error))
+        draws = exposures.set_index("chip_id")["draws"]
+        parts = parts.assign(draws=parts["chip_id"].map(draws).fillna(0).astype(np.int64))
+        rows = label_rows(labels, parts, card["method"])
+        uses = Counter(use for uses in rows["use"] for use in uses.split("+"))
+        empty = windows[windows["obs_id"].isin(negatives)]
+        if empty["chip_id"].map(draws).gt(0).any():
+            uses["trained"] += len(negatives)
+        for fold, use in (("val", "validated"), ("test", "tested")):
+            uses[use] += empty.loc[empty["fold"] == fold, "obs_id"].nunique()
+        state = next((use for use in ("trained", "validated", "tested") if uses[use]), "never saw")
+        return Touched(
+            **base,
+            state=state,
+            uses={use: uses[use] for use in USES if uses[use]},
+            pixels_drawn=int(rows["pixels_drawn"].sum()),
+            positives_drawn=int(rows["positives_drawn"].sum()),
+        )
+
+    def _labels(self, oid: str) -> tuple[pd.DataFrame, list[str]]:
+        if oid not in self._of_annotations:
+            path = self._objects.file(oid, "labels.parquet", ANNOTATIONS)
+            labels = self._question.matches(pq.read_table(path, columns=COLUMNS)).to_pandas()
+            path = self._objects.file(oid, "observations.parquet", ANNOTATIONS)
+            negatives = self._question.matches_negatives(
+                pq.read_table(path, columns=["obs_id", "label_id", "created_by", "has_mines"])
+            )
+            self._of_annotations[oid] = labels, negatives
+            self.meant |= dict(zip(labels["feature_id"], labels["obs_id"], strict=True))
+            self.negatives |= set(negatives)
+        return self._of_annotations[oid]
+
+    def _chips(self, oid: str, annotations: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """The windows that hold labels or negatives that are meant, and what those labels put into them."""
+        if (oid, annotations) not in self._of_chips:
+            labels, negatives = self._of_annotations[annotations]
+            path = self._objects.file(oid, "chip_labels.parquet", CHIPS)
+            ids = pa.array(labels["feature_id"], pa.string())
+            table = pq.read_table(path)
+            parts = table.filter(pc.is_in(table["feature_id"], ids)).to_pandas()
+            table = pq.read_table(
+                self._objects.file(oid, "windows.parquet", CHIPS), columns=["chip_id", "obs_id", "fold"]
+            )
+            keep = pc.or_(
+                pc.is_in(table["chip_id"], pa.array(parts["chip_id"], pa.string())),
+                pc.is_in(table["obs_id"], pa.array(negatives, pa.string())),
+            )
+            windows = table.filter(keep).to_pandas()
+            parts["fold"] = parts["chip_id"].map(windows.set_index("chip_id")["fold"])
+            self._of_chips[oid, annotations] = windows, parts
+        return self._of_chips[oid, annotations]
+
+    def _read(self, path: Path, columns: list[str], chips: pd.Series) -> pd.DataFrame:
+        table = pq.read_table(path, columns=columns)
+        kept: pd.DataFrame = table.filter(pc.is_in(table["chip_id"], pa.array(chips, pa.string()))).to_pandas()
+        return kept
