@@ -95,7 +95,8 @@ class Annotations(Section):
     """Where labels come from and which of them count."""
 
     section = "annotations"
-    source: Literal["synthetic", "labelbox_export", "geojson"]
+    source: Literal["synthetic", "labelbox", "labelbox_export", "geojson"]
+    labelbox_project: str
     snapshot: Annotated[str, Field(min_length=1)]
     mine_class: Annotated[str, Field(min_length=1)]
     confidence_question: Annotated[str, Field(min_length=1)]

@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
 
-Kind = Literal["status", "cut", "lost", "fail", "hang", "slow"]
+Kind = Literal["status", "cut", "lost", "truncate", "fail", "hang", "slow"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,8 +21,9 @@ class Fault:
     Attributes:
         place: where it strikes, as the server names its places; ``*`` matches anything.
         kind: ``status``: answered with an error, nothing done. ``cut``: the connection ends amid the body of the
-            answer. ``lost``: the request is carried out, then the connection ends before any answer. For long-running
-            tasks, ``fail``: ends in failure; ``hang``: runs for ever; ``slow``: takes ten times as long.
+            answer. ``lost``: the request is carried out, then the connection ends before any answer. ``truncate``: a
+            file comes without its second half, and the answer is whole as far as HTTP can tell. For long-running tasks,
+            ``fail``: ends in failure; ``hang``: runs for ever; ``slow``: takes ten times as long.
         status: of a ``status``, the HTTP status.
         message: what the server says about it.
     """
@@ -66,6 +67,7 @@ class Handler(BaseHTTPRequestHandler):
     """Answers over HTTP/1.1 without a log."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # headers and body go out one after the other: without this, 40 ms a request
 
     def log_message(self, format: str, *args: object) -> None:
         """Says nothing: tests look at what servers recorded."""
