@@ -1,0 +1,37 @@
+"""Geometry between coordinate systems: x or longitude first, always."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+import pyproj
+import shapely
+from shapely.geometry.base import BaseGeometry
+
+WGS84 = "EPSG:4326"
+DEGREES = 1e-7
+"""What stored geometry is snapped to, degrees (1 cm): far above the differences between two machines' arithmetic."""
+
+
+@lru_cache(maxsize=256)
+def transformer(source: str, target: str) -> pyproj.Transformer:
+    """The transformation between two CRS, made once."""
+    return pyproj.Transformer.from_crs(source, target, always_xy=True)
+
+
+def reproject(geometry: BaseGeometry, source: str, target: str) -> BaseGeometry:
+    """Moves every vertex of a geometry from one CRS to another; edges stay straight."""
+
+    def move(xy: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        return np.column_stack(transformer(source, target).transform(xy[:, 0], xy[:, 1]))
+
+    moved: BaseGeometry = shapely.transform(geometry, move)
+    return moved
+
+
+def snap(geometry: BaseGeometry) -> BaseGeometry:
+    """Rounds a valid geometry in degrees to :data:`DEGREES`; the result is valid."""
+    snapped: BaseGeometry = shapely.set_precision(geometry, DEGREES)
+    return snapped

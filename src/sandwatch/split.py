@@ -1,0 +1,312 @@
+"""Leak-proof splits: spatial groups, folds of whole groups, blocks where one group is all there is, and their proof.
+
+Distances are geodesic, on WGS 84, between geometries in EPSG:4326. They are found in an azimuthal equidistant
+projection centred between two geometries, whose scale is off by less than (r / R)^2 / 6 at distance r from its centre
+(Source: Snyder, Map Projections, USGS PP 1395, p. 191-202): a part in 100,000 at 50 km.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyproj
+import shapely
+from shapely.geometry.base import BaseGeometry
+
+from sandwatch.errors import InputError
+from sandwatch.geometry import WGS84, reproject, transformer
+from sandwatch.grid import Grid, Window
+from sandwatch.params import Split
+
+EARTH = pyproj.Geod(ellps="WGS84")
+M_PER_DEGREE = 110_574.0
+"""Metres in a degree of latitude at the equator, the least anywhere. Source: WGS 84."""
+M_PER_DEGREE_LONGITUDE = 111_319.0
+"""Metres in a degree of longitude at the equator; times the cosine of the latitude, a lower bound elsewhere."""
+LEARNING_FOLDS = ("train", "val", "test", "blocks")
+
+
+def distance_km(first: BaseGeometry, second: BaseGeometry) -> float:
+    """Geodesic distance between the nearest points of two geometries, kilometres; 0 where they touch.
+
+    Args:
+        first: any geometry in EPSG:4326 that doesn't cross the antimeridian; the pair may lie on either side of it.
+        second: another.
+    """
+    near = [_centre(first), _centre(second)]
+    for _ in range(2):  # again around the nearest points themselves, where the projection is true
+        plane = _equidistant(*_midpoint(*near))
+        line = shapely.shortest_line(reproject(first, WGS84, plane), reproject(second, WGS84, plane))
+        (ax, ay), (bx, by) = reproject(line, plane, WGS84).coords
+        near = [(ax, ay), (bx, by)]
+    return float(EARTH.inv(*near[0], *near[1])[2]) / 1000.0
+
+
+def min_distance_km(first: Sequence[BaseGeometry], second: Sequence[BaseGeometry]) -> float:
+    """The least distance between a geometry of ``first`` and one of ``second``, kilometres.
+
+    Raises:
+        ValueError: one of them is empty.
+    """
+    if not len(first) or not len(second):
+        raise ValueError("no distance to nothing")
+    best = math.inf
+    for bound, i, j in sorted(_bounded_pairs(first, second)):
+        if bound > best:
+            break
+        best = min(best, distance_km(first[i], second[j]))
+    return best
+
+
+def groups(geometries: Sequence[BaseGeometry], min_distance_km: float) -> npt.NDArray[np.int64]:
+    """Groups by single linkage: two geometries of different groups are farther apart than ``min_distance_km``.
+
+    Args:
+        geometries: points or areas in EPSG:4326.
+        min_distance_km: geometries this near, or nearer, are in one group.
+
+    Returns:
+        The group of each geometry, int64 (n,), numbered in the order of their first members.
+    """
+    group = list(range(len(geometries)))
+
+    def root(i: int) -> int:
+        while group[i] != i:
+            group[i] = i = group[group[i]]
+        return i
+
+    for bound, i, j in _bounded_pairs(geometries, geometries):
+        if (
+            i < j
+            and bound <= min_distance_km
+            and root(i) != root(j)
+            and distance_km(geometries[i], geometries[j]) <= min_distance_km
+        ):
+            low, high = sorted((root(i), root(j)))
+            group[high] = low
+    numbers: dict[int, int] = {}
+    return np.array([numbers.setdefault(root(i), len(numbers)) for i in range(len(group))], dtype=np.int64)
+
+
+def folds(
+    *,
+    site_ids: Sequence[str],
+    rivers: Sequence[str],
+    observations: Sequence[int],
+    group: Sequence[int],
+    split: Split,
+) -> list[str]:
+    """Puts whole groups into folds. All sequences have one entry a site that is learnt from.
+
+    A group with a site on a holdout river is ``test``. Of the other groups those validate whose share of the remaining
+    observations comes nearest to ``split.val_fraction`` (at least one validates and one trains); among equally good
+    choices a hash of seed and sites decides. Where one group remains, its sites are ``blocks``.
+
+    Args:
+        site_ids: names, which the hash is made of.
+        rivers: as ``split.holdout_rivers`` names them.
+        observations: number of months of each site.
+        group: from :func:`groups`.
+        split: section of params.yaml.
+
+    Returns:
+        ``train``, ``val``, ``test`` or ``blocks`` for each site.
+
+    Raises:
+        InputError: a holdout river has no site, or no group is left to train on.
+    """
+    for river in split.holdout_rivers:
+        if river not in rivers:
+            raise InputError(
+                "params.yaml: split.holdout_rivers",
+                got=f"{river!r}, which no site with role label or both lies on",
+                expected=f"some of {', '.join(sorted(set(rivers))) or '(no such site at all)'}",
+                fix="name a river as sites.csv writes it",
+            )
+    test = {g for g, river in zip(group, rivers, strict=True) if river in split.holdout_rivers}
+    weight: dict[int, int] = {}
+    members: dict[int, list[str]] = {}
+    for site_id, g, count in zip(site_ids, group, observations, strict=True):
+        if g not in test:
+            weight[g] = weight.get(g, 0) + count
+            members.setdefault(g, []).append(site_id)
+    if not weight:
+        raise InputError(
+            "params.yaml: split.holdout_rivers",
+            got=f"{', '.join(split.holdout_rivers)}, whose groups hold every site",
+            expected=f"a site farther than split.min_distance_km = {split.min_distance_km} from them to train on",
+            fix="hold out fewer rivers, lower split.min_distance_km, or add sites",
+        )
+    if len(weight) == 1:
+        return ["test" if g in test else "blocks" for g in group]
+    order = sorted(weight, key=lambda g: _hash(split.seed, *sorted(members[g])))
+    validating = _nearest_subset([weight[g] for g in order], split.val_fraction)
+    val = {order[i] for i in validating}
+    return ["test" if g in test else "val" if g in val else "train" for g in group]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blocks:
+    """Strips across one group of sites, some of which validate and the rest of which train.
+
+    Strips follow a line of longitude or latitude, so that they hold for overlapping sites and different UTM zones.
+
+    Attributes:
+        axis: 0 where longitudes bound the strips, 1 where latitudes do.
+        validating: (low, high) of each strip that validates, degrees.
+        gap: degrees along ``axis`` that are ``split.block_gap_m`` or more anywhere in the group.
+    """
+
+    axis: Literal[0, 1]
+    validating: tuple[tuple[float, float], ...]
+    gap: float
+
+    def fold(self, window: Window, grid: Grid) -> Literal["train", "val"] | None:
+        """The fold of a window: ``val`` where it lies in a strip that validates, ``train`` where it keeps the gap.
+
+        So a window that trains and one that validates are never nearer than ``split.block_gap_m``, whatever their
+        grids. Windows in between are None.
+        """
+        low, high = _extent(grid.crop(window))[self.axis]
+        if any(a <= low and high <= b for a, b in self.validating):
+            return "val"
+        if all(high <= a - self.gap or b + self.gap <= low for a, b in self.validating):
+            return "train"
+        return None
+
+
+def blocks(aois: Sequence[BaseGeometry], *, size_m: float, split: Split) -> Blocks:
+    """Cuts the longer axis of all ``aois`` together into equal strips at least ``split.block_m`` long.
+
+    About ``split.val_fraction`` of the strips validate, evenly spaced, at least one; the seed shifts them.
+
+    Args:
+        aois: AOIs (EPSG:4326) of the sites whose fold is ``blocks``.
+        size_m: side of a window, metres.
+        split: section of params.yaml.
+
+    Raises:
+        InputError: the strips are too narrow for windows that keep the gap.
+    """
+    left, bottom, right, top = (float(bound) for bound in shapely.total_bounds(np.asarray(aois, dtype=object)))
+    if right - left > 180.0:
+        raise InputError(
+            "sites whose fold is blocks",
+            got=f"longitudes {left:.2f} to {right:.2f}",
+            expected="one group of sites on one side of the antimeridian",
+            fix="leave out the sites of one side",
+        )
+    per_degree = (M_PER_DEGREE_LONGITUDE * math.cos(math.radians(max(abs(bottom), abs(top)))), M_PER_DEGREE)
+    lengths = ((right - left) * per_degree[0], (top - bottom) * per_degree[1])
+    axis: Literal[0, 1] = 0 if lengths[0] >= lengths[1] else 1
+    count = max(int(lengths[axis] // split.block_m), 2)
+    if lengths[axis] / count < size_m + split.block_gap_m:
+        raise InputError(
+            "params.yaml: split.block_m",
+            got=f"{split.block_m:g}, which makes {count} blocks of {lengths[axis] / count:.0f} m",
+            expected=f"blocks of {size_m + split.block_gap_m:.0f} m or more (a window and split.block_gap_m)",
+            fix="raise split.block_m, lower chips.size_px, or add sites farther away, so that no blocks are needed",
+        )
+    chosen = min(max(round(count * split.val_fraction), 1), count - 1)
+    shift = int(_hash(split.seed, "blocks"), 16) % count
+    start, step = (left, bottom)[axis], (right - left, top - bottom)[axis] / count
+    strips = sorted((shift + i * count // chosen) % count for i in range(chosen))
+    return Blocks(
+        axis=axis,
+        validating=tuple((start + i * step, start + (i + 1) * step) for i in strips),
+        gap=split.block_gap_m / per_degree[axis],
+    )
+
+
+def check_leak(
+    obs_ids: Sequence[str], fold: Sequence[str], aois: Sequence[BaseGeometry], *, min_distance_km: float
+) -> None:
+    """Makes sure that no AOI of one fold comes near another fold's. All sequences have one entry an observation.
+
+    Args:
+        obs_ids: names of the observations.
+        fold: of the observation's site; sites that are only inferred don't count.
+        aois: AOI of the observation's site, EPSG:4326.
+        min_distance_km: observations of different folds must be farther apart than this.
+
+    Raises:
+        InputError: names two observations of different folds that are too near each other.
+    """
+    first = {(f, aoi.wkb): i for i, (f, aoi) in reversed(list(enumerate(zip(fold, aois, strict=True))))}
+    rows = sorted(i for (f, _), i in first.items() if f in LEARNING_FOLDS)
+    places = [aois[i] for i in rows]
+    for bound, i, j in _bounded_pairs(places, places):
+        a, b = rows[i], rows[j]
+        if i < j and fold[a] != fold[b] and bound <= min_distance_km:
+            distance = distance_km(places[i], places[j])
+            if distance <= min_distance_km:
+                raise InputError(
+                    f"observations {obs_ids[a]} ({fold[a]}) and {obs_ids[b]} ({fold[b]})",
+                    got=f"{distance:.1f} km between their AOIs",
+                    expected=f"more than split.min_distance_km = {min_distance_km:g} km between folds",
+                    fix="run the aoi stage again: it puts such sites into one fold",
+                )
+
+
+def _bounded_pairs(first: Sequence[BaseGeometry], second: Sequence[BaseGeometry]) -> Iterator[tuple[float, int, int]]:
+    """Yields (lower bound of the distance in km, i, j) of every pair, from circles around the geometries."""
+    circles = [np.array([_circle(g) for g in geometries]) for geometries in (first, second)]
+    for i, (x, y, radius) in enumerate(circles[0]):
+        n = len(second)
+        between = EARTH.inv(np.full(n, x), np.full(n, y), circles[1][:, 0], circles[1][:, 1])[2]
+        bounds = np.maximum(between - radius - circles[1][:, 2], 0.0) / 1000.0
+        yield from ((float(bound), i, j) for j, bound in enumerate(bounds))
+
+
+def _circle(geometry: BaseGeometry) -> tuple[float, float, float]:
+    """A circle around a geometry: longitude, latitude, radius in metres."""
+    x, y = _centre(geometry)
+    vertices = shapely.get_coordinates(geometry)
+    n = len(vertices)
+    # An edge bends away from the chord between its ends, by far less than a thousandth of its length.
+    radius = float(EARTH.inv(np.full(n, x), np.full(n, y), vertices[:, 0], vertices[:, 1])[2].max()) * 1.001
+    return x, y, radius
+
+
+def _centre(geometry: BaseGeometry) -> tuple[float, float]:
+    left, bottom, right, top = geometry.bounds
+    return (left + right) / 2.0, (bottom + top) / 2.0
+
+
+def _midpoint(a: tuple[float, float], b: tuple[float, float]) -> tuple[float, float]:
+    azimuth, _, length = EARTH.inv(*a, *b)
+    x, y, _ = EARTH.fwd(*a, azimuth, length / 2.0)
+    return float(x), float(y)
+
+
+def _equidistant(longitude: float, latitude: float) -> str:
+    return f"+proj=aeqd +lon_0={longitude!r} +lat_0={latitude!r} +datum=WGS84 +units=m"
+
+
+def _extent(grid: Grid) -> tuple[tuple[float, float], tuple[float, float]]:
+    """((west, east), (south, north)) of a grid, degrees."""
+    west, south, east, north = transformer(grid.crs, WGS84).transform_bounds(*grid.bounds, densify_pts=21)
+    return (west, east), (south, north)
+
+
+def _hash(seed: int, *names: str) -> str:
+    return hashlib.sha256("\n".join((str(seed), *names)).encode()).hexdigest()
+
+
+def _nearest_subset(weights: Sequence[int], fraction: float) -> tuple[int, ...]:
+    """Indices whose weights add up nearest to ``fraction`` of all; neither none nor all. Earlier indices win ties."""
+    total = sum(weights)
+    found: dict[int, tuple[int, ...]] = {0: ()}
+    for i, weight in enumerate(weights):
+        for reached, indices in list(found.items()):
+            found.setdefault(reached + weight, (*indices, i))
+    candidates: Iterable[tuple[int, tuple[int, ...]]] = (
+        (reached, indices) for reached, indices in found.items() if 0 < len(indices) < len(weights)
+    )
+    return min(candidates, key=lambda item: (abs(item[0] - fraction * total), item[0]))[1]
