@@ -100,7 +100,7 @@ class _Seen:
     ) -> None:
         self.obs_id = f"{site.site_id}_{month:%Y-%m-%d}"
         self.site, self.annotations = site, annotations
-        self.order = _hex(self.obs_id)
+        self.order = _hex(str(synthetic.seed), self.obs_id)
         rng = generator(synthetic.seed, self.obs_id, "annotator")
         numbers, mines = truth(site, month, rivers, synthetic)
         self.objects = []
@@ -262,7 +262,10 @@ def _drawn(mask: Any, site: Site, rng: np.random.Generator, error_m: float) -> l
         # Where the error made the outline cross itself, the hand ends at the largest loop.
         loops = shapely.get_parts(Polygon(corners + error_m * normal(rng, corners.shape)).buffer(0.0))
         drawn = reproject(max(loops, key=shapely.area), site.grid.crs, WGS84)
-        ring = [[round(float(x), 7), round(float(y), 7)] for x, y in shapely.get_coordinates(drawn)]
+        ring = [
+            [round(float(x), 7), round(float(y), 7)]
+            for x, y in shapely.get_coordinates(shapely.get_exterior_ring(drawn))
+        ]
         if ring and Polygon(ring).is_valid:
             rings.append(ring)
     return rings

@@ -53,7 +53,7 @@ _SAND_PLACES = np.array([0.0, 0.18, 0.62, 1.0])
 _WATER_LEVEL = (0.24, 0.19, 0.14, 0.11, 0.09, 0.22, 0.52, 0.72, 0.70, 0.50, 0.38, 0.30)
 """Of January to December, as a share of the height of the banks: a monsoon river, lowest in May, highest in August."""
 _FIRST_MONTH = 2019 * 12
-"""Mines open from here on, counted in months."""
+"""Mines open from January 2019 on, over 30 months; before it every site is untouched. In months."""
 UNTOUCHED_SHARE = 0.15
 """Share of sites without a mine at any time."""
 _SMALL_MINE_PX = 90
@@ -203,8 +203,11 @@ class _World:
         from scipy.spatial import cKDTree
 
         y, x = self.metres
-        _, nearest = cKDTree(self.channel).query(np.stack([y.ravel(), x.ravel()], axis=1))
-        nearest = nearest.reshape(y.shape).astype(np.int64)
+        # The nearest point of every fourth pixel does for its neighbours: the projection below makes up for it.
+        coarse = np.stack([y[::2, ::2].ravel(), x[::2, ::2].ravel()], axis=1)
+        _, found = cKDTree(self.channel).query(coarse)
+        found = found.reshape(y[::2, ::2].shape).astype(np.int64)
+        nearest = found.repeat(2, axis=0).repeat(2, axis=1)[: y.shape[0], : y.shape[1]]
         normal_y, normal_x = _normals(self.channel)
         dy, dx = y - self.channel[nearest, 0], x - self.channel[nearest, 1]
         across = dy * normal_y[nearest] + dx * normal_x[nearest]
@@ -282,18 +285,19 @@ class _Mined:
 
 
 def _mined(world: _World, month: date) -> _Mined:
-    rng = world.rng("mines")
     now = month.year * 12 + month.month - 1
     y, x = world.metres
     numbers = np.zeros(world.grid.shape, dtype=np.int32)
     relief = np.zeros(world.grid.shape)
     tracks = np.zeros(world.grid.shape, dtype=np.bool_)
     above_water = ~world.bed | (world.height > _WATER_LEVEL[month.month - 1])
+    rng = world.rng("mine edges")
     wiggle = 22.0 * smooth(rng, y, x, cell_y=150.0, cell_x=150.0)
     ragged = 9.0 * smooth(rng, y, x, cell_y=35.0, cell_x=35.0)
     mines: list[Mine] = []
+    rng = world.rng("mines")
     untouched = rng.random() < UNTOUCHED_SHARE
-    wanted = 0 if untouched else 5 + int(rng.integers(5))
+    wanted = 0 if untouched else 6 + int(rng.integers(5))
     taken: list[tuple[float, float, float]] = []
     normal_y, normal_x = _normals(world.channel)
     # Every candidate draws as many deviates whether it is used or not, and whatever the month: mines don't move.
@@ -301,10 +305,10 @@ def _mined(world: _World, month: date) -> _Mined:
         if len(taken) == wanted:
             break
         index = int(at * len(world.channel))
-        radius = 90.0 + 150.0 * size * size
+        radius = 95.0 + 160.0 * size * size
         wide = radius * (0.42 + 0.3 * breadth)
         bank = 1.0 if side < 0.5 else -1.0
-        offset = bank * (60.0 + 190.0 * aside)
+        offset = bank * (45.0 + 185.0 * aside)
         centre_y = float(world.channel[index, 0] + normal_y[index] * offset)
         centre_x = float(world.channel[index, 1] + normal_x[index] * offset)
         row, col = int(centre_y // RESOLUTION_M), int(centre_x // RESOLUTION_M)
@@ -446,7 +450,7 @@ def _land(world: _World, month: date, tracks: npt.NDArray[np.bool_]) -> Floats:
     col = np.floor(u).astype(np.int64) % 256
     calendar, vigour, tone, soil = (layer[row, col] for layer in rng.random((4, 256, 256)))
     season = triangle(year - 0.20 - 0.5 * calendar * (calendar > 0.6))
-    green = (0.25 + 0.55 * season + 0.35 * lush) * (0.35 + 0.65 * vigour)
+    green = (0.35 + 0.6 * season + 0.35 * lush) * (0.35 + 0.75 * vigour)
     cover.put(_BARE_FIELD, ones)
     cover.put(_SOIL, soil)
     cover.put(_CROP, 0.9 * green)
@@ -476,7 +480,8 @@ def _land(world: _World, month: date, tracks: npt.NDArray[np.bool_]) -> Floats:
             from_middle = world.along - middle
             village = (off_road * off_road + 0.5 * from_middle * from_middle < ragged * ragged) & (far > 60.0)
             cover.put(_FOREST, 0.35 + 0.25 * normal(rng, shape), village)
-            houses = village & (normal(rng, shape) > 0.35)
+            density = smooth(rng, y, x, cell_y=28.0, cell_x=28.0) + 0.35 * normal(rng, shape)
+            houses = village & (density > 0.12)
             cover.put(_BUILT, 0.7 + 0.2 * normal(rng, shape), houses)
             cover.brightness[houses] = (1.0 + 0.3 * normal(rng, shape)).clip(0.4, 2.0)[houses]
 
