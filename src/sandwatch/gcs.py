@@ -10,14 +10,17 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 from sandwatch.errors import InputError
 from sandwatch.files import whole
 from sandwatch.retries import ATTEMPTS, retrying
 
+PUBLIC = "https://storage.googleapis.com"
 TIMEOUT_S = 60
 """Longest silence of the service, seconds; also the client library's default."""
 T = TypeVar("T")
@@ -156,6 +159,47 @@ def crc32c(path: Path) -> str:
         while block := file.read(1 << 20):
             checksum.update(block)
     return base64.b64encode(checksum.digest()).decode()
+
+
+def signed_url(uri: str, lifetime: timedelta) -> str:
+    """An address that anyone may read ``uri`` at for ``lifetime``, at most seven days. It holds no key and no token.
+
+    Raises:
+        InputError: the credentials can't sign.
+    """
+    import google.auth
+    import google.auth.credentials
+    import google.auth.exceptions
+
+    bucket, name = split(uri)
+    try:
+        credentials, _ = google.auth.default()
+    except google.auth.exceptions.DefaultCredentialsError:
+        credentials = None
+    if not isinstance(credentials, google.auth.credentials.Signing):
+        raise InputError(
+            "Google Cloud Storage",
+            got="no credentials that can sign addresses",
+            expected="a service account's key",
+            fix="set GOOGLE_APPLICATION_CREDENTIALS to its file",
+        )
+    url: str = (
+        _client()
+        .bucket(bucket)
+        .blob(name)
+        .generate_signed_url(version="v4", expiration=lifetime, credentials=credentials, api_access_endpoint=PUBLIC)
+    )
+    return url
+
+
+def public_url(uri: str) -> str:
+    """The address of ``uri`` for everyone who may read it without asking.
+
+    Raises:
+        InputError: not a URI of this kind.
+    """
+    bucket, name = split(uri)
+    return f"{PUBLIC}/{bucket}/{quote(name)}"
 
 
 class _OtherBytesError(Exception):

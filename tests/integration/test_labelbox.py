@@ -331,7 +331,7 @@ def test_a_moment_is_the_same_labels_for_ever(versioned: Labelbox) -> None:
     project.versions.append(version(900, 2, "APPROVED", "2026-10-02", shift=0.5))
     changed = [export_row(number) for number in range(30)]
     changed[1]["data_row"]["details"] = {"last_activity_at": "2026-12-01"}
-    project.export = ndjson(changed[::-1] + [export_row(31)])
+    project.export = ndjson([*changed[::-1], export_row(31)])
     assert fetched(snapshot="2026-10-01") == before
     later = fetched(snapshot="2026-11-02")
     assert later != before

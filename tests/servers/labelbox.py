@@ -5,8 +5,8 @@ refused as the service refuses it: status 400, code ``GRAPHQL_VALIDATION_FAILED`
 manifest, a pre-label, a tile layer) is checked here, with the same rigour.
 
 Places for :class:`.faults.Faults`: the operation's name as the SDK sends it (``exportDataRowsInProjectPyApi``,
-``UploadFile``, ...), and ``export-file`` for the download of a part of an export. ``fail``, ``hang`` and ``slow`` at an
-operation that starts a task (or an import of pre-labels) befall that task.
+``UploadFile``, ...), ``export-file`` for the download of a part of an export, and ``file`` for that of any other file.
+``fail``, ``hang`` and ``slow`` at an operation that starts a task (or an import of pre-labels) befall that task.
 """
 
 from __future__ import annotations
@@ -297,18 +297,12 @@ class Root:
         self._labelbox.datasets[dataset["id"]] = dataset
         return dataset
 
-    def deleteDataset(self, _info: Any, where: dict[str, str], data: dict[str, bool]) -> dict[str, Any] | None:
-        return self._labelbox.datasets.pop(where["id"], None)
-
     def setSignerForDataset(self, _info: Any, data: dict[str, str], where: dict[str, str]) -> dict[str, Any]:
         if data["signerId"] not in {integration["id"] for integration in self._labelbox.integrations}:
             raise RefusedError("RESOURCE_NOT_FOUND", f"no integration {data['signerId']}")
         dataset = self._labelbox.datasets[where["id"]]
-        dataset["signer"] = data["signerId"]
+        dataset["signer"] = {"id": data["signerId"]}
         return dataset
-
-    def validateDataset(self, _info: Any, where: dict[str, str]) -> dict[str, Any]:
-        return {"valid": True, "checks": []}
 
     def iamIntegrations(self, _info: Any) -> list[dict[str, Any]]:
         settings = {"__typename": "GcpIamIntegrationSettings", "serviceAccountEmailId": "x@example.org"}
@@ -431,6 +425,11 @@ class Root:
                     row[annotation["uuid"]] = annotation
         return project.imports[data["name"]] | {"project": _project_view(project, self._labelbox)}
 
+    def deleteModelAssistedLabelingPredictionImport(self, _info: Any, where: dict[str, str]) -> dict[str, str]:
+        for project in self._labelbox.projects.values():
+            project.imports = {name: one for name, one in project.imports.items() if one["id"] != where["id"]}
+        return where
+
     def modelAssistedLabelingPredictionImport(self, _info: Any, where: dict[str, str]) -> dict[str, Any]:
         project = self._labelbox.project_of(where["projectId"])
         if where["name"] not in project.imports:
@@ -494,7 +493,7 @@ def serve_labelbox(*projects: Project, api_key: str = "FAKE-LABELBOX-API-KEY-7d2
         def do_GET(self) -> None:
             name, _, query = self.path.removeprefix("/files/").partition("?")
             content = labelbox.file(name)
-            fault = labelbox.faults.take("export-file")
+            fault = labelbox.faults.take("file" if name in labelbox._files else "export-file")
             if fault and fault.kind == "status":
                 self.answer({"message": fault.message}, status=fault.status)
             elif query != f"X-Goog-Signature={SECRET_IN_LINKS}" or content is None:

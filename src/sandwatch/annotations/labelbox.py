@@ -15,7 +15,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -54,21 +54,6 @@ done. Source: the SDK's documentation of ``LabelVersionAction`` and ``LabelVersi
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Classes:
-    """What the project's ontology calls, by id, what params call by name.
-
-    Attributes:
-        mine: feature schema id of the polygon class.
-        confidence: of the question on each polygon.
-        answers: ``low`` or ``high`` -> of the first answer that means it.
-    """
-
-    mine: str
-    confidence: str
-    answers: dict[str, str]
-
-
 def raw_rows(params: Annotations) -> Iterator[bytes]:
     """The project's rows in the form of an export, one JSON line each, complete or not at all.
 
@@ -81,7 +66,7 @@ def raw_rows(params: Annotations) -> Iterator[bytes]:
     """
     client = connect()
     project = project_of(client, params)
-    classes_of(project, params)
+    mine_class(project, params)
     with tempfile.TemporaryDirectory() as folder:
         moment = _moment(params.snapshot)
         export = Path(folder) / "export.ndjson"
@@ -141,36 +126,31 @@ def project_of(client: Any, params: Annotations) -> Any:
         ) from None
 
 
-def classes_of(project: Any, params: Annotations) -> Classes:
-    """Looks up the names of params in the project's ontology.
+def mine_class(project: Any, params: Annotations) -> str:
+    """Looks up every name of params in the project's ontology.
+
+    Returns:
+        The feature schema id of the polygon class ``annotations.mine_class``.
 
     Raises:
         InputError: one is missing; the line lists those that exist.
     """
     ontology = carefully("ontology", project.ontology)
     normalized = ontology.normalized if ontology else {"tools": [], "classifications": []}
-    polygons = [tool for tool in normalized["tools"] if tool["tool"] == "polygon"]
-    mine = _named("mine_class", params.mine_class, {tool["name"]: tool for tool in polygons}, "polygon classes")
-    confidence = _question("confidence_question", params.confidence_question, mine["classifications"])
-    activity = _question("activity_question", params.activity_question, normalized["classifications"])
-    given = {answer["label"]: answer for answer in confidence["options"]}
-    for answer in params.confidence_answers:
-        _named("confidence_answers", answer, given, f"answers to {params.confidence_question}")
-    for answer in params.activity_answers:
-        known = {option["label"]: option for option in activity["options"]}
-        _named("activity_answers", answer, known, f"answers to {params.activity_question}")
-    return Classes(
-        mine=mine["featureSchemaId"],
-        confidence=confidence["featureSchemaId"],
-        answers={
-            meaning: given[answer]["featureSchemaId"] for answer, meaning in reversed(params.confidence_answers.items())
-        },
-    )
+    polygons = {tool["name"]: tool for tool in normalized["tools"] if tool["tool"] == "polygon"}
+    mine = _named("mine_class", params.mine_class, polygons, "polygon classes")
+    _check_question("confidence", params.confidence_question, params.confidence_answers, mine["classifications"])
+    _check_question("activity", params.activity_question, params.activity_answers, normalized["classifications"])
+    schema_id: str = mine["featureSchemaId"]
+    return schema_id
 
 
-def _question(key: str, name: str, questions: list[dict[str, Any]]) -> dict[str, Any]:
+def _check_question(key: str, name: str, answers: Iterable[str], questions: list[dict[str, Any]]) -> None:
     radios = {question["instructions"]: question for question in questions if question["type"] == "radio"}
-    return _named(key, name, radios, "radio questions there")
+    question = _named(f"{key}_question", name, radios, "radio questions there")
+    options = {option["label"]: option for option in question["options"]}
+    for answer in answers:
+        _named(f"{key}_answers", answer, options, f"answers to {name}")
 
 
 def _named(key: str, name: str, known: dict[str, dict[str, Any]], what: str) -> dict[str, Any]:
@@ -244,9 +224,9 @@ def _transient(error: Exception) -> bool:
     from lbox import exceptions
 
     if isinstance(error, requests.HTTPError):
-        return error.response.status_code == 429 or error.response.status_code >= 500
-    if type(error) is exceptions.LabelboxError:
-        return str(error.message).startswith("429 ")
+        return error.response is not None and (error.response.status_code == 429 or error.response.status_code >= 500)
+    if type(error) is exceptions.LabelboxError:  # an answer of status 429 in other words than the SDK looks for
+        return str(error).startswith("429 ")
     return isinstance(
         error,
         IncompleteError
@@ -347,7 +327,7 @@ def _download(task: Any, path: Path) -> None:
     rows = 0
     with tempfile.TemporaryDirectory(dir=path.parent) as folder, _sdk_buffers_in(folder):
         try:
-            for rows, _ in enumerate(task.get_buffered_stream(StreamType.RESULT), start=1):  # noqa: B007
+            for rows, _ in enumerate(task.get_buffered_stream(StreamType.RESULT), start=1):
                 if rows == 1:
                     # By the first row, the SDK has written every part to one file of its own, which it removes after
                     # the last. The rows that it yields are parsed; the file is what was received.
