@@ -19,16 +19,18 @@ def main(*, aoi: Input, manifest: Input, scenes: Input, models: Input, predictio
     if compute.reproducible:
         reproducible.pin(compute.threads)
 
-    from sandwatch.learn.model import Predictor
+    import torch
 
     from sandwatch import schemas
     from sandwatch.infer import infer
+    from sandwatch.learn.model import Predictor
 
+    device = "cuda" if torch.cuda.is_available() and not compute.reproducible else "cpu"
     infer(
         schemas.Aoi.read(aoi),
         schemas.Scenes.read(manifest),
         scenes,
-        Predictor.load(models, "cpu"),
+        Predictor.load(models, device),
         settings,
         models=models,
         predictions=predictions,

@@ -161,7 +161,7 @@ def _export(
                 "path": None if lacking else path.as_posix(),
                 "bands": ",".join(product.bands),
                 "crs": site.grid.crs,
-                "transform": ",".join(f"{value:g}" for value in tuple(site.grid.transform)[:6]),
+                "transform": ",".join(str(float(value)) for value in tuple(site.grid.transform)[:6]),
                 "width_px": site.grid.width,
                 "height_px": site.grid.height,
                 "dtype": product.dtype,

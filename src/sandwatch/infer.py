@@ -263,6 +263,16 @@ def detections(scene: Scene, card: Card, folder: Path, min_object_m2: float) -> 
     )
 
 
+def read_score(path: Path) -> npt.NDArray[np.float32]:
+    """Probabilities of a ``score.tif``, float32 (y, x), NaN where there is no score.
+
+    Raises:
+        InputError: the file can't be read or is no score.
+    """
+    steps = raster.read(path, bands=[SCORE_BAND])[0]
+    return np.where(steps == SCORE_NODATA, np.nan, steps / SCORE_STEPS).astype(np.float32)
+
+
 class SceneStack:
     """A scene as int16 (band, y, x) that is read when asked: a row of blocks at a time, each once from the top down."""
 

@@ -232,6 +232,12 @@ def inside(geometry: BaseGeometry, grid: Grid) -> npt.NDArray[np.bool_]:
     return mask
 
 
+def band_names(path: Path) -> tuple[str | None, ...]:
+    """The descriptions of a raster's bands."""
+    with _open(path) as file:
+        return tuple(file.descriptions)
+
+
 def footprint(path: Path) -> BaseGeometry:
     """The outline of any raster as a polygon, EPSG:4326.
 

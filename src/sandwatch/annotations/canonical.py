@@ -1,6 +1,7 @@
-"""One form for each drawn polygon, and the label fingerprint that rests on it.
+"""Reading drawn polygons, one canonical form for each, and the label fingerprint that rests on it.
 
-The canonical form of a polygon is made of integers, so that it depends on no library's version:
+``labels.parquet`` keeps vertices as they were drawn. For hashing, a polygon has a canonical form of integers, which
+depends on no library's version:
 
 1. every coordinate is ``round(degrees * 10**7)``, half to even (about 1 cm); a third coordinate is dropped;
 2. in each ring the closing vertex and vertices equal to their predecessor are dropped;
@@ -14,15 +15,13 @@ the exterior first, each a list of ``[longitude, latitude]``. A negative (an obs
 mine) has the canonical row ``["", obs_id, "", "", []]``: it trains the model as much as a polygon does.
 
 The **label fingerprint** is the SHA-256 of all canonical rows, sorted by their bytes, each followed by a newline.
-``labels.parquet`` stores the canonical geometry, so that equal fingerprints mean equal masks, and anyone can compute
-the fingerprint again from the tables.
+Anyone can compute it again from ``labels.parquet`` and ``observations.parquet``.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any
 
@@ -47,8 +46,8 @@ class UnusableGeometryError(Exception):
         super().__init__(detail)
 
 
-def canonical(geometry: Any) -> tuple[Shape, bool]:
-    """The canonical form of a GeoJSON Polygon or MultiPolygon, and whether it had to be repaired.
+def read_polygon(geometry: Any) -> tuple[Polygon | MultiPolygon, bool]:
+    """A valid geometry from a GeoJSON Polygon or MultiPolygon, and whether it had to be repaired.
 
     Args:
         geometry: parsed JSON that claims to be a geometry in longitude, latitude (degrees); nothing is assumed of it.
@@ -62,16 +61,20 @@ def canonical(geometry: Any) -> tuple[Shape, bool]:
     if kind not in ("Polygon", "MultiPolygon"):
         raise UnusableGeometryError("geometry_not_polygon", f"a {kind}, not a Polygon or MultiPolygon")
     parts = [coordinates] if kind == "Polygon" else _sequence(coordinates)
-    shape = _normalised([[_ring(ring) for ring in _sequence(part)] for part in parts])
-    polygon = to_shapely(shape)
-    return (shape, False) if polygon.is_valid else (_repaired(shape, polygon), True)
+    rings = [[_ring(ring) for ring in _sequence(part)] for part in parts]
+    polygons = [Polygon(exterior, holes) for exterior, *holes in rings]
+    drawn = polygons[0] if kind == "Polygon" else MultiPolygon(polygons)
+    return (drawn, False) if drawn.is_valid else (_repaired(drawn), True)
 
 
-def to_shapely(shape: Shape) -> Polygon | MultiPolygon:
-    """The geometry in degrees: a Polygon where there is one part, else a MultiPolygon."""
-    degrees = [[[(x / QUANTA_PER_DEGREE, y / QUANTA_PER_DEGREE) for x, y in ring] for ring in part] for part in shape]
-    polygons = [Polygon(exterior, holes) for exterior, *holes in degrees]
-    return polygons[0] if len(polygons) == 1 else MultiPolygon(polygons)
+def canonical(geometry: Polygon | MultiPolygon) -> Shape:
+    """The canonical form of a geometry in degrees; the module's docstring defines it."""
+    return tuple(
+        sorted(
+            (_wound(part.exterior, 1), *sorted(_wound(hole, -1) for hole in part.interiors))
+            for part in shapely.get_parts(geometry)
+        )
+    )
 
 
 def canonical_row(feature_id: str, obs_id: str, class_name: str, confidence: str, shape: Shape) -> bytes:
@@ -91,7 +94,7 @@ def label_fingerprint(labels: Any, observations: Any) -> str:
     """
     columns = ["feature_id", "obs_id", "class_name", "confidence", "geometry"]
     rows = [
-        canonical_row(feature_id, obs_id, class_name, confidence, _of_shapely(geometry))
+        canonical_row(feature_id, obs_id, class_name, confidence, canonical(geometry))
         for feature_id, obs_id, class_name, confidence, geometry in labels[columns].itertuples(index=False, name=None)
     ]
     rows += [canonical_row("", obs_id, "", "", ()) for obs_id in observations["obs_id"][~observations["has_mines"]]]
@@ -107,70 +110,46 @@ def _sequence(value: Any) -> list[Any]:
     return value
 
 
-def _ring(value: Any) -> list[tuple[int, int]]:
-    """Quantised vertices of a ring, the closing one and repeated ones dropped."""
+def _ring(value: Any) -> list[tuple[float, float]]:
     points = []
     for position in _sequence(value):
         match position:
             case [int() | float() as longitude, int() | float() as latitude, *_] if (
                 -180 <= longitude <= 180 and -90 <= latitude <= 90
             ):
-                points.append((round(longitude * QUANTA_PER_DEGREE), round(latitude * QUANTA_PER_DEGREE)))
+                points.append((float(longitude), float(latitude)))
             case _:
                 raise UnusableGeometryError(
                     "geometry_invalid", f"vertex {str(position)[:60]} is no longitude and latitude in degrees"
                 )
-    return _distinct(points)
+    if len(set(points)) < 3:
+        raise UnusableGeometryError("geometry_invalid", f"a ring of {len(set(points))} distinct vertices")
+    return points
 
 
-def _distinct(points: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    kept = [b for a, b in pairwise([points[-1], *points]) if a != b]
-    if len(kept) < 3:
-        raise UnusableGeometryError("geometry_invalid", f"a ring of {max(len(kept), 1)} distinct vertices")
-    return kept
+def _repaired(drawn: Polygon | MultiPolygon) -> Polygon | MultiPolygon:
+    valid = shapely.make_valid(drawn, method="structure", keep_collapsed=False)
+    snapped = shapely.set_precision(valid, 1 / QUANTA_PER_DEGREE)
+    parts = [part for part in shapely.get_parts(snapped) if part.geom_type == "Polygon" and not part.is_empty]
+    repaired = MultiPolygon(parts)
+    before, after = drawn.area, repaired.area  # of an invalid ring, GEOS gives the shoelace formula's area
+    if not after or abs(after - before) > REPAIR_TOLERANCE * before:
+        change = f"by {(after - before) / before:+.1%}" if before > 0 else "from nothing"
+        why = shapely.is_valid_reason(drawn)
+        raise UnusableGeometryError("geometry_invalid", f"{why}; a repair would change its area {change}")
+    return parts[0] if len(parts) == 1 else repaired
 
 
-def _normalised(parts: Iterable[list[list[tuple[int, int]]]]) -> Shape:
-    return tuple(sorted((_wound(rings[0], 1), *sorted(_wound(hole, -1) for hole in rings[1:])) for rings in parts))
+def _wound(ring: shapely.LinearRing, direction: int) -> Ring:
+    """The quantised ring counterclockwise (1) or clockwise (-1), from its smallest vertex on."""
+    points = [(round(x * QUANTA_PER_DEGREE), round(y * QUANTA_PER_DEGREE)) for x, y in ring.coords]
+    distinct = [b for a, b in pairwise(points) if a != b] or points[:1]
+    if _doubled_area(distinct) * direction < 0:
+        distinct = distinct[::-1]
+    least = min(distinct)
+    return min(tuple(distinct[i:] + distinct[:i]) for i, point in enumerate(distinct) if point == least)
 
 
-def _wound(ring: list[tuple[int, int]], direction: int) -> Ring:
-    """The ring counterclockwise (1) or clockwise (-1), from its smallest vertex on."""
-    if _doubled_area(ring) * direction < 0:
-        ring = ring[::-1]
-    least = min(ring)
-    return min(tuple(ring[i:] + ring[:i]) for i, point in enumerate(ring) if point == least)
-
-
-def _doubled_area(ring: list[tuple[int, int]] | Ring) -> int:
+def _doubled_area(ring: list[tuple[int, int]]) -> int:
     """Twice the signed area, exactly. Source: the shoelace formula."""
     return sum(x1 * y2 - x2 * y1 for (x1, y1), (x2, y2) in pairwise([*ring, ring[0]]))
-
-
-def _area(shape: Shape) -> int:
-    return sum(abs(_doubled_area(part[0])) - sum(abs(_doubled_area(hole)) for hole in part[1:]) for part in shape)
-
-
-def _repaired(shape: Shape, polygon: Polygon | MultiPolygon) -> Shape:
-    why = shapely.is_valid_reason(polygon)
-    valid = shapely.make_valid(polygon, method="structure", keep_collapsed=False)
-    snapped = shapely.set_precision(valid, 1 / QUANTA_PER_DEGREE)
-    polygons = [part for part in shapely.get_parts(snapped) if part.geom_type == "Polygon" and not part.is_empty]
-    repaired = _of_shapely(MultiPolygon(polygons)) if polygons else ()
-    before, after = _area(shape), _area(repaired)
-    if not repaired or abs(after - before) > REPAIR_TOLERANCE * before or not to_shapely(repaired).is_valid:
-        change = f"by {(after - before) / before:+.1%}" if before > 0 else "from nothing"
-        raise UnusableGeometryError("geometry_invalid", f"{why}; a repair would change its area {change}")
-    return repaired
-
-
-def _of_shapely(geometry: Polygon | MultiPolygon) -> Shape:
-    return _normalised(
-        [
-            [
-                _distinct([(round(x * QUANTA_PER_DEGREE), round(y * QUANTA_PER_DEGREE)) for x, y in ring.coords])
-                for ring in (part.exterior, *part.interiors)
-            ]
-            for part in shapely.get_parts(geometry)
-        ]
-    )

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sandwatch.annotations.canonical import UnusableGeometryError, canonical
+from sandwatch.annotations.canonical import UnusableGeometryError, canonical, read_polygon
 from sandwatch.annotations.record import Drawn, Label, MalformedError, Row
 from sandwatch.errors import InputError
 from sandwatch.params import Annotations
@@ -129,7 +129,7 @@ def _drawn(feature: dict[str, Any], obs_id: str, confidence_property: str, mine_
     own_id = feature.get("id")
     if own_id is None:
         try:
-            identity: Any = canonical(geometry)[0]
+            identity: Any = canonical(read_polygon(geometry)[0])
         except UnusableGeometryError:
             identity = geometry
         own_id = hashlib.sha256(json.dumps([identity, answer], sort_keys=True).encode()).hexdigest()[:16]

@@ -45,12 +45,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import shapely
 
-from sandwatch.annotations.canonical import UnusableGeometryError, canonical, canonical_row, to_shapely
+from sandwatch.annotations.canonical import UnusableGeometryError, canonical, canonical_row, read_polygon
 from sandwatch.annotations.record import Drawn, Label, MalformedError, Row
+from sandwatch.geometry import WGS84, reproject
 from sandwatch.params import Annotations
 
 
@@ -74,17 +74,19 @@ class Scene:
 
 def scenes_of(manifest: pd.DataFrame) -> dict[str, Scene]:
     """Scenes by obs_id, from the table ``schemas.Scenes``. A skipped picture for annotators (rgb) is no loss."""
-    scenes = {}
-    for obs_id, rows in manifest[manifest["product"] != "rgb"].groupby("obs_id"):
-        first = rows.iloc[0]
-        a, _, left, _, e, top = (float(value) for value in first["transform"].split(","))
-        skipped = rows[rows["status"] == "skipped"]
-        scenes[str(obs_id)] = Scene(
-            site_id=first["site_id"],
-            date=first["date"],
-            crs=first["crs"],
-            bounds_m=(left, top + e * int(first["height_px"]), left + a * int(first["width_px"]), top),
-            missing=None if skipped.empty else f"{skipped.iloc[0]['product']}: {skipped.iloc[0]['detail']}",
+    scenes: dict[str, Scene] = {}
+    learnt: Any = manifest[manifest["product"] != "rgb"]
+    for row in learnt.itertuples():
+        a, _, left, _, e, top = (float(value) for value in row.transform.split(","))
+        missing = f"{row.product}: {row.detail}" if row.status == "skipped" else None
+        if row.obs_id in scenes:
+            missing = scenes[row.obs_id].missing or missing
+        scenes[row.obs_id] = Scene(
+            site_id=row.site_id,
+            date=row.date,
+            crs=row.crs,
+            bounds_m=(left, top + e * row.height_px, left + a * row.width_px, top),
+            missing=missing,
         )
     return scenes
 
@@ -227,11 +229,10 @@ class Judge:
         if drawn.class_name != self._params.mine_class:
             raise _RejectedError("unknown_class", f"class {drawn.class_name!r}", harmless=True)
         try:
-            shape, was_repaired = canonical(drawn.geometry)
+            geometry, was_repaired = read_polygon(drawn.geometry)
         except UnusableGeometryError as error:
             raise _RejectedError(error.reason, str(error)) from None
-        geometry = to_shapely(shape)
-        projected = shapely.transform(geometry, functools.partial(_project, scene.crs))
+        projected = reproject(geometry, WGS84, scene.crs)
         if not (np.isfinite(projected.bounds).all() and projected.intersects(shapely.box(*scene.bounds_m))):
             longitude, latitude = geometry.representative_point().coords[0]
             raise _RejectedError(
@@ -243,7 +244,7 @@ class Judge:
         confidence = self._params.confidence_answers.get(drawn.answer or "")
         if confidence is None:
             raise _RejectedError("confidence_missing", f"{self._params.confidence_question}: {drawn.answer!r}")
-        canonical_bytes = canonical_row(drawn.feature_id, obs_id, drawn.class_name, confidence, shape)
+        canonical_bytes = canonical_row(drawn.feature_id, obs_id, drawn.class_name, confidence, canonical(geometry))
         return {
             "feature_id": drawn.feature_id,
             "class_name": drawn.class_name,
@@ -280,15 +281,3 @@ class Judge:
                 "row_sha256": row_sha256,
             }
         )
-
-
-@functools.cache
-def _transformer(crs: str) -> Any:
-    from pyproj import Transformer
-
-    return Transformer.from_crs("EPSG:4326", crs, always_xy=True)
-
-
-def _project(crs: str, points: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """(n, 2) longitude, latitude in degrees to (n, 2) x, y in metres."""
-    return np.column_stack(_transformer(crs).transform(points[:, 0], points[:, 1]))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -23,11 +22,9 @@ from shapely.geometry.base import BaseGeometry
 
 from sandwatch import params
 from sandwatch.geometry import WGS84, reproject, transformer
-from sandwatch.grid import Grid
-from sandwatch.imagery import Site
+from sandwatch.imagery import Site, river_lines, sites
 from sandwatch.imagery.noise import generator, normal
 from sandwatch.imagery.synthetic import truth
-from sandwatch.rivers import read as read_rivers
 
 PROJECT = "Sand mines, sample region (synthetic)"
 MIN_PART_M2 = 600.0
@@ -59,32 +56,16 @@ def rows(
     Raises:
         InputError: the rivers can't be read, or none crosses a site.
     """
-    lines = read_rivers(rivers, [geometry.bounds for geometry in aoi.geometry])
+    lines = river_lines(rivers, sites(aoi))
     exported = set(manifest.loc[(manifest["product"] == "s2") & (manifest["status"] == "exported"), "obs_id"])
     seen = [
         _Seen(site, month, lines, annotations, synthetic)
-        for site in _sites(aoi[aoi["role"] != "infer"])
+        for site in sites(aoi[aoi["role"] != "infer"])
         for month in site.months
         if f"{site.site_id}_{month:%Y-%m-%d}" in exported
     ]
     _leave_slips(seen)
     return [one.row() for one in sorted(seen, key=lambda one: one.obs_id)]
-
-
-def _sites(aoi: gpd.GeoDataFrame) -> Iterator[Site]:
-    for row in aoi.itertuples():
-        yield Site(
-            site_id=row.site_id,
-            river=row.river,
-            district=row.district,
-            longitude=row.longitude,
-            latitude=row.latitude,
-            months=tuple(date.fromisoformat(month) for month in row.months.split(";")),
-            grid=Grid(
-                crs=row.utm_crs, left=row.left_m, top=row.top_m, width=int(row.width_px), height=int(row.height_px)
-            ),
-            aoi=row.geometry,
-        )
 
 
 class _Seen:

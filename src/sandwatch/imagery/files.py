@@ -333,7 +333,8 @@ def _path(row: dict[str, str], where: str, folder: Path) -> tuple[Path, str]:
             expected="an existing file, or gs://bucket/key",
             fix="correct it, or fetch the file",
         )
-    return path, path.name if Path(given).is_absolute() else Path(given).as_posix()
+    outside = Path(given).is_absolute() or ".." in Path(given).parts
+    return path, path.name if outside else Path(given).as_posix()
 
 
 def _number(text: str, where: str, *, finite: bool = True) -> float:
