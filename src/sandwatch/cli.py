@@ -87,13 +87,13 @@ def show(
 
 @app.command()
 def migrate(
-    folder: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="files in the predecessor's layout")],
+    source: Annotated[str, typer.Argument(help="the predecessor's files: a folder, or gs://bucket/prefix")],
     region: Annotated[Path, typer.Argument(help="the region to make, data/regions/<name>")],
 ) -> None:
     """Turn the predecessor's files into a region: sites, rivers, imagery and annotations."""
     from sandwatch.predecessor import write_region
 
-    made = write_region(folder, region)
+    made = write_region(source if source.startswith("gs://") else Path(source), region)
     print(f"{region}: {made.sites} sites, {made.scenes} rasters, {made.annotations} annotation files")
     for path in made.left:
         print(f"left aside: {path}")

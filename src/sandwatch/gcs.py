@@ -8,11 +8,13 @@ emulator is used without any. Interrupted and refused calls are repeated as :mod
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -41,6 +43,11 @@ class Object:
     generation: int
     crc32c: str
     size: int
+
+    @property
+    def pinned(self) -> str:
+        """Name and version in one, as Google's tools write it: ``gs://bucket/name#generation``."""
+        return f"{self.uri}#{self.generation}"
 
 
 def list_objects(prefix: str) -> list[Object]:
@@ -97,6 +104,28 @@ def download(thing: Object, path: Path) -> None:
             expected=f"CRC32C {thing.crc32c}",
             fix="run again; if it stays so, write the object anew",
         ) from None
+
+
+@contextmanager
+def local_copy(pinned: str) -> Iterator[Path]:
+    """A copy of ``gs://bucket/name#generation`` on this machine for as long as the block lasts, of the same name.
+
+    Raises:
+        InputError: it was replaced or removed since it was pinned, or as :func:`download`.
+    """
+    uri, _, generation = pinned.rpartition("#")
+    thing = stat(uri) if uri else None
+    if thing is None or thing.pinned != pinned:
+        raise InputError(
+            pinned,
+            got=f"generation {thing.generation}" if thing else "nothing there",
+            expected=f"generation {generation}, which was pinned",
+            fix="restore that version of the object, or list the files anew",
+        )
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / uri.rpartition("/")[2]
+        download(thing, path)
+        yield path
 
 
 def upload(path: Path, uri: str) -> Object:
