@@ -4,7 +4,7 @@ A line a file; its columns:
 
 - ``obs_id``: the observation, ``<site_id>_<YYYY-MM-01>``.
 - ``product``: ``s2`` or ``s1``.
-- ``path``: of the file; absolute, relative to scenes.csv, or ``gs://bucket/key``, which is read in place, as it then is.
+- ``path``: of the file; absolute, relative to scenes.csv, or ``gs://bucket/key``, read in place as it then is.
   ``gs://bucket/key#generation`` pins a version: it is fetched, checked, and refused where the object has changed.
 - ``bands``: the names of the file's bands, in its order, with commas or spaces between; ``-`` for one to leave out.
 - ``scale``, ``offset``: value * scale + offset is reflectance x 10000 (``s2``) or dB (``s1``).
