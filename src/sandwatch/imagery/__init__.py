@@ -72,6 +72,19 @@ class Raster:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Sparse:
+    """One product of a composite that its source did not fetch, because too little of the AOI is in it.
+
+    Attributes:
+        valid_fraction: share of the AOI with data, as the source found it; less than ``imagery.min_coverage``.
+        source_images: every image that would have gone into it.
+    """
+
+    valid_fraction: float
+    source_images: tuple[SourceImage, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Composite:
     """What a source has of a site in a month.
 
@@ -80,8 +93,8 @@ class Composite:
         s1: None where it has no Sentinel-1 image of the month, or ``bands.s1`` is empty.
     """
 
-    s2: Raster | None
-    s1: Raster | None
+    s2: Raster | Sparse | None
+    s1: Raster | Sparse | None
 
 
 class Source(Protocol):
