@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+from affine import Affine
+from shapely.geometry.base import BaseGeometry
 
 from sandwatch.errors import InputError
 from sandwatch.files import whole
+from sandwatch.geometry import WGS84, reproject, transformer
 from sandwatch.grid import Grid, Window
+
+if TYPE_CHECKING:
+    from shapely import Polygon
 
 BLOCK_PX = 256
 """Side of a COG block. Measured: windows read fastest from 256 px zstd blocks (DESIGN, section 11)."""
@@ -40,36 +48,114 @@ def write_cog(
         ValueError: ``pixels`` does not fit ``grid`` or ``bands``.
     """
     import rasterio
-    from rasterio.shutil import copy
 
     if pixels.shape != (len(bands), *grid.shape):
         raise ValueError(f"{path}: pixels {pixels.shape} on a grid {grid.shape} with bands {list(bands)}")
-    profile = {
+    with rasterio.MemoryFile() as memory:
+        with memory.open(**_profile(grid, pixels.dtype, len(bands), nodata)) as file:
+            file.write(pixels)
+            file.descriptions = tuple(bands)
+            file.update_tags(**(tags or {}))
+        with memory.open() as file, whole(path) as partial:
+            _copy_to_cog(file, partial)
+
+
+@contextmanager
+def cog_by_rows(
+    path: Path,
+    grid: Grid,
+    *,
+    band: str,
+    dtype: npt.DTypeLike,
+    nodata: float,
+    scale: float = 1.0,
+    tags: Mapping[str, str],
+) -> Iterator[Callable[[int, npt.NDArray[Any]], None]]:
+    """Writes a cloud-optimised GeoTIFF of one band that need not fit in memory, whole or not at all.
+
+    Args:
+        path: where to; its folder is made. A file with the raw rows lies beside it meanwhile.
+        grid: CRS and transform.
+        band: the band's name, written as its description.
+        dtype: of the pixels.
+        nodata: the value of pixels without data.
+        scale: what to multiply pixels with to get the quantity; readers that know GDAL's band scale do.
+        tags: text to carry in the file's metadata.
+
+    Yields:
+        A function ``write(row, pixels)`` that takes rows (y, x) of the grid's width, from ``row`` on.
+    """
+    import rasterio
+    from rasterio.windows import Window as RasterioWindow
+
+    with whole(path) as partial:
+        raw = partial.with_suffix(".rows.tif")
+        try:
+            profile = _profile(grid, dtype, 1, nodata)
+            with rasterio.open(
+                raw, "w", **profile, tiled=True, blockxsize=BLOCK_PX, blockysize=BLOCK_PX, BIGTIFF="IF_SAFER"
+            ) as file:
+                file.descriptions, file.scales = (band,), (scale,)
+                file.update_tags(**tags)
+
+                def write(row: int, pixels: npt.NDArray[Any]) -> None:
+                    file.write(pixels, 1, window=RasterioWindow(0, row, grid.width, len(pixels)))
+
+                yield write
+            with rasterio.open(raw) as file:
+                _copy_to_cog(file, partial)
+        finally:
+            raw.unlink(missing_ok=True)
+
+
+def polygons(path: Path, value: int) -> list[Polygon]:
+    """The regions of a raster's first band that hold ``value``, joined over edges, not over corners.
+
+    The raster is read row by row; memory holds the polygons only.
+
+    Returns:
+        Polygons along pixel edges in the raster's CRS, from the top down, then from the left.
+    """
+    import rasterio
+    from rasterio.features import shapes
+    from shapely import Polygon
+
+    with _open(path) as file:
+        band = rasterio.band(file, 1)
+        found = [
+            Polygon(geometry["coordinates"][0], geometry["coordinates"][1:])
+            for geometry, at in shapes(band, band, 4, file.transform)
+            if at == value
+        ]
+    return sorted(found, key=lambda polygon: (-polygon.bounds[3], polygon.bounds[0], polygon.wkb))
+
+
+def _profile(grid: Grid, dtype: npt.DTypeLike, count: int, nodata: float | None) -> dict[str, Any]:
+    return {
         "driver": "GTiff",
-        "dtype": pixels.dtype,
-        "count": len(bands),
+        "dtype": dtype,
+        "count": count,
         "height": grid.height,
         "width": grid.width,
         "crs": grid.crs,
         "transform": grid.transform,
         "nodata": nodata,
     }
-    with rasterio.MemoryFile() as memory:
-        with memory.open(**profile) as file:
-            file.write(pixels)
-            file.descriptions = tuple(bands)
-            file.update_tags(**(tags or {}))
-        with memory.open() as file, whole(path) as partial:
-            copy(
-                file,
-                partial,
-                driver="COG",
-                compress="ZSTD",
-                predictor="YES",
-                blocksize=BLOCK_PX,
-                overview_resampling="nearest" if pixels.dtype == np.uint8 else "average",
-                num_threads="ALL_CPUS",
-            )
+
+
+def _copy_to_cog(file: Any, path: Path) -> None:
+    from rasterio.shutil import copy
+
+    copy(
+        file,
+        path,
+        driver="COG",
+        compress="ZSTD",
+        predictor="YES",
+        blocksize=BLOCK_PX,
+        overview_resampling="nearest" if file.dtypes[0] == "uint8" else "average",
+        num_threads="ALL_CPUS",
+    )
 
 
 def read_grid(path: Path) -> Grid:
@@ -127,6 +213,149 @@ def read_tags(path: Path) -> dict[str, str]:
     """The text tags of a raster."""
     with _open(path) as file:
         return dict(file.tags())
+
+
+def inside(geometry: BaseGeometry, grid: Grid) -> npt.NDArray[np.bool_]:
+    """Pixels whose centre lies in a geometry.
+
+    Args:
+        geometry: polygons in EPSG:4326.
+        grid: where.
+
+    Returns:
+        bool (y, x).
+    """
+    from rasterio.features import geometry_mask
+
+    projected = reproject(geometry, WGS84, grid.crs)
+    mask: npt.NDArray[np.bool_] = geometry_mask([projected], grid.shape, grid.transform, invert=True)
+    return mask
+
+
+def band_names(path: Path) -> tuple[str | None, ...]:
+    """The descriptions of a raster's bands."""
+    with _open(path) as file:
+        return tuple(file.descriptions)
+
+
+def footprint(path: Path) -> BaseGeometry:
+    """The outline of any raster as a polygon, EPSG:4326.
+
+    Raises:
+        InputError: as :func:`read_onto`.
+    """
+    import shapely
+    from shapely.geometry import box
+
+    with _open(path) as file:
+        _check_place(path, file)
+        outline = box(*file.bounds)
+        return reproject(shapely.segmentize(outline, outline.length / 80.0), file.crs.to_wkt(), WGS84)
+
+
+def read_onto(
+    path: Path, grid: Grid, *, nodata: float | None, resampling: str
+) -> Iterator[tuple[np.dtype[Any], npt.NDArray[np.float64]]]:
+    """Brings the bands of any raster onto a grid, one after the other.
+
+    Where each pixel of the raster is one pixel of the grid, or a block of whole ones, values are copied. Else they are
+    resampled once, at exact coordinates: averaged where the raster is finer than two thirds of the grid.
+
+    Args:
+        path: of a raster; GDAL's ``/vsi`` paths too.
+        grid: where to.
+        nodata: the value of pixels without data; None for what the file says. Where that says nothing, pixels have no
+            data that are 0 in all bands, as Sentinel-2's products mean it. NaN and masked pixels never have data.
+        resampling: ``cubic``, ``bilinear`` or ``nearest``, for rasters that are not finer than the grid.
+
+    Yields:
+        For each band in the file's order its dtype and a float64 array (y, x), NaN where there is no data.
+
+    Raises:
+        InputError: the file can't be opened, has no CRS, or is rotated.
+    """
+    from rasterio.enums import Resampling
+    from rasterio.warp import reproject as warp
+    from rasterio.windows import Window as RasterioWindow
+    from rasterio.windows import transform as window_transform
+
+    with _open(path) as file:
+        _check_place(path, file)
+        block = _block(file, grid)
+        crs = file.crs.to_wkt()
+        bounds = grid.bounds if block else transformer(grid.crs, crs).transform_bounds(*grid.bounds, densify_pts=21)
+        transform = file.transform
+        left, right = ((x - transform.c) / transform.a for x in (bounds[0], bounds[2]))
+        top, bottom = ((y - transform.f) / transform.e for y in (bounds[3], bounds[1]))
+        finer = max((right - left) / grid.width, (bottom - top) / grid.height)
+        # Kernels reach two pixels of the coarser raster beyond a pixel; twice that is on the safe side.
+        margin = 0.0 if block else 4.0 * max(finer, 1.0)
+        first_col, first_row = (max(math.floor(round(edge - margin, 3)), 0) for edge in (left, top))
+        last_col = min(math.ceil(round(right + margin, 3)), file.width)
+        last_row = min(math.ceil(round(bottom + margin, 3)), file.height)
+        if last_col <= first_col or last_row <= first_row:
+            for dtype in file.dtypes:
+                yield np.dtype(dtype), np.full(grid.shape, np.nan)
+            return
+        part = RasterioWindow(first_col, first_row, last_col - first_col, last_row - first_row)
+        pixels, invalid = file.read(window=part), file.read_masks(window=part) == 0
+        if nodata is not None:
+            invalid |= pixels == nodata
+        elif all(value is None for value in file.nodatavals):
+            invalid |= (pixels == 0).all(axis=0)
+        part_transform = window_transform(part, transform)
+        for band, hidden in zip(pixels, invalid, strict=True):
+            values = np.where(hidden, np.nan, band.real.astype(np.float64))
+            if block:
+                yield band.dtype, _paste(values.repeat(block, axis=0).repeat(block, axis=1), part_transform, grid)
+                continue
+            onto = np.full(grid.shape, np.nan)
+            warp(
+                values,
+                onto,
+                src_transform=part_transform,
+                src_crs=file.crs,
+                src_nodata=np.nan,
+                dst_transform=grid.transform,
+                dst_crs=grid.crs,
+                dst_nodata=np.nan,
+                resampling=Resampling.average if finer > 1.5 else Resampling[resampling],
+                tolerance=0.0,
+            )
+            yield band.dtype, onto
+
+
+def _check_place(path: Path, file: Any) -> None:
+    transform = file.transform
+    if file.crs is None or transform.b or transform.d or transform.a <= 0 or transform.e >= 0:
+        raise InputError(
+            str(path),
+            got=f"CRS {file.crs}, transform {tuple(transform)[:6]}",
+            expected="a CRS and a north-up transform",
+            fix="write the CRS into the file with gdal_edit.py -a_srs, or warp it with gdalwarp",
+        )
+
+
+def _block(file: Any, grid: Grid) -> int:
+    """How many pixels of ``grid`` along an edge make a pixel of the file, where edges coincide to 1 cm; else 0."""
+    from rasterio.crs import CRS
+
+    transform = file.transform
+    size = transform.a / grid.resolution
+    steps = ((transform.c - grid.left) / grid.resolution, (transform.f - grid.top) / grid.resolution)
+    whole_steps = all(abs(step - round(step)) < 1e-3 for step in (size, *steps))
+    square = math.isclose(transform.a, -transform.e, rel_tol=1e-9)
+    return round(size) if file.crs == CRS.from_string(grid.crs) and square and whole_steps else 0
+
+
+def _paste(values: npt.NDArray[np.float64], transform: Affine, grid: Grid) -> npt.NDArray[np.float64]:
+    """Cuts an array whose top left corner is that of ``transform`` to a grid with the same pixels."""
+    onto = np.full(grid.shape, np.nan)
+    col, row = round((transform.c - grid.left) / grid.resolution), round((grid.top - transform.f) / grid.resolution)
+    target = onto[max(row, 0) : max(row + values.shape[0], 0), max(col, 0) : max(col + values.shape[1], 0)]
+    from_row, from_col = max(-row, 0), max(-col, 0)
+    target[:] = values[from_row : from_row + target.shape[0], from_col : from_col + target.shape[1]]
+    return onto
 
 
 def _open(path: Path) -> Any:

@@ -31,22 +31,24 @@ FOLDS = ("train", "val", "test", "blocks", "infer")
 """``blocks``: cut into blocks that train and blocks that validate (split.py). ``infer``: not learnt from."""
 PRODUCTS = ("s2", "s1", "rgb")
 REASONS = (
-    "not_done",
+    "malformed_row",
     "no_label",
-    "several_labels",
-    "activity_missing",
-    "activity_contradicts_polygons",
     "unknown_observation",
     "scene_missing",
+    "label_skipped",
+    "not_done",
+    "several_labels",
     "duplicate_observation",
-    "duplicate_feature_id",
+    "activity_missing",
+    "activity_contradicts_polygons",
     "unknown_class",
-    "confidence_missing",
     "geometry_missing",
-    "geometry_invalid",
     "geometry_not_polygon",
+    "geometry_invalid",
     "outside_scene",
-    "malformed_row",
+    "confidence_missing",
+    "duplicate_feature_id",
+    "observation_incomplete",
 )
 """Why a label or a row of an export is in quarantine; GLOSSARY.md explains each."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -36,3 +37,19 @@ def run(main: Callable[..., None]) -> None:
 def progress(line: str) -> None:
     """Prints one line about what the stage is doing, at once, so that it shows under ``dvc repro`` and in CI."""
     print(line, flush=True)
+
+
+def workers() -> int:
+    """How many processes or threads a stage may use: ``SANDWATCH_WORKERS``, else the processors this process may use.
+
+    Raises:
+        InputError: the variable is no whole number from 1.
+    """
+    given = os.environ.get("SANDWATCH_WORKERS")
+    if given is None:
+        return len(os.sched_getaffinity(0))
+    if not given.isdecimal() or int(given) < 1:
+        raise InputError(
+            "environment variable SANDWATCH_WORKERS", got=repr(given), expected="a whole number from 1", fix="unset it"
+        )
+    return int(given)

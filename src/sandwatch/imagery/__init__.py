@@ -1,20 +1,25 @@
-"""One composite of each site and month: the face that every source of imagery shares, and the export that drives it.
+"""One composite of each site and month: the face that every source of imagery shares.
 
-A source is a callable ``(site, month) -> Composite`` that can be pickled. Sources are imported where they are chosen,
-so that one source's libraries are never needed for another.
+A source is a callable ``(site, month) -> Composite`` that can be pickled; ``sandwatch.export`` drives it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import Any, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
 import numpy.typing as npt
 from shapely.geometry.base import BaseGeometry
 
+from sandwatch import rivers
+from sandwatch.geometry import WGS84, transformer
 from sandwatch.grid import Grid
+
+if TYPE_CHECKING:
+    import geopandas as gpd
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,8 +103,41 @@ class Composite:
 
 
 class Source(Protocol):
-    """A source of imagery; an instance is pickled to worker processes."""
+    """A source of imagery; an instance is pickled to worker processes.
+
+    Raises ``InputError`` where something that the user gave is unfit; an image that merely doesn't exist is None
+    in the composite.
+    """
 
     def __call__(self, site: Site, month: date) -> Composite:
         """Returns the composite of ``site`` in the month that begins with ``month``."""
         ...
+
+
+def sites(aoi: gpd.GeoDataFrame) -> list[Site]:
+    """The rows of aoi.parquet (``schemas.Aoi``), in the table's order."""
+    return [
+        Site(
+            site_id=row.site_id,
+            river=row.river,
+            district=row.district,
+            longitude=row.longitude,
+            latitude=row.latitude,
+            months=tuple(date.fromisoformat(month) for month in row.months.split(";")),
+            grid=Grid(crs=row.utm_crs, left=row.left_m, top=row.top_m, width=row.width_px, height=row.height_px),
+            aoi=row.geometry,
+        )
+        for row in aoi.itertuples()
+    ]
+
+
+def river_lines(path: Path, places: Sequence[Site]) -> BaseGeometry:
+    """The river geometry of a file that comes onto the grids of ``places``, as one, EPSG:4326.
+
+    Raises:
+        InputError: the file is unfit (``sandwatch.rivers``).
+    """
+    return rivers.read(
+        path,
+        [transformer(site.grid.crs, WGS84).transform_bounds(*site.grid.bounds, densify_pts=21) for site in places],
+    )

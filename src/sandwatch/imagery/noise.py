@@ -7,6 +7,7 @@ is compared with a threshold would turn a last bit into another pixel.
 from __future__ import annotations
 
 import hashlib
+import math
 
 import numpy as np
 import numpy.typing as npt
@@ -22,11 +23,11 @@ def generator(*names: object) -> np.random.Generator:
 
 def normal(rng: np.random.Generator, shape: tuple[int, ...]) -> Floats:
     """Deviates of mean 0 and variance 1, float64: sums of four 16-bit uniforms (Irwin-Hall), within 3.47 of 0."""
-    size = int(np.prod(shape))
-    parts = rng.bit_generator.random_raw(size).view(np.uint16).reshape(size, 4)
-    total = sum(parts[:, k].astype(np.int64) for k in range(4))
+    raw = rng.bit_generator.random_raw(math.prod(shape)).reshape(shape)
+    low = np.uint64(0xFFFF)
+    total = (raw & low) + (raw >> np.uint64(16) & low) + (raw >> np.uint64(32) & low) + (raw >> np.uint64(48))
     # Mean 4 * 65535 / 2 and variance 4 * (65536^2 - 1) / 12 of the sum.
-    deviates: Floats = ((total - 131070.0) / 37837.22).reshape(shape)
+    deviates: Floats = (total.astype(np.float64) - 131070.0) / 37837.22
     return deviates
 
 
@@ -35,8 +36,10 @@ def smooth(rng: np.random.Generator, y: Floats, x: Floats, *, cell_y: float, cel
 
     Args:
         rng: draws the lattice.
-        y, x: coordinates, arrays of one shape.
-        cell_y, cell_x: distance between lattice nodes along each axis, in the unit of the coordinates.
+        y: coordinates, an array of any shape.
+        x: coordinates, an array of the same shape.
+        cell_y: distance between lattice nodes along y, in the unit of ``y``.
+        cell_x: the same along x.
     """
     row, col = y / cell_y, x / cell_x
     row, col = row - np.floor(row.min()), col - np.floor(col.min())

@@ -19,12 +19,14 @@ from datetime import date
 
 import numpy as np
 import numpy.typing as npt
+import shapely
 from shapely.geometry import box
 from shapely.geometry.base import BaseGeometry
 
 from sandwatch import params
 from sandwatch.errors import InputError
-from sandwatch.grid import RESOLUTION_M, Grid
+from sandwatch.geometry import WGS84, reproject, transformer
+from sandwatch.grid import RESOLUTION_M
 from sandwatch.imagery import Composite, Raster, Site, SourceImage
 from sandwatch.imagery.noise import Floats, generator, normal, rank, smooth, triangle
 
@@ -51,7 +53,10 @@ _SAND_PLACES = np.array([0.0, 0.18, 0.62, 1.0])
 _WATER_LEVEL = (0.24, 0.19, 0.14, 0.11, 0.09, 0.22, 0.52, 0.72, 0.70, 0.50, 0.38, 0.30)
 """Of January to December, as a share of the height of the banks: a monsoon river, lowest in May, highest in August."""
 _FIRST_MONTH = 2019 * 12
-"""Mines open from here on, counted in months."""
+"""Mines open from January 2019 on, over 30 months; before it every site is untouched. In months."""
+UNTOUCHED_SHARE = 0.15
+"""Share of sites without a mine at any time."""
+_SMALL_MINE_PX = 90
 _MIN_MINE_PX = 12
 """A mine of which fewer pixels stand out of the water isn't seen at all."""
 
@@ -61,7 +66,7 @@ class Mine:
     """A sand mine in one month, as it truly is.
 
     Attributes:
-        number: its value in the array of :meth:`Painter.truth`, from 1.
+        number: its value in the array of :func:`truth`, from 1.
         faint: small or abandoned: a careful annotator would mark it with low confidence.
         small: so small that an annotator may miss it.
     """
@@ -73,7 +78,7 @@ class Mine:
 
 @dataclass(frozen=True, kw_only=True)
 class Painter:
-    """A source of imagery (``sandwatch.imagery.Source``) that also knows where the mines are.
+    """A source of imagery (``sandwatch.imagery.Source``); :func:`truth` tells where the mines are.
 
     Attributes:
         rivers: centrelines, EPSG:4326; the longest stretch within a site's grid becomes its river.
@@ -111,25 +116,32 @@ class Painter:
             s1=self._radar(world, spectra, rng, site, month) if self.bands.s1 else None,
         )
 
-    def _radar(
-        self, world: _World, spectra: Floats, rng: np.random.Generator, site: Site, month: date
-    ) -> Raster:
+    def _radar(self, world: _World, spectra: Floats, rng: np.random.Generator, site: Site, month: date) -> Raster:
         s1 = spectra[[BANDS.index(band) for band in self.bands.s1]]
         # A month's mean of a few images: speckle of about 1 dB, near enough normal in dB.
         s1 = np.rint((s1 + 1.0 * normal(rng, s1.shape)) * 100.0) / 100.0
         return Raster(pixels=s1.astype(np.float32), source_images=_sources(site, month, "S1", days=(6, 18)))
 
-    def truth(self, site: Site, month: date) -> tuple[npt.NDArray[np.int32], list[Mine]]:
-        """The mines of ``site`` in the month that begins with ``month``, as far as they stand out of the water.
 
-        Returns:
-            int32 (y, x) on the site's grid, 0 where there is no mine, else the number of one; and the mines in it.
+def truth(
+    site: Site, month: date, rivers: BaseGeometry, synthetic: params.Synthetic
+) -> tuple[npt.NDArray[np.int32], list[Mine]]:
+    """The mines of ``site`` in the month that begins with ``month``, as far as they stand out of the water.
 
-        Raises:
-            InputError: as when called.
-        """
-        numbers, mines, _ = _mined(_World(site, self.rivers, self.synthetic.seed), month)
-        return numbers, mines
+    Args:
+        site: where.
+        month: when.
+        rivers: as in :class:`Painter`.
+        synthetic: as in :class:`Painter`.
+
+    Returns:
+        int32 (y, x) on the site's grid, 0 where there is no mine, else the number of one; and the mines in it.
+
+    Raises:
+        InputError: as when a painter is called.
+    """
+    mined = _mined(_World(site, rivers, synthetic.seed), month)
+    return mined.numbers, mined.mines
 
 
 class _World:
@@ -141,6 +153,7 @@ class _World:
         half_width: of the river bed, between its banks.
         height: of the bed over its deepest point, as a share of the banks' height (above 1 beyond them).
         bed: whether a pixel is river bed.
+        roads: how far from the bank a road runs, on the right (-1) and on the left (1).
     """
 
     def __init__(self, site: Site, rivers: BaseGeometry, seed: int) -> None:
@@ -152,8 +165,8 @@ class _World:
         self.channel, bend = self._channel(_centreline(site, rivers))
         self.along, self.across, nearest = self._river_coordinates()
         rng = self.rng("bed")
-        width = 165.0 + 60.0 * rng.random()
-        line = np.zeros_like(self.channel[:, 0]), np.arange(len(self.channel)) * RESOLUTION_M
+        width = 185.0 + 80.0 * rng.random()
+        line = np.zeros(len(self.channel)), np.arange(len(self.channel), dtype=np.float64) * RESOLUTION_M
         half_width = width * (1.0 + 0.28 * smooth(rng, *line, cell_y=1.0, cell_x=700.0))
         # The deepest line swings to the outer bank of each bend, so that the bar grows on the inner one.
         deepest = half_width * (0.55 * bend + 0.15 * smooth(rng, *line, cell_y=1.0, cell_x=500.0)).clip(-0.65, 0.65)
@@ -161,20 +174,26 @@ class _World:
         ragged = 14.0 * smooth(rng, *self.metres, cell_y=60.0, cell_x=60.0)
         self.bed = np.abs(self.across) < self.half_width + ragged
         offset = (self.across - deepest[nearest]) / self.half_width
-        bars = 0.30 * self._flow_noise(rng, 420.0, 75.0) + 0.12 * self._flow_noise(rng, 170.0, 35.0)
+        bars = 0.30 * self.flow_noise(rng, 420.0, 75.0) + 0.12 * self.flow_noise(rng, 170.0, 35.0)
+        self.roads = {
+            bank: 380.0
+            + 300.0 * rng.random()
+            + 70.0 * smooth(rng, 0.0 * self.along, self.along, cell_y=1.0, cell_x=900.0)
+            for bank in (-1.0, 1.0)
+        }
         self.height = 0.75 * offset * offset / (0.35 + np.abs(offset)) + bars
 
     def rng(self, *names: object) -> np.random.Generator:
         return generator(self.seed, self.site.site_id, *names)
 
-    def _flow_noise(self, rng: np.random.Generator, length: float, width: float) -> Floats:
+    def flow_noise(self, rng: np.random.Generator, length: float, width: float) -> Floats:
         """Noise drawn out along the flow."""
         return smooth(rng, self.across, self.along, cell_y=width, cell_x=length)
 
     def _channel(self, line: Floats) -> tuple[Floats, Floats]:
         """The meandering channel's middle, a point each 10 m, (point, (y, x)); and how far it swings there, -1 to 1."""
         rng = self.rng("channel")
-        steps = np.arange(len(line)) * RESOLUTION_M
+        steps = np.arange(len(line), dtype=np.float64) * RESOLUTION_M
         swing = smooth(rng, np.zeros_like(steps), steps, cell_y=1.0, cell_x=900.0)
         swing = swing + 0.25 * smooth(rng, np.zeros_like(steps), steps, cell_y=1.0, cell_x=350.0)
         normal_y, normal_x = _normals(line)
@@ -184,8 +203,11 @@ class _World:
         from scipy.spatial import cKDTree
 
         y, x = self.metres
-        _, nearest = cKDTree(self.channel).query(np.stack([y.ravel(), x.ravel()], axis=1))
-        nearest = nearest.reshape(y.shape).astype(np.int64)
+        # The nearest point of every fourth pixel does for its neighbours: the projection below makes up for it.
+        coarse = np.stack([y[::2, ::2].ravel(), x[::2, ::2].ravel()], axis=1)
+        _, found = cKDTree(self.channel).query(coarse)
+        found = found.reshape(y[::2, ::2].shape).astype(np.int64)
+        nearest = found.repeat(2, axis=0).repeat(2, axis=1)[: y.shape[0], : y.shape[1]]
         normal_y, normal_x = _normals(self.channel)
         dy, dx = y - self.channel[nearest, 0], x - self.channel[nearest, 1]
         across = dy * normal_y[nearest] + dx * normal_x[nearest]
@@ -194,26 +216,26 @@ class _World:
 
 
 def _centreline(site: Site, rivers: BaseGeometry) -> Floats:
-    """The site's river as a point each 10 m, (point, (y, x)) in metres from the grid's corner, drawn on beyond the grid."""
-    import pyproj
-    import shapely
-
+    """The site's river: a point each 10 m, (point, (y, x)) in metres from the grid's corner, drawn on beyond it."""
     grid = site.grid
-    inverse = pyproj.Transformer.from_crs(grid.crs, "EPSG:4326", always_xy=True)
-    frame = box(*inverse.transform_bounds(*grid.bounds))
-    stretches = [g for g in shapely.get_parts(rivers.intersection(frame)) if g.geom_type == "LineString"]
+    frame = box(*transformer(grid.crs, WGS84).transform_bounds(*grid.bounds))
+    # Merged and turned the same way, so that neither other rivers nor how the file cuts and draws this one matters.
+    lines = [line for line in shapely.get_parts(rivers) if line.geom_type == "LineString"]
+    merged = shapely.line_merge(shapely.union_all(lines).intersection(frame))
+    stretches = [part for part in shapely.get_parts(merged) if part.geom_type == "LineString"]
     if not stretches:
         raise InputError(
             f"rivers near site {site.site_id}",
-            got=f"{rivers.geom_type} without a line across the site's grid",
+            got="no line across the site's grid",
             expected="the river's centreline as a line, which is what the synthetic source paints along",
             fix="give lines in the region's river file, or use imagery.source: files",
         )
     longest = max(stretches, key=lambda stretch: stretch.length)
-    forward = pyproj.Transformer.from_crs("EPSG:4326", grid.crs, always_xy=True)
-    x, y = forward.transform(*np.asarray(longest.coords).T)
+    if longest.coords[0] > longest.coords[-1]:
+        longest = longest.reverse()
+    x, y = np.asarray(reproject(longest, WGS84, grid.crs).coords).T
     # Rounded to the centimetre, so that no last bit of the projection's trigonometry lives on.
-    points = np.rint(np.stack([grid.top - np.asarray(y), np.asarray(x) - grid.left], axis=1) * 100.0) / 100.0
+    points = np.rint(np.stack([grid.top - y, x - grid.left], axis=1) * 100.0) / 100.0
     points = np.concatenate([[_beyond(points[1], points[0])], points, [_beyond(points[-2], points[-1])]])
     dy, dx = np.diff(points, axis=0).T
     reached = np.concatenate([[0.0], np.cumsum(np.sqrt(dy * dy + dx * dx))])
@@ -245,28 +267,48 @@ def _fractal(rng: np.random.Generator, y: Floats, x: Floats, cell: float, octave
     return total
 
 
-def _mined(world: _World, month: date) -> tuple[npt.NDArray[np.int32], list[Mine], Floats]:
-    """The mines above water: numbers (y, x), the mines, and their relief (y, x), which is pits below 0, heaps above."""
-    rng = world.rng("mines")
+@dataclass(frozen=True, kw_only=True)
+class _Mined:
+    """The mines of a site in a month, above water; arrays (y, x).
+
+    Attributes:
+        numbers: number of the mine in a pixel, 0 where none is.
+        relief: pits below 0, heaps above.
+        tracks: ways from mines to a road.
+        mines: those of ``numbers``.
+    """
+
+    numbers: npt.NDArray[np.int32]
+    relief: Floats
+    tracks: npt.NDArray[np.bool_]
+    mines: list[Mine]
+
+
+def _mined(world: _World, month: date) -> _Mined:
     now = month.year * 12 + month.month - 1
     y, x = world.metres
     numbers = np.zeros(world.grid.shape, dtype=np.int32)
     relief = np.zeros(world.grid.shape)
+    tracks = np.zeros(world.grid.shape, dtype=np.bool_)
     above_water = ~world.bed | (world.height > _WATER_LEVEL[month.month - 1])
+    rng = world.rng("mine edges")
+    wiggle = 22.0 * smooth(rng, y, x, cell_y=150.0, cell_x=150.0)
+    ragged = 9.0 * smooth(rng, y, x, cell_y=35.0, cell_x=35.0)
     mines: list[Mine] = []
-    wanted = 0 if rng.random() < 0.12 else 6 + int(rng.integers(5))
+    rng = world.rng("mines")
+    untouched = rng.random() < UNTOUCHED_SHARE
+    wanted = 0 if untouched else 6 + int(rng.integers(5))
     taken: list[tuple[float, float, float]] = []
     normal_y, normal_x = _normals(world.channel)
-    for _ in range(400):
-        # Every mine draws the same number of deviates whether it is used or not: mines don't move with the month.
-        at, side, aside, length, breadth, turn = rng.random(6)
-        opened, worked, notch, style = rng.random(4)
+    # Every candidate draws as many deviates whether it is used or not, and whatever the month: mines don't move.
+    for at, side, aside, size, breadth, turn, opened, worked, notch, style in rng.random((400, 10)):
         if len(taken) == wanted:
             break
         index = int(at * len(world.channel))
-        radius = 110.0 + 130.0 * length * length
+        radius = 95.0 + 160.0 * size * size
         wide = radius * (0.42 + 0.3 * breadth)
-        offset = (1.0 if side < 0.5 else -1.0) * (60.0 + 190.0 * aside)
+        bank = 1.0 if side < 0.5 else -1.0
+        offset = bank * (45.0 + 185.0 * aside)
         centre_y = float(world.channel[index, 0] + normal_y[index] * offset)
         centre_x = float(world.channel[index, 1] + normal_x[index] * offset)
         row, col = int(centre_y // RESOLUTION_M), int(centre_x // RESOLUTION_M)
@@ -279,176 +321,200 @@ def _mined(world: _World, month: date) -> tuple[npt.NDArray[np.int32], list[Mine
             continue
         taken.append((centre_y, centre_x, radius))
         number = len(taken)
-        shape_rng = world.rng("mine", number)
         age = now - (_FIRST_MONTH + int(opened * 30.0))
         if age < 0:
             continue
         grown = min(1.0, 0.7 + 0.02 * age)
-        faint = worked < 0.25 and age > 10
-        # Along and across the mine, whose axis turns by up to 35 degrees from the river's.
+        abandoned = worked < 0.25 and age > 10
+        # Along and across the mine, whose axis is turned by up to 35 degrees from the river's.
         slope = 1.4 * (turn - 0.5)
         cos, sin = 1.0 / math.sqrt(1.0 + slope * slope), slope / math.sqrt(1.0 + slope * slope)
         axis_y, axis_x = -normal_x[index] * cos + normal_y[index] * sin, normal_y[index] * cos + normal_x[index] * sin
         window = (slice(row - margin, row + margin + 1), slice(col - margin, col + margin + 1))
         dy, dx = y[window] - centre_y, x[window] - centre_x
         a, b = dy * axis_y + dx * axis_x, dy * axis_x - dx * axis_y
-        inside = (np.abs(a) < radius * grown) & (np.abs(b) < wide * grown)
+        reach_a, reach_b = np.abs(a) + ragged[window], np.abs(b) + ragged[window]
+        inside = (reach_a < radius * grown) & (reach_b < wide * grown)
         if notch < 0.6:  # a corner is missing
             inside &= ~((a > radius * (0.1 + 0.5 * notch)) & (b > wide * (notch - 0.1)))
         if notch > 0.4:  # a corner is cut off at a slant
             inside &= a - b < (radius + wide) * (0.55 + 0.3 * notch)
         inside &= above_water[window]
-        small = int(inside.sum()) < 90
-        if int(inside.sum()) < _MIN_MINE_PX:
+        pixels = int(inside.sum())
+        if pixels < _MIN_MINE_PX:
             continue
-        pattern = _pattern(shape_rng, a, b, style)
-        if faint:
-            pattern = 0.35 * pattern + 0.9 * smooth(shape_rng, a, b, cell_y=90.0, cell_x=90.0)
+        pattern = _pattern(world.rng("mine", number), a, b, style, worn=abandoned)
         numbers[window][inside] = number
         relief[window][inside] = pattern[inside]
-        mines.append(Mine(number=number, faint=faint or small, small=small))
-    return numbers, mines, relief
+        small = pixels < _SMALL_MINE_PX
+        mines.append(Mine(number=number, faint=abandoned or small, small=small))
+        # Straight away from the river, to where the road is about to be.
+        outward = bank * ((y - centre_y) * normal_y[index] + (x - centre_x) * normal_x[index])
+        sideways = (y - centre_y) * normal_x[index] - (x - centre_x) * normal_y[index]
+        reach = world.half_width[row, col] + world.roads[bank][row, col] - abs(offset)
+        tracks |= (np.abs(sideways + wiggle) < 6.5) & (outward > 0.0) & (outward < reach)
+    return _Mined(numbers=numbers, relief=relief, tracks=tracks & ~world.bed & (numbers == 0), mines=mines)
 
 
-def _pattern(rng: np.random.Generator, a: Floats, b: Floats, style: float) -> Floats:
+def _pattern(rng: np.random.Generator, a: Floats, b: Floats, style: float, *, worn: bool) -> Floats:
     """Relief of a mine in about -1 to 1 from its own coordinates (metres): pits and heaps, or rows, or dug squares."""
-    warp = 6.0 * smooth(rng, a, b, cell_y=80.0, cell_x=80.0)
-    period = 42.0 + 20.0 * rng.random()
-    phase_a, phase_b = (a + warp) / period + rng.random(), (b + warp) / period + rng.random()
+    period = 40.0 + 22.0 * rng.random()
+    phase_a = (a + 16.0 * smooth(rng, a, b, cell_y=75.0, cell_x=75.0)) / period + rng.random()
+    phase_b = (b + 16.0 * smooth(rng, a, b, cell_y=75.0, cell_x=75.0)) / period + rng.random()
+    heaps = 2.0 * rng.random((64, 64)) - 1.0
+    cell = heaps[np.floor(2.0 * phase_a).astype(np.int64) % 64, np.floor(2.0 * phase_b).astype(np.int64) % 64]
     if style < 0.45:
-        pattern = 1.2 * triangle(phase_a) * triangle(phase_b) + 0.25 * triangle(phase_a)
+        pattern = 1.1 * triangle(phase_a) * triangle(phase_b) + 0.5 * cell
     elif style < 0.75:
-        pattern = triangle(phase_a) + 0.25 * triangle(0.5 * phase_b)
+        pattern = 0.9 * triangle(phase_a) + 0.35 * cell
     else:
-        cells = 2.0 * rng.random((64, 64)) - 1.0
-        pattern = cells[np.floor(2.0 * phase_a).astype(np.int64) % 64, np.floor(2.0 * phase_b).astype(np.int64) % 64]
-    return pattern + 0.18 * normal(rng, a.shape)
+        pattern = cell
+    if worn:  # slumped and silted up
+        pattern = 0.3 * pattern + 0.8 * smooth(rng, a, b, cell_y=90.0, cell_x=90.0)
+    return pattern + 0.25 * smooth(rng, a, b, cell_y=150.0, cell_x=150.0) + 0.15 * normal(rng, a.shape)
 
 
 def _paint(world: _World, month: date) -> Floats:
     """All bands without sensor effects: float64 (band, y, x), bands as in BANDS."""
-    level = _WATER_LEVEL[month.month - 1]
     rng = world.rng("sand")
     y, x = world.metres
-    numbers, _, relief = _mined(world, month)
-    mined = numbers > 0
-    spectra = _land(world, month)
+    mines = _mined(world, month)
+    mined = mines.numbers > 0
+    spectra = _land(world, month, mines.tracks)
 
     # Height of the bed over the water; what is barely covered is still on the sand's path.
-    over = world.height - level
+    over = world.height - _WATER_LEVEL[month.month - 1]
     river = world.bed & ~mined & (over <= -0.06)
-    depth = ((-0.06 - over) / 0.5).clip(0.0, 1.0)
-    share = np.interp(depth[river], [0.0, 0.25, 1.0], [0.0, 0.65, 1.0])[None]
-    spectra[:, river] = np.asarray(_SHALLOW_WATER)[:, None] * (1.0 - share) + np.asarray(_DEEP_WATER)[:, None] * share
+    deep = np.interp((-0.06 - over)[river], [0.0, 0.12, 0.5], [0.0, 0.65, 1.0])
+    spectra[:, river] = np.asarray(_SHALLOW_WATER)[:, None] * (1.0 - deep) + np.asarray(_DEEP_WATER)[:, None] * deep
 
-    patches = _fractal(rng, world.across, world.along, 160.0)
-    bar = world.bed & ~mined & (over > -0.06)
-    grown_over = bar & (world.height > 0.62) & (patches + 0.4 * _fractal(rng, y, x, 60.0) > 0.25)
-    bar &= ~grown_over
-    natural = (over + 0.22 * patches + 0.06 * _fractal(rng, y, x, 50.0))[bar]
-    natural = natural + 0.02 * normal(rng, natural.shape)
+    streaks = world.flow_noise(rng, 520.0, 60.0) + 0.5 * world.flow_noise(rng, 190.0, 26.0)
+    grain = _fractal(rng, y, x, 45.0, octaves=2)
+    shrubs = world.bed & ~mined & (world.height + 0.25 * streaks + 0.08 * grain > 0.72)
+    bar = world.bed & ~mined & (over > -0.06) & ~shrubs
+    # Gravel breaks up the smoothness here and there, without order.
+    gravel = (0.9 * _fractal(rng, y, x, 420.0) - 0.25).clip(0.0, 0.6)
+    natural = (over + 0.16 * streaks + 0.45 * gravel * grain)[bar]
+    natural = natural + 0.025 * normal(rng, natural.shape)
     # Both ranked to the same even distribution over the path of sand: a pixel alone doesn't say which it is.
     place = np.zeros(world.grid.shape)
     place[bar] = rank(natural)
-    place[mined] = rank(relief[mined])
+    place[mined] = rank(mines.relief[mined])
     sand = bar | mined
-    tint = 1.0 + 0.06 * _fractal(rng, y, x, 400.0)[sand]
-    for band in range(len(BANDS)):
-        spectra[band, sand] = np.interp(place[sand], _SAND_PLACES, _SAND[:, band])
-        if band < len(params.S2_L2A_BANDS):
-            spectra[band, sand] *= tint
+    spectra[:, sand] = _sand(place[sand])
+    spectra[: len(params.S2_L2A_BANDS), sand] *= 1.0 + 0.06 * _fractal(rng, y, x, 400.0)[sand]
     return spectra
 
 
-def _mix(one: Floats, other: Floats, share: Floats) -> Floats:
-    return one * (1.0 - share) + other * share
+class _Cover:
+    """What covers the ground: a share (y, x) of each class in every pixel, summing to 1, and its brightness."""
+
+    def __init__(self, shape: tuple[int, int]) -> None:
+        self.shares: dict[tuple[float, ...], Floats] = {}
+        self.brightness = np.ones(shape)
+
+    def put(self, spectrum: tuple[float, ...], share: Floats, where: npt.NDArray[np.bool_] | None = None) -> None:
+        """Covers ``share`` (y, x) of what is there with another class, everywhere or ``where`` only."""
+        share = share.clip(0.0, 1.0) if where is None else np.where(where, share.clip(0.0, 1.0), 0.0)
+        for other in self.shares.values():
+            other *= 1.0 - share
+        self.shares[spectrum] = self.shares.get(spectrum, 0.0) + share
+
+    def spectra(self) -> Floats:
+        """The pixels: float64 (band, y, x). Brightness changes reflectance, not backscatter, which is in dB."""
+        spectra = np.empty((len(BANDS), *self.brightness.shape))
+        for band in range(len(BANDS)):
+            spectra[band] = sum(spectrum[band] * share for spectrum, share in self.shares.items())
+        spectra[: len(params.S2_L2A_BANDS)] *= self.brightness
+        return spectra
 
 
-def _lit(spectra: Floats, brightness: Floats) -> Floats:
-    """``spectra`` (band, 1 or y, 1 or x) with reflectance times ``brightness`` (y, x), and backscatter, in dB, as it is."""
-    optical = len(params.S2_L2A_BANDS)
-    unlit = np.broadcast_to(spectra[optical:], (len(spectra) - optical, *brightness.shape))
-    return np.concatenate([spectra[:optical] * brightness, unlit])
-
-
-def _land(world: _World, month: date) -> Floats:
-    """Everything beyond the sand: fields, trees, villages, roads and ponds; float64 (band, y, x)."""
+def _land(world: _World, month: date, tracks: npt.NDArray[np.bool_]) -> Floats:
+    """Everything but sand and river: fields, trees, villages, roads and ponds; float64 (band, y, x)."""
     rng = world.rng("land")
     y, x = world.metres
     shape = world.grid.shape
-    spectra_of = {
-        name: np.asarray(values, dtype=np.float64)[:, None, None]
-        for name, values in {
-            "forest": _FOREST, "riparian": _RIPARIAN, "soil": _SOIL, "bare": _BARE_FIELD, "crop": _CROP, "built": _BUILT
-        }.items()
-    }
     far = np.abs(world.across) - world.half_width
+    cover = _Cover(shape)
+    ones = np.ones(shape)
+    year = (month.month - 1) / 12.0
+    lush = float(0.5 + 0.5 * triangle(np.asarray(year - 0.25)))  # 0 in April, 1 in October
 
-    # Parcels: a crooked grid, every other row shifted, each parcel with its crop's calendar.
+    # Parcels: a crooked grid, each row shifted, some parcels joined; each with a crop, its calendar and its tone.
     slope = rng.random() - 0.5
-    u = (x + slope * y + 40.0 * smooth(rng, y, x, cell_y=500.0, cell_x=500.0)) / 130.0
-    v = (y - slope * x + 40.0 * smooth(rng, y, x, cell_y=500.0, cell_x=500.0)) / 85.0
-    row = np.floor(v).astype(np.int64)
-    shifts = rng.random(256)
-    u = u + shifts[row % 256]
-    col = np.floor(u).astype(np.int64)
-    table = rng.random((4, 128, 128))
-    calendar, vigour, tone, fallow = (layer[row % 128, col % 128] for layer in table)
-    season = triangle((month.month - 1) / 12.0 - 0.15 + 0.35 * (calendar > 0.55) + 0.2 * calendar)
-    green = ((season + 0.35) * (0.4 + 0.6 * vigour)).clip(0.0, 1.0) * (fallow > 0.2)
-    ground = _mix(spectra_of["bare"], spectra_of["soil"], fallow)
-    land = _lit(_mix(ground, spectra_of["crop"], 0.85 * green), 0.8 + 0.4 * tone)
-    wet = 0.5 - 0.5 * triangle(np.asarray((month.month - 1) / 12.0 + 0.42))
-    land = _mix(land, spectra_of["riparian"], 0.25 + 0.2 * wet + np.zeros(shape))
+    crooked = 55.0 * smooth(rng, y, x, cell_y=450.0, cell_x=450.0)
+    v = (y - slope * x + crooked) / (60.0 + 35.0 * rng.random())
+    row = np.floor(v).astype(np.int64) % 256
+    shifts, lengths = rng.random(256), 70.0 + 130.0 * rng.random(256)
+    u = (x + slope * y + crooked) / lengths[row] + shifts[row]
+    col = np.floor(u).astype(np.int64) % 256
+    calendar, vigour, tone, soil = (layer[row, col] for layer in rng.random((4, 256, 256)))
+    season = triangle(year - 0.20 - 0.5 * calendar * (calendar > 0.6))
+    green = (0.35 + 0.6 * season + 0.35 * lush) * (0.35 + 0.75 * vigour)
+    cover.put(_BARE_FIELD, ones)
+    cover.put(_SOIL, soil)
+    cover.put(_CROP, 0.9 * green)
+    dry_grass = 0.25 + 0.3 * smooth(rng, y, x, cell_y=700.0, cell_x=700.0)
+    cover.put(_RIPARIAN, dry_grass + 0.1 * lush)
+    cover.brightness *= 0.84 + 0.32 * tone
 
-    hedge = (np.minimum(u - col, 1.0 - (u - col)) * 130.0 < 7.0) & (shifts[(row + col) % 256] > 0.45)
-    clumps = _fractal(rng, y, x, 220.0) > 0.62
-    bank = (far > 0.0) & (far < 60.0 + 60.0 * smooth(rng, y, x, cell_y=150.0, cell_x=150.0))
-    trees = hedge | clumps | bank
-    share = np.where(trees, 0.35 + 0.5 * rng.random(), 0.0) + 0.12 * _fractal(rng, y, x, 40.0) * trees
-    land = _mix(land, spectra_of["forest"], share.clip(0.0, 0.95))
-    grass = world.bed
-    land = np.where(grass, _mix(spectra_of["riparian"], spectra_of["crop"], 0.35 * wet + np.zeros(shape)), land)
+    edge = np.minimum(u - np.floor(u), 1.0 - (u - np.floor(u))) * lengths[row]
+    hedge = (edge < 8.0) & (shifts[(row + col) % 256] > 0.55)
+    woods = _fractal(rng, y, x, 320.0, octaves=4)
+    trees = 0.75 * (woods - 0.45).clip(0.0, 0.3) / 0.3 + 0.5 * hedge
+    strip = 1.0 - far / (45.0 + 55.0 * (1.0 + _fractal(rng, y, x, 160.0)).clip(0.0, 2.0))
+    trees = np.maximum(trees, np.where(far > 0.0, (1.6 * strip).clip(0.0, 0.85), 0.0))
+    trees = trees * (0.8 + 0.35 * _fractal(rng, y, x, 45.0, octaves=2))
+    cover.put(_FOREST, trees)
 
-    # A road on either side, and villages on it.
-    wander = 60.0 * smooth(rng, np.zeros_like(y), world.along, cell_y=1.0, cell_x=900.0)
-    for side in (-1.0, 1.0):
-        kept_off = 420.0 + 320.0 * rng.random()
-        road = np.abs(side * world.across - world.half_width - kept_off - wander) < 6.0
-        land = np.where(road, _lit(spectra_of["soil"], np.full(shape, 1.15)), land)
-        for _ in range(3):
-            middle = rng.random() * world.along.max()
-            radius = 110.0 + 170.0 * rng.random()
-            dy = side * world.across - world.half_width - kept_off - wander
-            edge = radius * (1.0 + 0.5 * smooth(rng, y, x, cell_y=120.0, cell_x=120.0))
-            village = (dy * dy + 0.5 * (world.along - middle) ** 2 < edge * edge) & (far > 40.0)
-            houses = village & (normal(rng, shape) > 0.2)
-            land = np.where(village, _mix(land, spectra_of["forest"], 0.4 + np.zeros(shape)), land)
-            bright = _lit(spectra_of["built"], 1.0 + 0.22 * normal(rng, shape))
-            land = np.where(houses, _mix(land, bright, 0.85 + np.zeros(shape)), land)
+    # A road on either side with villages, and the tracks that lorries take from the mines to it.
+    cover.put(_SOIL, 0.8 * ones, tracks)
+    cover.brightness[tracks] = 1.2
+    for side, road in world.roads.items():
+        off_road = side * world.across - world.half_width - road
+        cover.put(_SOIL, 0.75 * ones, np.abs(off_road) < 6.0)
+        for _ in range(2):
+            middle = world.along.min() + rng.random() * (world.along.max() - world.along.min())
+            radius = 90.0 + 190.0 * rng.random()
+            ragged = radius * (1.0 + 0.6 * smooth(rng, y, x, cell_y=110.0, cell_x=110.0))
+            from_middle = world.along - middle
+            village = (off_road * off_road + 0.5 * from_middle * from_middle < ragged * ragged) & (far > 60.0)
+            cover.put(_FOREST, 0.35 + 0.25 * normal(rng, shape), village)
+            density = smooth(rng, y, x, cell_y=28.0, cell_x=28.0) + 0.35 * normal(rng, shape)
+            houses = village & (density > 0.12)
+            cover.put(_BUILT, 0.7 + 0.2 * normal(rng, shape), houses)
+            cover.brightness[houses] = (1.0 + 0.3 * normal(rng, shape)).clip(0.4, 2.0)[houses]
 
-    land = _lit(land, 1.0 + 0.05 * normal(rng, shape))
+    # Shrubs on what is high enough to keep them.
+    cover.put(_RIPARIAN, ones, world.bed)
+    cover.put(_CROP, 0.2 + 0.5 * lush + 0.35 * _fractal(rng, y, x, 50.0), world.bed)
+    cover.brightness *= 1.0 + 0.05 * normal(rng, shape)
+    spectra = cover.spectra()
+
     # Ponds: the colours of flooded pits, round, with a smooth wet margin.
-    for _ in range(14):
+    for _ in range(10):
         middle_y, middle_x = rng.random() * y.max(), rng.random() * x.max()
-        radius, squeeze = 25.0 + 55.0 * rng.random(), 0.5 + rng.random()
+        radius, squeeze = 25.0 + 50.0 * rng.random(), 0.5 + rng.random()
         dy, dx = y - middle_y, x - middle_x
-        edge = radius * (1.0 + 0.45 * smooth(rng, y, x, cell_y=70.0, cell_x=70.0))
-        inner = np.sqrt(squeeze * dy * dy + dx * dx / squeeze + 0.4 * dy * dx) / edge
+        shore = radius * (1.0 + 0.45 * smooth(rng, y, x, cell_y=70.0, cell_x=70.0))
+        inner = np.sqrt(squeeze * dy * dy + dx * dx / squeeze + 0.4 * dy * dx) / shore
         pond = (inner < 1.0) & (far > 30.0)
-        place = (0.35 * inner * inner)[pond]
-        for band in range(len(BANDS)):
-            land[band, pond] = np.interp(place, _SAND_PLACES, _SAND[:, band])
-    return land
+        spectra[:, pond] = _sand((0.3 * inner * inner)[pond])
+    return spectra
+
+
+def _sand(place: Floats) -> Floats:
+    """Spectra (band, pixel) at places (pixel) on the path of sand."""
+    return np.stack([np.interp(place, _SAND_PLACES, _SAND[:, band]) for band in range(len(BANDS))])
 
 
 def _clouds(world: _World, month: date, synthetic: params.Synthetic) -> npt.NDArray[np.bool_]:
     """Where no image of the month was free of cloud: patches, none in most dry months."""
     rng = world.rng(month, "clouds")
     field = rank(_fractal(rng, *world.metres, 900.0).ravel()).reshape(world.grid.shape)
-    # Gaps gather in a third of the months, so that their mean is what was asked for.
-    share = 3.0 * synthetic.cloud_fraction if rng.random() < 1.0 / 3.0 else 0.0
-    return field > 1.0 - min(share, 0.95)
+    # Gaps gather in some months; their mean is what was asked for.
+    luck = rng.random()
+    return field > 1.0 - min(4.0 * luck * luck * luck * synthetic.cloud_fraction, 0.95)
 
 
 def _sources(site: Site, month: date, mission: str, days: tuple[int, ...]) -> tuple[SourceImage, ...]:

@@ -1,0 +1,154 @@
+"""From what annotators left to checked tables: ``export.ndjson``, ``labels``, ``observations``, ``quarantine``.
+
+One pipeline for all sources. A source yields raw rows; they are frozen as received, but for credentials in URLs
+(``redact.py``), then parsed line by line into ``record.Row`` and judged: ``rules.py`` holds every rule, ``canonical.py``
+reads polygons and defines the label fingerprint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import geopandas as gpd
+import pandas as pd
+
+from sandwatch.annotations import geojson, labelbox_export
+from sandwatch.annotations.canonical import label_fingerprint
+from sandwatch.annotations.record import MalformedError, Row
+from sandwatch.annotations.redact import redact
+from sandwatch.annotations.rules import Judge, scenes_of
+from sandwatch.errors import InputError
+from sandwatch.files import whole
+from sandwatch.params import Annotations, Synthetic
+from sandwatch.schemas import WGS84, Labels, Observations, Quarantine
+
+__all__ = ["build", "freeze", "label_fingerprint", "summary"]
+
+
+def build(
+    params: Annotations,
+    synthetic: Synthetic,
+    *,
+    aoi: gpd.GeoDataFrame,
+    manifest: pd.DataFrame,
+    rivers: Path,
+    inputs: Path,
+    folder: Path,
+) -> dict[str, Any]:
+    """Freezes a snapshot of the labels and makes its tables.
+
+    Args:
+        params: the source, what the ontology calls things, and which labels count.
+        synthetic: the painter's params; the source ``synthetic`` alone reads them, and ``aoi`` and ``rivers``.
+        aoi: ``schemas.Aoi``.
+        manifest: ``schemas.Scenes``.
+        rivers: file with the river geometry.
+        inputs: the region's folder ``annotations``, for the other sources.
+        folder: gets export.ndjson, labels.parquet, observations.parquet and quarantine.parquet.
+
+    Returns:
+        The stage's metrics: flat, numbers and the label fingerprint.
+
+    Raises:
+        InputError: the source can't be read, or :func:`freeze` finds no usable polygon.
+    """
+    if params.source == "geojson":
+        return freeze(geojson.raw_rows(inputs, params), geojson.parse, params, manifest, folder)
+    if params.source == "labelbox_export":
+        return freeze(labelbox_export.raw_rows(inputs), labelbox_export.parse, params, manifest, folder)
+    from sandwatch.annotations import synthetic as painter
+
+    rows = painter.rows(aoi, rivers, manifest, synthetic, params)
+    lines = (json.dumps(row, sort_keys=True, ensure_ascii=False).encode() + b"\n" for row in rows)
+    return freeze(lines, labelbox_export.parse, params, manifest, folder)
+
+
+def freeze(
+    raw_rows: Iterable[bytes],
+    parse: Callable[[bytes, Annotations], Row],
+    params: Annotations,
+    manifest: pd.DataFrame,
+    folder: Path,
+) -> dict[str, Any]:
+    """Freezes raw rows and makes the tables of them; memory holds the tables and one raw row at a time.
+
+    Args:
+        raw_rows: lines as the source yields them, newlines included.
+        parse: reads one of them.
+        params: as for :func:`build`.
+        manifest: as for :func:`build`.
+        folder: as for :func:`build`.
+
+    Returns:
+        As :func:`build`.
+
+    Raises:
+        InputError: no usable polygon is left; the snapshot and its quarantine are written, to look into.
+    """
+    judge, rows, redacted = Judge(params, scenes_of(manifest)), 0, 0
+    with whole(folder / "export.ndjson") as partial, partial.open("wb") as snapshot:
+        for number, received in enumerate(raw_rows, start=1):
+            line, shortened = redact(received)
+            redacted += shortened
+            snapshot.write(line)
+            if not line.strip():
+                continue
+            rows += 1
+            row_sha256 = hashlib.sha256(line.rstrip(b"\r\n")).hexdigest()
+            try:
+                row = parse(line, params)
+            except MalformedError as error:
+                judge.malformed(f"export.ndjson:{number}", error, row_sha256)
+            else:
+                judge.row(row, row_sha256)
+
+    quarantine = _table(Quarantine, judge.quarantine)
+    Quarantine.write(quarantine, folder / "quarantine.parquet")
+    if not judge.labels:
+        raise InputError(
+            f"annotations, snapshot {params.snapshot}",
+            got=f"no usable polygon in {rows} rows ({_top_reasons(quarantine) or 'nothing in quarantine'})",
+            expected="at least one polygon to learn from",
+            fix=f"see {folder / 'quarantine.parquet'} and the names under annotations in params.yaml",
+        )
+    labels, observations = _table(Labels, judge.labels), _table(Observations, judge.observations)
+    Labels.write(labels, folder / "labels.parquet")
+    Observations.write(observations, folder / "observations.parquet")
+    return {
+        "label_fingerprint": label_fingerprint(labels, observations),
+        "rows": rows,
+        "labels": len(labels),
+        "labels_low": int((labels["confidence"] == "low").sum()),
+        "labels_high": int((labels["confidence"] == "high").sum()),
+        "labels_repaired": len(judge.repaired),
+        "observations": len(observations),
+        "negatives": int((~observations["has_mines"]).sum()),
+        "mine_area_km2": round(float(labels["area_m2"].sum()) / 1e6, 4),
+        "quarantined_labels": int(quarantine["polygons"].sum()),
+        "quarantined_rows": rows - len(observations),
+        "redacted_urls": redacted,
+    } | {f"quarantine_{reason}": count for reason, count in sorted(Counter(quarantine["reason"]).items())}
+
+
+def summary(metrics: dict[str, Any]) -> Iterator[str]:
+    """The metrics of :func:`build` as lines of a table, to be printed."""
+    width = max(len(name) for name in metrics)
+    for name, value in metrics.items():
+        yield f"  {name:<{width}}  {value}"
+
+
+def _top_reasons(quarantine: pd.DataFrame) -> str:
+    return ", ".join(f"{reason} {count}" for reason, count in Counter(quarantine["reason"]).most_common(3))
+
+
+def _table(model: type[Labels | Observations | Quarantine], rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """A table of ``rows`` with the model's columns and types, where a column has no value too."""
+    dtypes = model.to_schema().dtypes
+    table = pd.DataFrame(rows, columns=list(dtypes))
+    table = table.astype({name: dtype.type for name, dtype in dtypes.items() if name != "geometry"})
+    return gpd.GeoDataFrame(table, geometry="geometry", crs=WGS84) if "geometry" in dtypes else table

@@ -1,0 +1,155 @@
+"""Reading drawn polygons, one canonical form for each, and the label fingerprint that rests on it.
+
+``labels.parquet`` keeps vertices as they were drawn. For hashing, a polygon has a canonical form of integers, which
+depends on no library's version:
+
+1. every coordinate is ``round(degrees * 10**7)``, half to even (about 1 cm); a third coordinate is dropped;
+2. in each ring the closing vertex and vertices equal to their predecessor are dropped;
+3. exterior rings run counterclockwise, holes clockwise; each ring starts at its smallest (longitude, latitude), and
+   where that vertex is there twice, at the one that gives the smaller sequence;
+4. holes are sorted, then the polygons of a multipolygon.
+
+The **canonical row** of a label is the UTF-8 JSON, without spaces, non-ASCII characters escaped, of
+``[feature_id, obs_id, class_name, confidence, polygons]``, where polygons is a list of polygons, each a list of rings,
+the exterior first, each a list of ``[longitude, latitude]``. A negative (an observation that was looked at and has no
+mine) has the canonical row ``["", obs_id, "", "", []]``: it trains the model as much as a polygon does.
+
+The **label fingerprint** is the SHA-256 of all canonical rows, sorted by their bytes, each followed by a newline.
+Anyone can compute it again from ``labels.parquet`` and ``observations.parquet``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from itertools import pairwise
+from typing import Any
+
+import shapely
+from shapely.geometry import MultiPolygon, Polygon
+
+QUANTA_PER_DEGREE = 10**7
+REPAIR_TOLERANCE = 0.01
+"""A broken polygon is repaired where its area changes by no more than this share; a bow-tie's lobes cancel out in the
+shoelace formula, so it is far beyond, whereas a small loop at one vertex is within."""
+
+Ring = tuple[tuple[int, int], ...]
+Shape = tuple[tuple[Ring, ...], ...]
+"""Canonical form: polygons, each its rings, the exterior first."""
+
+
+class UnusableGeometryError(Exception):
+    """A geometry can't become a label. ``reason`` is a reason of quarantine, ``str()`` the detail."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        self.reason = reason
+        super().__init__(detail)
+
+
+def read_polygon(geometry: Any) -> tuple[Polygon | MultiPolygon, bool]:
+    """A valid geometry from a GeoJSON Polygon or MultiPolygon, and whether it had to be repaired.
+
+    Args:
+        geometry: parsed JSON that claims to be a geometry in longitude, latitude (degrees); nothing is assumed of it.
+
+    Raises:
+        UnusableGeometryError: it is missing, no polygon, unreadable, or broken beyond repair (``REPAIR_TOLERANCE``).
+    """
+    if not isinstance(geometry, dict):
+        raise UnusableGeometryError("geometry_missing", "no geometry")
+    kind, coordinates = geometry.get("type"), geometry.get("coordinates")
+    if kind not in ("Polygon", "MultiPolygon"):
+        raise UnusableGeometryError("geometry_not_polygon", f"a {kind}, not a Polygon or MultiPolygon")
+    parts = [coordinates] if kind == "Polygon" else _sequence(coordinates)
+    rings = [[_ring(ring) for ring in _sequence(part)] for part in parts]
+    polygons = [Polygon(exterior, holes) for exterior, *holes in rings]
+    drawn = polygons[0] if kind == "Polygon" else MultiPolygon(polygons)
+    return (drawn, False) if drawn.is_valid else (_repaired(drawn), True)
+
+
+def canonical(geometry: Polygon | MultiPolygon) -> Shape:
+    """The canonical form of a geometry in degrees; the module's docstring defines it."""
+    return tuple(
+        sorted(
+            (_wound(part.exterior, 1), *sorted(_wound(hole, -1) for hole in part.interiors))
+            for part in shapely.get_parts(geometry)
+        )
+    )
+
+
+def canonical_row(feature_id: str, obs_id: str, class_name: str, confidence: str, shape: Shape) -> bytes:
+    """The bytes that stand for one label in the fingerprint; the module's docstring defines them."""
+    return json.dumps([feature_id, obs_id, class_name, confidence, shape], separators=(",", ":")).encode()
+
+
+def label_fingerprint(labels: Any, observations: Any) -> str:
+    """The label fingerprint of two tables as ``schemas.Labels`` and ``schemas.Observations`` define them.
+
+    Args:
+        labels: rows in any order.
+        observations: rows in any order; those without mines count.
+
+    Returns:
+        64 hexadecimal digits.
+    """
+    columns = ["feature_id", "obs_id", "class_name", "confidence", "geometry"]
+    rows = [
+        canonical_row(feature_id, obs_id, class_name, confidence, canonical(geometry))
+        for feature_id, obs_id, class_name, confidence, geometry in labels[columns].itertuples(index=False, name=None)
+    ]
+    rows += [canonical_row("", obs_id, "", "", ()) for obs_id in observations["obs_id"][~observations["has_mines"]]]
+    digest = hashlib.sha256()
+    for row in sorted(rows):
+        digest.update(row + b"\n")
+    return digest.hexdigest()
+
+
+def _sequence(value: Any) -> list[Any]:
+    if not isinstance(value, list) or not value:
+        raise UnusableGeometryError("geometry_invalid", f"coordinates hold {str(value)[:40]!r} where a list must be")
+    return value
+
+
+def _ring(value: Any) -> list[tuple[float, float]]:
+    points = []
+    for position in _sequence(value):
+        match position:
+            case [int() | float() as longitude, int() | float() as latitude, *_] if (
+                -180 <= longitude <= 180 and -90 <= latitude <= 90
+            ):
+                points.append((float(longitude), float(latitude)))
+            case _:
+                raise UnusableGeometryError(
+                    "geometry_invalid", f"vertex {str(position)[:60]} is no longitude and latitude in degrees"
+                )
+    if len(set(points)) < 3:
+        raise UnusableGeometryError("geometry_invalid", f"a ring of {len(set(points))} distinct vertices")
+    return points
+
+
+def _repaired(drawn: Polygon | MultiPolygon) -> Polygon | MultiPolygon:
+    valid = shapely.make_valid(drawn, method="structure", keep_collapsed=False)
+    snapped = shapely.set_precision(valid, 1 / QUANTA_PER_DEGREE)
+    parts = [part for part in shapely.get_parts(snapped) if part.geom_type == "Polygon" and not part.is_empty]
+    repaired = MultiPolygon(parts)
+    before, after = drawn.area, repaired.area  # of an invalid ring, GEOS gives the shoelace formula's area
+    if not after or abs(after - before) > REPAIR_TOLERANCE * before:
+        change = f"by {(after - before) / before:+.1%}" if before > 0 else "from nothing"
+        why = shapely.is_valid_reason(drawn)
+        raise UnusableGeometryError("geometry_invalid", f"{why}; a repair would change its area {change}")
+    return parts[0] if len(parts) == 1 else repaired
+
+
+def _wound(ring: shapely.LinearRing, direction: int) -> Ring:
+    """The quantised ring counterclockwise (1) or clockwise (-1), from its smallest vertex on."""
+    points = [(round(x * QUANTA_PER_DEGREE), round(y * QUANTA_PER_DEGREE)) for x, y in ring.coords]
+    distinct = [b for a, b in pairwise(points) if a != b] or points[:1]
+    if _doubled_area(distinct) * direction < 0:
+        distinct = distinct[::-1]
+    least = min(distinct)
+    return min(tuple(distinct[i:] + distinct[:i]) for i, point in enumerate(distinct) if point == least)
+
+
+def _doubled_area(ring: list[tuple[int, int]]) -> int:
+    """Twice the signed area, exactly. Source: the shoelace formula."""
+    return sum(x1 * y2 - x2 * y1 for (x1, y1), (x2, y2) in pairwise([*ring, ring[0]]))

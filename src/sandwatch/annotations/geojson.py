@@ -1,0 +1,148 @@
+"""Annotation files, one GeoJSON an observation, listed in ``annotations.csv``; the predecessor's files among them.
+
+The manifest has the columns ``obs_id``, ``path`` (absolute, or relative to the manifest) and, if wanted,
+``confidence_property``: the property of each feature that answers the confidence question, by default that question's
+name. Files are read as JSON, so features without ``"type": "Feature"``, which geopandas reads as nothing at all, count
+like any other. A file without features, an empty one too, is a negative.
+
+A raw row is one JSON line a file: obs_id, path (its name alone where it is absolute: outputs don't say where they were
+made), sha256 of the file, confidence_property, and content, the file's text verbatim.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from sandwatch.annotations.canonical import UnusableGeometryError, canonical, read_polygon
+from sandwatch.annotations.record import Drawn, Label, MalformedError, Row
+from sandwatch.errors import InputError
+from sandwatch.params import Annotations
+
+MANIFEST = "annotations.csv"
+LONGITUDE_LATITUDE = ("CRS84", "EPSG::4326", "EPSG:4326")
+"""How a ``crs`` member ends that means what GeoJSON means without one. Source: GeoJSON 2008, 3; RFC 7946, 4."""
+
+
+def raw_rows(inputs: Path, params: Annotations) -> Iterator[bytes]:
+    """One JSON line for each row of the manifest in the folder ``inputs``.
+
+    Raises:
+        InputError: the manifest or a file of it is missing or unreadable.
+    """
+    manifest = inputs / MANIFEST
+    if not manifest.is_file():
+        raise InputError(
+            str(manifest),
+            got="no such file",
+            expected="a CSV with the columns obs_id and path",
+            fix="list your annotation files there",
+        )
+    with manifest.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        if missing := {"obs_id", "path"} - set(reader.fieldnames or ()):
+            raise InputError(
+                str(manifest),
+                got=f"columns {', '.join(reader.fieldnames or ()) or 'none'}",
+                expected="obs_id, path and, if wanted, confidence_property",
+                fix=f"add {', '.join(sorted(missing))}",
+            )
+        for entry in reader:
+            yield _raw_row(manifest, reader.line_num, entry, params)
+
+
+def _raw_row(manifest: Path, line: int, entry: dict[str, str | None], params: Annotations) -> bytes:
+    obs_id, name = (entry["obs_id"] or "").strip(), (entry["path"] or "").strip()
+    path = manifest.parent / name
+    if not obs_id or not name or not path.is_file():
+        raise InputError(
+            f"{manifest}, line {line}",
+            got=f"obs_id {obs_id!r}, path {name!r}",
+            expected="an observation and a GeoJSON file on this machine",
+            fix="correct the line, or fetch the file first",
+        )
+    content = path.read_bytes()
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(str(path), got=str(error), expected="UTF-8", fix="save it as UTF-8") from None
+    row = {
+        "obs_id": obs_id,
+        "path": path.name if Path(name).is_absolute() else name,
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "confidence_property": (entry.get("confidence_property") or "").strip() or params.confidence_question,
+        "content": text,
+    }
+    return json.dumps(row, ensure_ascii=False).encode() + b"\n"
+
+
+def parse(line: bytes, params: Annotations) -> Row:
+    """Reads one line that :func:`raw_rows` made.
+
+    A feature's id is ``<obs_id>/<its own id>`` where it has one, else ``<obs_id>/<16 digits of the SHA-256 of its
+    canonical geometry and confidence>``: neither the order of features nor that of vertices changes it, and a feature
+    that is there twice shows.
+
+    Raises:
+        MalformedError: the file's content isn't GeoJSON.
+        InputError: it declares a CRS other than longitude and latitude.
+    """
+    row = json.loads(line)
+    features = _features(row["content"], row["path"])
+    drawn = tuple(_drawn(feature, row["obs_id"], row["confidence_property"], params.mine_class) for feature in features)
+    label = Label(label_id=f"{row['obs_id']}/{row['sha256'][:16]}", drawn=drawn, mines=bool(drawn))
+    return Row(row_id=row["path"], names=(row["obs_id"],), labels=(label,))
+
+
+def _features(content: str, path: str) -> list[dict[str, Any]]:
+    if not content.strip():
+        return []
+    try:
+        collection = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise MalformedError(f"not JSON: {error}") from None
+    if not isinstance(collection, dict):
+        raise MalformedError(f"a JSON {type(collection).__name__}, not a FeatureCollection")
+    features = collection.get("features", [collection] if "geometry" in collection else None)
+    if not isinstance(features, list):
+        raise MalformedError("neither a list of features nor a feature")
+    if not all(isinstance(feature, dict) for feature in features):
+        raise MalformedError("a feature that is no JSON object", len(features))
+    crs = collection.get("crs")
+    if crs is not None and not str(_get(crs, "properties", "name")).endswith(LONGITUDE_LATITUDE):
+        raise InputError(
+            path,
+            got=f"crs {_get(crs, 'properties', 'name') or crs}",
+            expected="longitude and latitude (OGC:CRS84 or EPSG:4326)",
+            fix="reproject it: ogr2ogr -t_srs EPSG:4326 new.geojson old.geojson",
+        )
+    return features
+
+
+def _drawn(feature: dict[str, Any], obs_id: str, confidence_property: str, mine_class: str) -> Drawn:
+    answer = _get(feature, "properties", confidence_property)
+    geometry = feature.get("geometry")
+    own_id = feature.get("id")
+    if own_id is None:
+        try:
+            identity: Any = canonical(read_polygon(geometry)[0])
+        except UnusableGeometryError:
+            identity = geometry
+        own_id = hashlib.sha256(json.dumps([identity, answer], sort_keys=True).encode()).hexdigest()[:16]
+    return Drawn(
+        feature_id=f"{obs_id}/{own_id}",
+        class_name=mine_class,
+        answer=answer if isinstance(answer, str) else None,
+        geometry=geometry,
+    )
+
+
+def _get(value: Any, *keys: str) -> Any:
+    """The value under nested keys, None where there is none."""
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value

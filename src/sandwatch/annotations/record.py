@@ -1,0 +1,76 @@
+"""What every source of labels is read into, before any rule is applied."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+class MalformedError(Exception):
+    """A raw row can't be read; ``str()`` of it says why."""
+
+    def __init__(self, detail: str, drawn: int = 0) -> None:
+        """``drawn``: how many drawn objects the row holds, as far as that can be told."""
+        self.drawn = drawn
+        super().__init__(detail)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """One object that a person drew.
+
+    Attributes:
+        feature_id: its id at the source.
+        class_name: its class in the ontology.
+        answer: what was answered to the confidence question, None where nothing was.
+        geometry: a GeoJSON geometry as received (longitude, latitude), not checked yet; None where there is none.
+    """
+
+    feature_id: str
+    class_name: str
+    answer: str | None
+    geometry: Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Label:
+    """What one person left on one observation.
+
+    Attributes:
+        label_id: its id at the source.
+        drawn: the objects drawn, in the source's order.
+        mines: whether the person says that there are mines; None where they don't say.
+        done: whether the source's workflow regards it as finished.
+        skipped: whether the person skipped the image.
+        selected: whether the source's consensus selected it.
+        workflow_status: as the source names it, None where it has no workflow.
+        created_by, created_at, updated_at: None where the source doesn't say; times are ISO 8601 in UTC.
+        reviews: JSON list as received.
+    """
+
+    label_id: str
+    drawn: tuple[Drawn, ...]
+    mines: bool | None
+    done: bool = True
+    skipped: bool = False
+    selected: bool = True
+    workflow_status: str | None = None
+    created_by: str | None = None
+    created_at: str | None = None
+    updated_at: str | None = None
+    reviews: str = "[]"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One raw row of a snapshot: an image that was handed to annotators.
+
+    Attributes:
+        row_id: its id at the source.
+        names: names that the observation may go by, the likeliest first.
+        labels: everything that was left on it.
+    """
+
+    row_id: str
+    names: tuple[str, ...]
+    labels: tuple[Label, ...]

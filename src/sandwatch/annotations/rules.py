@@ -1,0 +1,283 @@
+"""Which labels count: one judge for all sources.
+
+Everything that a row holds ends in exactly one place. An object that was drawn is kept, or is counted in the
+``polygons`` of exactly one row of the quarantine. The rules, in this order:
+
+======================  ================================================================================================
+malformed_row           the raw row can't be read
+no_label                nobody left a label on the image
+unknown_observation     no name of the row is an obs_id of the scenes' manifest
+scene_missing           the observation's scene was skipped by ``export``
+label_skipped           the annotator skipped the image
+not_done                the label's workflow status is not among ``annotations.done_statuses``
+several_labels          more than one label is left and ``annotations.consensus`` doesn't choose this one
+duplicate_observation   an earlier row was already kept for the observation
+activity_missing        the activity question has no answer that ``annotations.activity_answers`` knows
+activity_contradicts_polygons
+                        mines are said and none is drawn, or the other way round
+======================  ================================================================================================
+
+Those reject a label with all that was drawn; the others reject one drawn object:
+
+======================  ================================================================================================
+unknown_class           not of the class ``annotations.mine_class``
+duplicate_feature_id    its id was kept before
+geometry_missing, geometry_not_polygon, geometry_invalid
+                        see ``canonical.py``
+outside_scene           it doesn't touch its scene
+confidence_missing      the confidence question has no answer that ``annotations.confidence_answers`` knows
+======================  ================================================================================================
+
+**No false negatives.** A pixel of a kept observation that no kept polygon covers teaches "no mine". So where a mine was
+drawn and its polygon can't be used, keeping the rest of the observation would teach a falsehood: the observation is
+withheld whole, its other polygons counted under ``observation_incomplete``. Three rejections do no such harm and leave
+the rest kept: another class is no mine, a polygon outside the scene covers no pixel of it, and of a polygon that is
+there twice one stays. Where mines were said and no polygon is left, the observation is withheld too, rather than turned
+into a negative.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import shapely
+
+from sandwatch.annotations.canonical import UnusableGeometryError, canonical, canonical_row, read_polygon
+from sandwatch.annotations.record import Drawn, Label, MalformedError, Row
+from sandwatch.geometry import WGS84, reproject
+from sandwatch.params import Annotations
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """What the rules need of an observation's rasters.
+
+    Attributes:
+        site_id, date: of the observation.
+        crs: the scene's UTM zone, ``EPSG:326xx`` or ``EPSG:327xx``.
+        bounds_m: (left, bottom, right, top) in that zone.
+        missing: why the pixels to learn from are not there, None where they are.
+    """
+
+    site_id: str
+    date: str
+    crs: str
+    bounds_m: tuple[float, float, float, float]
+    missing: str | None
+
+
+def scenes_of(manifest: pd.DataFrame) -> dict[str, Scene]:
+    """Scenes by obs_id, from the table ``schemas.Scenes``. A skipped picture for annotators (rgb) is no loss."""
+    scenes: dict[str, Scene] = {}
+    learnt: Any = manifest[manifest["product"] != "rgb"]
+    for row in learnt.itertuples():
+        a, _, left, _, e, top = (float(value) for value in row.transform.split(","))
+        missing = f"{row.product}: {row.detail}" if row.status == "skipped" else None
+        if row.obs_id in scenes:
+            missing = scenes[row.obs_id].missing or missing
+        scenes[row.obs_id] = Scene(
+            site_id=row.site_id,
+            date=row.date,
+            crs=row.crs,
+            bounds_m=(left, top + e * row.height_px, left + a * row.width_px, top),
+            missing=missing,
+        )
+    return scenes
+
+
+class _RejectedError(Exception):
+    """A drawn object is unfit. ``harmless``: without it the rest of its observation still tells the truth."""
+
+    def __init__(self, reason: str, detail: str, *, harmless: bool = False) -> None:
+        self.reason, self.harmless = reason, harmless
+        super().__init__(detail)
+
+
+class Judge:
+    """Judges rows one after another; its lists are the rows of the three tables.
+
+    Attributes:
+        labels, observations, quarantine: rows of ``schemas.Labels``, ``Observations`` and ``Quarantine``.
+        repaired: feature ids of kept polygons whose geometry had to be repaired.
+    """
+
+    def __init__(self, params: Annotations, scenes: dict[str, Scene]) -> None:
+        self._params, self._scenes = params, scenes
+        self._seen: set[str] = set()
+        self._kept: dict[str, str] = {}
+        self.labels: list[dict[str, Any]] = []
+        self.observations: list[dict[str, Any]] = []
+        self.quarantine: list[dict[str, Any]] = []
+        self.repaired: list[str] = []
+
+    def malformed(self, row_id: str, error: MalformedError, row_sha256: str) -> None:
+        """Rejects a raw row that could not be read."""
+        self._reject(row_id, row_sha256, "malformed_row", str(error), polygons=error.drawn)
+
+    def row(self, row: Row, row_sha256: str) -> None:
+        """Judges one row."""
+        obs_id = next((name for name in row.names if name in self._scenes), None)
+        name = obs_id or next(iter(row.names), None)
+        reject = functools.partial(self._reject, row.row_id, row_sha256, obs_id=name)
+        if not row.labels:
+            reject("no_label", "the row holds no label")
+        elif obs_id is None:
+            for label in row.labels:
+                reject("unknown_observation", f"{name!r} is not in the manifest of scenes", label=label)
+        elif missing := self._scenes[obs_id].missing:
+            for label in row.labels:
+                reject("scene_missing", missing, label=label)
+        elif only := self._only(row.labels, reject):
+            mines = sum(drawn.class_name == self._params.mine_class for drawn in only.drawn)
+            if obs_id in self._seen:
+                reject("duplicate_observation", "an earlier row of the snapshot was kept", label=only)
+            elif only.mines is None:
+                reject("activity_missing", f"no known answer to {self._params.activity_question!r}", label=only)
+            elif only.mines != (mines > 0):
+                said = "mines" if only.mines else "no mines"
+                reject("activity_contradicts_polygons", f"{said} are said, {mines} drawn", label=only)
+            else:
+                self._observation(only, obs_id, row_sha256, reject)
+
+    def _only(self, labels: tuple[Label, ...], reject: Callable[..., None]) -> Label | None:
+        """The one label that counts; rejects the others."""
+        fit = []
+        for label in labels:
+            if label.skipped:
+                reject("label_skipped", "skipped by the annotator", label=label)
+            elif not label.done:
+                reject("not_done", f"workflow status {label.workflow_status}", label=label)
+            else:
+                fit.append(label)
+        chosen = fit
+        if len(fit) > 1 and self._params.consensus == "selected":
+            chosen = [label for label in fit if label.selected]
+        elif len(fit) > 1 and self._params.consensus == "latest":
+            chosen = [max(fit, key=lambda label: (label.updated_at or "", label.label_id))]
+        only = chosen[0] if len(chosen) == 1 else None
+        outcome = f"chooses {only.label_id}" if only else "chooses none"
+        for label in fit:
+            if label is not only:
+                reject("several_labels", f"{len(fit)}; consensus {self._params.consensus} {outcome}", label=label)
+        return only
+
+    def _observation(self, label: Label, obs_id: str, row_sha256: str, reject: Callable[..., None]) -> None:
+        """Keeps the observation with its usable polygons, or withholds it."""
+        scene = self._scenes[obs_id]
+        kept: dict[str, dict[str, Any]] = {}
+        repaired, lost = [], []
+        for drawn in label.drawn:
+            try:
+                usable, was_repaired = self._polygon(drawn, obs_id, scene)
+                self._refuse_duplicate(usable, kept)
+            except _RejectedError as error:
+                reject(error.reason, str(error), label=label, drawn=drawn)
+                lost += [] if error.harmless else [f"{drawn.feature_id} {error.reason}"]
+            else:
+                kept[drawn.feature_id] = usable
+                repaired += [drawn.feature_id] if was_repaired else []
+        if label.mines and not kept and not lost:
+            lost = ["mines are said, and no polygon is left"]
+        if lost:
+            reject("observation_incomplete", "; ".join(lost), label=label, polygons=len(kept))
+            return
+        self._seen.add(obs_id)
+        self._kept.update((feature_id, usable["label_sha256"]) for feature_id, usable in kept.items())
+        self.repaired += repaired
+        shared = {
+            "obs_id": obs_id,
+            "label_id": label.label_id,
+            "created_by": label.created_by,
+            "workflow_status": label.workflow_status,
+        }
+        history = {
+            "created_at": label.created_at,
+            "updated_at": label.updated_at,
+            "reviews": label.reviews,
+            "row_sha256": row_sha256,
+        }
+        self.labels += [shared | history | usable for usable in kept.values()]
+        self.observations.append(
+            shared
+            | {
+                "site_id": scene.site_id,
+                "date": scene.date,
+                "has_mines": bool(kept),
+                "polygons": len(kept),
+                "snapshot": self._params.snapshot,
+            }
+        )
+
+    def _refuse_duplicate(self, usable: dict[str, Any], kept: dict[str, dict[str, Any]]) -> None:
+        """Refuses an id that is taken, in this observation (``kept``) or an earlier one."""
+        feature_id = usable["feature_id"]
+        before = kept[feature_id]["label_sha256"] if feature_id in kept else self._kept.get(feature_id)
+        if before is not None:
+            same = before == usable["label_sha256"]
+            raise _RejectedError(
+                "duplicate_feature_id", f"kept before, with {'the same' if same else 'another'} content", harmless=same
+            )
+
+    def _polygon(self, drawn: Drawn, obs_id: str, scene: Scene) -> tuple[dict[str, Any], bool]:
+        """What a usable polygon adds to its row of ``Labels``, and whether it was repaired."""
+        if drawn.class_name != self._params.mine_class:
+            raise _RejectedError("unknown_class", f"class {drawn.class_name!r}", harmless=True)
+        try:
+            geometry, was_repaired = read_polygon(drawn.geometry)
+        except UnusableGeometryError as error:
+            raise _RejectedError(error.reason, str(error)) from None
+        projected = reproject(geometry, WGS84, scene.crs)
+        if not (np.isfinite(projected.bounds).all() and projected.intersects(shapely.box(*scene.bounds_m))):
+            longitude, latitude = geometry.representative_point().coords[0]
+            raise _RejectedError(
+                "outside_scene", f"lies at longitude {longitude:.4f}, latitude {latitude:.4f}", harmless=True
+            )
+        area_m2 = round(projected.area, 1)
+        if area_m2 <= 0:
+            raise _RejectedError("geometry_invalid", "an area below 0.05 m2")
+        confidence = self._params.confidence_answers.get(drawn.answer or "")
+        if confidence is None:
+            raise _RejectedError("confidence_missing", f"{self._params.confidence_question}: {drawn.answer!r}")
+        canonical_bytes = canonical_row(drawn.feature_id, obs_id, drawn.class_name, confidence, canonical(geometry))
+        return {
+            "feature_id": drawn.feature_id,
+            "class_name": drawn.class_name,
+            "confidence": confidence,
+            "area_m2": area_m2,
+            "label_sha256": hashlib.sha256(canonical_bytes).hexdigest(),
+            "geometry": geometry,
+        }, was_repaired
+
+    def _reject(
+        self,
+        row_id: str,
+        row_sha256: str,
+        reason: str,
+        detail: str,
+        *,
+        obs_id: str | None = None,
+        label: Label | None = None,
+        drawn: Drawn | None = None,
+        polygons: int | None = None,
+    ) -> None:
+        """Adds a row to the quarantine; it counts ``polygons``, else one for ``drawn``, else all of ``label``."""
+        if polygons is None:
+            polygons = 1 if drawn else len(label.drawn) if label else 0
+        self.quarantine.append(
+            {
+                "row_id": row_id,
+                "obs_id": obs_id,
+                "label_id": label.label_id if label else None,
+                "feature_id": drawn.feature_id if drawn else None,
+                "polygons": polygons,
+                "reason": reason,
+                "detail": detail,
+                "row_sha256": row_sha256,
+            }
+        )

@@ -1,0 +1,312 @@
+"""From river sites to areas of interest: sites.csv and river geometry in, the rows of aoi.parquet out."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import shapely
+from shapely.geometry import Point, box
+from shapely.geometry.base import BaseGeometry
+
+from sandwatch import params, split
+from sandwatch.errors import InputError
+from sandwatch.geometry import WGS84, reproject, snap, transformer
+from sandwatch.grid import Grid, utm_crs
+from sandwatch.rivers import Rivers
+
+if TYPE_CHECKING:
+    import geopandas as gpd
+
+COLUMNS = ("site_id", "river", "district", "longitude", "latitude", "months", "role")
+ROLES = ("label", "infer", "both")
+UTM_LATITUDES = (-80.0, 84.0)
+"""Where UTM is defined, degrees. Source: NGA, The Universal Grids, DMATM 8358.2."""
+FAR_M = 100_000.0
+"""How far from a site the nearest river is looked for, to name its distance in an error."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """A row of sites.csv, checked.
+
+    Attributes:
+        site_id: letters, digits, ``_``, ``-`` and ``.``: it names files.
+        river: name.
+        district: name, may be empty.
+        longitude: degrees.
+        latitude: degrees.
+        months: first days of the months to observe, in order.
+        role: ``label`` (learnt from), ``infer`` (mapped) or ``both``.
+    """
+
+    site_id: str
+    river: str
+    district: str
+    longitude: float
+    latitude: float
+    months: tuple[date, ...]
+    role: str
+
+
+def read_sites(path: Path) -> list[Site]:
+    """Reads sites.csv: UTF-8, commas, a header with exactly :data:`COLUMNS` in any order.
+
+    Raises:
+        InputError: names the line and site at fault.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(str(path), got=str(error), expected="UTF-8", fix="save it as UTF-8") from None
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    header = [name.strip() for name in reader.fieldnames or ()]
+    if sorted(header) != sorted(COLUMNS):
+        raise InputError(
+            f"{path}, columns",
+            got=", ".join(header) or "none",
+            expected=", ".join(COLUMNS),
+            fix=f"add {_list(set(COLUMNS) - set(header))}, remove {_list(set(header) - set(COLUMNS))}",
+        )
+    reader.fieldnames = header
+    sites: dict[str, Site] = {}
+    for row in reader:
+        where = f"{path}, line {reader.line_num}"
+        if None in row or None in row.values():
+            raise InputError(
+                where,
+                got=f"{sum(v is not None for v in row.values())} values",
+                expected=f"{len(COLUMNS)}, as in the header",
+                fix="check the commas, and quote values that hold one",
+            )
+        site = _site({key: value.strip() for key, value in row.items()}, where)
+        if site.site_id in sites:
+            raise InputError(
+                where,
+                got=f"site_id {site.site_id} again",
+                expected="each site_id once",
+                fix="rename one, or put all months into one line",
+            )
+        sites[site.site_id] = site
+    if not sites:
+        raise InputError(str(path), got="no site", expected="a line for each site", fix="add your sites")
+    return [sites[site_id] for site_id in sorted(sites)]
+
+
+def build(sites: Sequence[Site], rivers: Rivers, *, aoi: params.Aoi, split_params: params.Split) -> gpd.GeoDataFrame:
+    """Makes the AOI, grid, group and fold of every site.
+
+    Groups are made of the sites that are learnt from (role ``label`` or ``both``); the others could chain distant
+    sites into one group though no model sees them. They have groups of their own, numbered after those, and the fold
+    ``infer``.
+
+    Args:
+        sites: from :func:`read_sites`.
+        rivers: the region's rivers.
+        aoi: section of params.yaml.
+        split_params: section of params.yaml.
+
+    Returns:
+        Rows of ``schemas.Aoi``.
+
+    Raises:
+        InputError: a site has no river within its extent or lies at the antimeridian, or folds can't be made.
+    """
+    import geopandas as gpd
+
+    areas = [_area(site, rivers, aoi) for site in sites]
+    learnt = [i for i, site in enumerate(sites) if site.role != "infer"]
+    others = [i for i, site in enumerate(sites) if site.role == "infer"]
+    group = np.empty(len(sites), dtype=np.int64)
+    fold = np.full(len(sites), "infer", dtype=object)
+    group[learnt] = split.groups([areas[i].geometry for i in learnt], split_params.min_distance_km)
+    group[others] = split.groups([areas[i].geometry for i in others], split_params.min_distance_km) + (
+        group[learnt].max(initial=-1) + 1
+    )
+    fold[learnt] = split.folds(
+        site_ids=[sites[i].site_id for i in learnt],
+        rivers=[sites[i].river for i in learnt],
+        observations=[len(sites[i].months) for i in learnt],
+        group=group[learnt].tolist(),
+        split=split_params,
+    )
+    return gpd.GeoDataFrame(
+        {
+            "site_id": [site.site_id for site in sites],
+            "river": [site.river for site in sites],
+            "district": [site.district for site in sites],
+            "role": [site.role for site in sites],
+            "longitude": [site.longitude for site in sites],
+            "latitude": [site.latitude for site in sites],
+            "months": [";".join(month.isoformat() for month in site.months) for site in sites],
+            "utm_crs": [area.grid.crs for area in areas],
+            "left_m": [area.grid.left for area in areas],
+            "top_m": [area.grid.top for area in areas],
+            "width_px": [area.grid.width for area in areas],
+            "height_px": [area.grid.height for area in areas],
+            "area_km2": [area.area_km2 for area in areas],
+            "group": group,
+            "fold": fold,
+        },
+        geometry=[area.geometry for area in areas],
+        crs=WGS84,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Area:
+    """geometry: EPSG:4326, snapped. grid: covers it. area_km2: in UTM, rounded to 100 m2."""
+
+    geometry: BaseGeometry
+    grid: Grid
+    area_km2: float
+
+
+def _area(site: Site, rivers: Rivers, aoi: params.Aoi) -> _Area:
+    """Clips the site's river to its square, simplifies and buffers it in the site's UTM zone.
+
+    The whole AOI stays in the zone of the site, across the zone's border too. The buffer may reach out of the square.
+    """
+    crs = utm_crs(site.longitude, site.latitude)
+    half = aoi.extent_m / 2.0
+    _refuse_antimeridian(site, half + aoi.buffer_m)
+    x, y = transformer(WGS84, crs).transform(site.longitude, site.latitude)
+    square = box(x - half, y - half, x + half, y + half)
+    near = rivers.near(transformer(crs, WGS84).transform_bounds(*square.bounds, densify_pts=21))
+    projected = shapely.make_valid(np.array([reproject(geometry, WGS84, crs) for geometry in near], dtype=object))
+    river = shapely.union_all(shapely.intersection(projected, square))
+    if river.is_empty:
+        raise _no_river(site, rivers, aoi)
+    area = river.simplify(aoi.simplify_tolerance_m).buffer(aoi.buffer_m)
+    geometry = snap(reproject(area, crs, WGS84)) if not area.is_empty else area
+    if geometry.is_empty:
+        raise InputError(
+            f"site {site.site_id}",
+            got=f"an area of interest without area from aoi.buffer_m = {aoi.buffer_m:g}",
+            expected="a river with an area, or a buffer around it",
+            fix="raise aoi.buffer_m; rivers that are lines need one",
+        )
+    stored = reproject(geometry, WGS84, crs)
+    left, bottom, right, top = (round(bound, 3) for bound in stored.bounds)
+    return _Area(
+        geometry=geometry, grid=Grid.covering((left, bottom, right, top), crs), area_km2=round(stored.area / 1e6, 4)
+    )
+
+
+def _refuse_antimeridian(site: Site, reach_m: float) -> None:
+    degrees = reach_m * math.sqrt(2.0) / (split.M_PER_DEGREE_LONGITUDE * math.cos(math.radians(site.latitude)))
+    if abs(site.longitude) + degrees > 180.0:
+        raise InputError(
+            f"site {site.site_id}",
+            got=f"longitude {site.longitude:g}, so that its extent crosses the antimeridian",
+            expected="a site whose extent lies on one side of it",
+            fix="move the site, or lower aoi.extent_m or aoi.buffer_m",
+        )
+
+
+def _no_river(site: Site, rivers: Rivers, aoi: params.Aoi) -> InputError:
+    """The error for a site without river, with what helps to understand it: the nearest river, or swapped numbers."""
+    fix = "correct the position, raise aoi.extent_m, or add the river to the file"
+    swapped = abs(site.longitude) <= 80.0 and len(
+        rivers.near(_around(site.latitude, site.longitude, aoi.extent_m / 2.0))
+    )
+    if swapped:
+        fix = "swap longitude and latitude: there is a river at the swapped position"
+    point = Point(site.longitude, site.latitude)
+    distances = [split.distance_km(point, g) for g in rivers.near(_around(site.longitude, site.latitude, FAR_M))]
+    nearest = f"the nearest {min(distances):.1f} km away" if distances else f"none within {FAR_M / 1000.0:g} km either"
+    return InputError(
+        f"site {site.site_id} at longitude {site.longitude:g}, latitude {site.latitude:g}",
+        got=f"no river within its extent, {nearest}",
+        expected=f"a river in the square of aoi.extent_m = {aoi.extent_m:g} around it",
+        fix=fix,
+    )
+
+
+def _around(longitude: float, latitude: float, reach_m: float) -> tuple[float, float, float, float]:
+    """Bounds in degrees that hold all points within ``reach_m`` of a position, cut off at the edges of the map."""
+    dy = reach_m / split.M_PER_DEGREE
+    dx = reach_m / (split.M_PER_DEGREE_LONGITUDE * math.cos(math.radians(min(abs(latitude) + dy, 89.0))))
+    return (
+        max(longitude - dx, -180.0),
+        max(latitude - dy, -90.0),
+        min(longitude + dx, 180.0),
+        min(latitude + dy, 90.0),
+    )
+
+
+def _site(row: dict[str, str], where: str) -> Site:
+    if not re.fullmatch(r"\w[\w.-]*", row["site_id"]):
+        raise InputError(
+            f"{where}, site_id",
+            got=repr(row["site_id"]),
+            expected="letters, digits, '_', '-' and '.': it names files",
+            fix="rename the site",
+        )
+    where = f"{where}, site {row['site_id']}"
+    if not row["river"]:
+        raise InputError(f"{where}, river", got="nothing", expected="the river's name", fix="add it")
+    if row["role"] not in ROLES:
+        raise InputError(
+            f"{where}, role", got=repr(row["role"]), expected=f"one of {', '.join(ROLES)}", fix="correct it"
+        )
+    longitude, latitude = (_degrees(row, name, where) for name in ("longitude", "latitude"))
+    if not (abs(longitude) <= 180.0 and UTM_LATITUDES[0] <= latitude <= UTM_LATITUDES[1]):
+        swapped = abs(latitude) <= 180.0 and abs(longitude) <= 80.0
+        raise InputError(
+            where,
+            got=f"longitude {longitude:g}, latitude {latitude:g}",
+            expected="longitude from -180 to 180, latitude from -80 to 84, where UTM is defined",
+            fix="swap longitude and latitude" if swapped else "correct them",
+        )
+    return Site(
+        site_id=row["site_id"],
+        river=row["river"],
+        district=row["district"],
+        longitude=longitude,
+        latitude=latitude,
+        months=_months(row["months"], where),
+        role=row["role"],
+    )
+
+
+def _degrees(row: dict[str, str], name: str, where: str) -> float:
+    try:
+        value = float(row[name])
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise InputError(
+            f"{where}, {name}",
+            got=repr(row[name]),
+            expected="decimal degrees with a point, such as 85.88",
+            fix="correct it",
+        )
+    return value
+
+
+def _months(text: str, where: str) -> tuple[date, ...]:
+    """Months as ``2023-01``, or as their first days, with ``;`` between."""
+    months = []
+    for part in text.split(";"):
+        found = re.fullmatch(r"(\d{4})-(0[1-9]|1[0-2])(-01)?", part.strip())
+        if found is None or found[1] == "0000":
+            raise InputError(
+                f"{where}, months", got=repr(part.strip()), expected="months as 2023-01, ';' between", fix="correct it"
+            )
+        months.append(date(int(found[1]), int(found[2]), 1))
+    if len(set(months)) < len(months):
+        raise InputError(f"{where}, months", got=repr(text), expected="each month once", fix="remove the repetition")
+    return tuple(sorted(months))
+
+
+def _list(names: set[str]) -> str:
+    return " and ".join(sorted(names)) or "nothing"

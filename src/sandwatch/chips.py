@@ -1,0 +1,358 @@
+"""Labelled windows: an index table over one pixel stack and one mask an observation, and what each polygon gave.
+
+A scene is read once and its labels are rasterised once, as ordinals: the mask, the pixel counts of every window and
+the pixels that every polygon put into every window all come from that one array.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import geopandas as gpd
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from shapely.geometry.base import BaseGeometry
+
+from sandwatch import raster, stack
+from sandwatch.errors import InputError
+from sandwatch.files import whole
+from sandwatch.grid import RESOLUTION_M, Grid, Window, tile
+from sandwatch.params import Bands, Chips, Split
+from sandwatch.schemas import WGS84
+from sandwatch.split import Blocks, blocks, check_leak, min_distance_km
+
+OTHER, LOW, HIGH, IGNORED = 0, 1, 2, 255
+"""Values of a mask."""
+CONFIDENCE = {"low": LOW, "high": HIGH}
+DEGREE_DIGITS = 6
+"""Labels are burnt in with vertices at this many decimals of a degree (0.11 m, a hundredth of a pixel), as annotation
+tools write them. Measured: the predecessor's masks were made so; with more decimals, pixels that a label's corner
+touches by a millimetre come out otherwise (12 of 35,157 and 3 of 7,815 in its two published masks, with 6 none)."""
+CANDIDATES = 8
+"""Random places tried for each random window wanted, because blocks refuse some."""
+# Burning shapes, rasterio silences a warning of its own with catch_warnings, which threads may not do side by side.
+_BURNING = Lock()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cut:
+    """What cutting gave, apart from the arrays that it wrote.
+
+    Attributes:
+        windows: rows of schemas.Windows.
+        chip_labels: rows of schemas.ChipLabels.
+        metrics: figures about them.
+        notes: a line for each observation that gave no chip, for people.
+    """
+
+    windows: pd.DataFrame
+    chip_labels: pd.DataFrame
+    metrics: dict[str, Any]
+    notes: tuple[str, ...]
+
+
+def rasterise(labels: gpd.GeoDataFrame, grid: Grid) -> npt.NDArray[np.int32]:
+    """Burns labels into a grid; a pixel that a label touches is the label's.
+
+    Where labels overlap the higher class wins, and within a class the later ``feature_id``.
+
+    Args:
+        labels: columns feature_id, confidence (low or high) and geometry, in any CRS.
+        grid: in any CRS.
+
+    Returns:
+        int32 (y, x): 0 where there is no label, else 1 + the position of the label among the rows of ``labels``.
+    """
+    from rasterio.features import rasterize
+
+    if labels.empty:
+        return np.zeros(grid.shape, np.int32)
+    shapes = labels.geometry
+    if labels.crs.is_geographic:
+        shapes = shapes.transform(lambda vertices: vertices.round(DEGREE_DIGITS))
+    shapes = shapes.to_crs(grid.crs).to_numpy()
+    order = sorted(
+        range(len(labels)), key=lambda i: (CONFIDENCE[labels["confidence"].iloc[i]], labels["feature_id"].iloc[i])
+    )
+    with _BURNING:
+        ordinals: npt.NDArray[np.int32] = rasterize(
+            [(shapes[i], i + 1) for i in order],
+            out_shape=grid.shape,
+            transform=grid.transform,
+            all_touched=True,
+            dtype=np.int32,
+        )
+    return ordinals
+
+
+def inside(aoi: BaseGeometry, grid: Grid) -> npt.NDArray[np.bool_]:
+    """Whether the centre of each pixel lies in an AOI (EPSG:4326): bool (y, x)."""
+    from rasterio.features import geometry_mask
+
+    shape = gpd.GeoSeries([aoi], crs=WGS84).to_crs(grid.crs)
+    with _BURNING:
+        mask: npt.NDArray[np.bool_] = geometry_mask(shape, out_shape=grid.shape, transform=grid.transform, invert=True)
+    return mask
+
+
+def choose(
+    obs_id: str,
+    in_aoi: npt.NDArray[np.bool_],
+    valid: npt.NDArray[np.bool_],
+    fold: Callable[[Window], str | None],
+    chips: Chips,
+) -> list[tuple[str, str, Window]]:
+    """Chooses the windows of an observation: a regular grid, and random ones on top where it trains.
+
+    Args:
+        obs_id: gives, with ``chips.seed``, the random places.
+        in_aoi: bool (y, x).
+        valid: bool (y, x), where every band has data.
+        fold: of a window; None where it belongs to none.
+        chips: section of params.yaml.
+
+    Returns:
+        (fold, ``grid`` or ``random``, window) of each window that is inside the AOI enough, valid enough and in a fold.
+    """
+    size, (height, width) = chips.size_px, in_aoi.shape
+    aoi_px, valid_px = _Sums(in_aoi, size), _Sums(valid, size)
+
+    def fit(row: Any, col: Any) -> Any:
+        enough_aoi = aoi_px(row, col) >= chips.min_aoi_fraction * size**2
+        return enough_aoi & (valid_px(row, col) >= chips.min_valid_fraction * size**2)
+
+    regular = [window for window in tile(height, width, size, chips.stride_px) if fit(window.row, window.col)]
+    chosen = [(in_fold, "grid", window) for window in regular if (in_fold := fold(window)) is not None]
+
+    wanted = round(chips.random_windows_per_chip_area * int(in_aoi.sum()) / size**2)
+    rows, cols = (np.arange(max(length - size, 0) + 1) for length in (height, width))
+    places = np.flatnonzero(fit(rows[:, None], cols[None, :]))
+    seed = int.from_bytes(hashlib.sha256(f"{chips.seed}\n{obs_id}".encode()).digest())
+    tried = np.random.default_rng(seed).choice(places, min(wanted * CANDIDATES, len(places)), replace=False)
+    random = (Window(row=int(p) // len(cols), col=int(p) % len(cols), height=size, width=size) for p in tried)
+    training = (("train", "random", window) for window in random if fold(window) == "train")
+    return [*chosen, *islice(training, wanted)]
+
+
+def cut(
+    *,
+    aoi: gpd.GeoDataFrame,
+    manifest: pd.DataFrame,
+    scenes: Path,
+    observations: pd.DataFrame,
+    labels: gpd.GeoDataFrame,
+    bands: Bands,
+    chips: Chips,
+    split: Split,
+    out: Path,
+) -> Cut:
+    """Cuts windows from every observation that was looked at, has a scene and is learnt from.
+
+    Writes ``pixels/<obs_id>.npy`` (int16 (band, y, x), as :func:`sandwatch.stack.encode`) and ``masks/<obs_id>.npy``
+    (uint8 (y, x): 0 other, 1 low, 2 high, 255 where a band lacks data, or outside the AOI and unlabelled) to ``out``.
+    Observations are worked on in parallel; the number of processors does not change what comes out.
+
+    Args:
+        aoi: schemas.Aoi.
+        manifest: schemas.Scenes.
+        scenes: the folder that the manifest's paths start from.
+        observations: schemas.Observations.
+        labels: schemas.Labels.
+        bands: what to stack.
+        chips: size, number and fitness of windows.
+        split: the distance that folds keep, and the blocks of a group that stands alone.
+        out: folder for the arrays.
+
+    Raises:
+        InputError: folds come nearer to each other than they may, a site is not in ``aoi``, a raster is unfit, or
+            there is no window at all.
+    """
+    sites = aoi.set_index("site_id", drop=False)
+    for observation in observations.itertuples():
+        if observation.site_id not in sites.index:
+            raise InputError(
+                f"observation {observation.obs_id}",
+                got=f"site {observation.site_id}",
+                expected="a site of aoi.parquet",
+                fix="add the site to sites.csv, or run the annotations stage again",
+            )
+    placed = observations.assign(fold=sites.loc[observations["site_id"], "fold"].to_numpy())
+    learnt = placed[placed["fold"] != "infer"]
+    check_leak(
+        learnt["obs_id"].tolist(),
+        learnt["fold"].tolist(),
+        sites.loc[learnt["site_id"], "geometry"].tolist(),
+        min_distance_km=split.min_distance_km,
+    )
+    in_blocks = aoi.loc[aoi["fold"] == "blocks", "geometry"].tolist()
+    strips = blocks(in_blocks, size_m=chips.size_px * RESOLUTION_M, split=split) if in_blocks else None
+
+    exported = manifest[manifest["status"] == "exported"].set_index(["obs_id", "product"])["path"].to_dict()
+    products = {"s2": bands.s2} | ({"s1": bands.s1} if bands.s1 else {})
+    complete = learnt[[all((obs_id, product) in exported for product in products) for obs_id in learnt["obs_id"]]]
+    drawn = dict(tuple(labels.groupby("obs_id")))
+
+    def work(observation: Any) -> tuple[pd.DataFrame, pd.DataFrame]:
+        site = sites.loc[observation.site_id]
+        grid = _grid(site)
+        rasters = {
+            product: raster.read(scenes / exported[observation.obs_id, product], bands=names, grid=grid)
+            for product, names in products.items()
+        }
+        pixels = stack.encode(rasters["s2"], rasters.get("s1"))
+        valid, in_aoi = stack.valid(pixels), inside(site["geometry"], grid)
+        mine = drawn.get(observation.obs_id, labels.iloc[:0])
+        ordinals = np.where(valid, rasterise(mine, grid), 0)
+        mask = np.array([OTHER, *mine["confidence"].map(CONFIDENCE)], np.uint8)[ordinals]
+        mask[~valid | (~in_aoi & (mask == OTHER))] = IGNORED
+        for folder, array in (("pixels", pixels), ("masks", mask)):
+            with whole(out / folder / f"{observation.obs_id}.npy") as partial:
+                np.save(partial, array)
+        windows = _count(
+            choose(observation.obs_id, in_aoi, valid, _fold(observation.fold, strips, grid), chips),
+            chips.size_px,
+            {f"px_{name}": mask == value for name, value in (("other", OTHER), ("low", LOW), ("high", HIGH))},
+            {"aoi_fraction": in_aoi, "valid_fraction": valid},
+            obs_id=observation.obs_id,
+            site_id=observation.site_id,
+            river=site["river"],
+        )
+        return windows, _attribute(windows, ordinals, mine["feature_id"].tolist())
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        tables = list(pool.map(work, complete.itertuples()))
+    used = {observation_id for windows, _ in tables for observation_id in windows["obs_id"]}
+    without = placed[~placed["obs_id"].isin(used)]
+    notes = tuple(
+        f"{observation.obs_id}: no chips, because "
+        + (
+            "its site is only inferred"
+            if observation.fold == "infer"
+            else "no window is inside the AOI enough and valid enough"
+            if observation.obs_id in set(complete["obs_id"])
+            else f"it has no scene with all of {', '.join(products)}"
+        )
+        for observation in without.itertuples()
+    )
+    if not used:
+        raise InputError(
+            "params.yaml: chips",
+            got=f"no window in {len(placed)} observations ({'; '.join(notes[:2])})",
+            expected="at least one window",
+            fix="lower chips.min_aoi_fraction, chips.min_valid_fraction or chips.size_px, or label more observations",
+        )
+    windows, chip_labels = (pd.concat(part, ignore_index=True) for part in zip(*tables, strict=True))
+    return Cut(
+        windows=windows,
+        chip_labels=chip_labels,
+        metrics=_metrics(windows, chip_labels, without, labels, sites),
+        notes=notes,
+    )
+
+
+class _Sums:
+    """How many pixels of a mask lie in a square window, for any number of windows, out of one table of sums.
+
+    A window that reaches beyond the mask counts the part within. Source: Crow 1984, "Summed-area tables".
+    """
+
+    def __init__(self, mask: npt.NDArray[np.bool_], size: int) -> None:
+        height, width = mask.shape
+        self._size = size
+        self._table = np.zeros((max(height, size) + 1, max(width, size) + 1), np.int32)
+        inner = self._table[1:, 1:]
+        inner[:height, :width] = mask
+        np.cumsum(inner, axis=0, out=inner)
+        np.cumsum(inner, axis=1, out=inner)
+
+    def __call__(self, row: Any, col: Any) -> Any:
+        """Pixels in the windows whose first pixels are at ``row`` and ``col``: integers, or arrays of them."""
+        table, size = self._table, self._size
+        return table[row + size, col + size] - table[row, col + size] - table[row + size, col] + table[row, col]
+
+
+def _grid(site: Any) -> Grid:
+    """The grid of a row of schemas.Aoi."""
+    return Grid(
+        crs=site["utm_crs"],
+        left=float(site["left_m"]),
+        top=float(site["top_m"]),
+        width=int(site["width_px"]),
+        height=int(site["height_px"]),
+    )
+
+
+def _fold(fold: str, strips: Blocks | None, grid: Grid) -> Callable[[Window], str | None]:
+    """The fold of a window: its site's, or its block's (None between blocks)."""
+    if fold == "blocks" and strips is not None:
+        return lambda window: strips.fold(window, grid)
+    return lambda _: fold
+
+
+def _count(
+    chosen: Sequence[tuple[str, str, Window]],
+    size_px: int,
+    pixels: dict[str, npt.NDArray[np.bool_]],
+    fractions: dict[str, npt.NDArray[np.bool_]],
+    **names: str,
+) -> pd.DataFrame:
+    """Rows of schemas.Windows: where each window is, and how much of each mask lies in it."""
+    row, col = (np.array([getattr(window, axis) for _, _, window in chosen], np.int64) for axis in ("row", "col"))
+    counts = {name: _Sums(mask, size_px)(row, col).astype(np.int64) for name, mask in pixels.items()}
+    table = {
+        "chip_id": [f"{names['obs_id']}_{kind[0]}{window.row}_{window.col}" for _, kind, window in chosen],
+        "fold": [fold for fold, _, _ in chosen],
+        "kind": [kind for _, kind, _ in chosen],
+        "row": row,
+        "col": col,
+        "size_px": np.full(len(chosen), size_px),
+        **counts,
+        "px_ignored": size_px**2 - np.sum(list(counts.values()), axis=0),
+        **{name: _Sums(mask, size_px)(row, col) / size_px**2 for name, mask in fractions.items()},
+    }
+    return pd.DataFrame(table).assign(**names)
+
+
+def _attribute(windows: pd.DataFrame, ordinals: npt.NDArray[np.int32], feature_ids: Sequence[str]) -> pd.DataFrame:
+    """Rows of schemas.ChipLabels: the pixels that each label won in each window."""
+    rows: list[tuple[str, str, int]] = []
+    labelled = windows[(windows["px_low"] > 0) | (windows["px_high"] > 0)]
+    for chip_id, row, col, size in labelled[["chip_id", "row", "col", "size_px"]].itertuples(index=False):
+        won = np.bincount(ordinals[row : row + size, col : col + size].ravel(), minlength=len(feature_ids) + 1)
+        rows += [(chip_id, feature_ids[i - 1], int(won[i])) for i in np.flatnonzero(won).tolist() if i]
+    return pd.DataFrame(rows, columns=["chip_id", "feature_id", "pixels"]).astype({"pixels": np.int64})
+
+
+def _metrics(
+    windows: pd.DataFrame,
+    chip_labels: pd.DataFrame,
+    without: pd.DataFrame,
+    labels: gpd.GeoDataFrame,
+    sites: gpd.GeoDataFrame,
+) -> dict[str, Any]:
+    """The figures of results/chips/metrics.json. Pixels of overlapping windows count once for each window."""
+    used = sites.loc[sites.index.isin(windows["site_id"])]
+    test = used["fold"] == "test"
+    apart = test.any() and not test.all()
+    return {
+        "observations": int(windows["obs_id"].nunique()),
+        "observations_without_chip": len(without),
+        "labels_without_chip": int((~labels["feature_id"].isin(chip_labels["feature_id"])).sum()),
+        **{f"windows_{fold}": int((windows["fold"] == fold).sum()) for fold in ("train", "val", "test")},
+        "windows_with_mines": int(((windows["px_low"] + windows["px_high"]) > 0).sum()),
+        **{name: int(windows[name].sum()) for name in ("px_other", "px_low", "px_high", "px_ignored")},
+        "train_test_min_distance_km": round(
+            min_distance_km(used.loc[~test, "geometry"].tolist(), used.loc[test, "geometry"].tolist()), 3
+        )
+        if apart
+        else None,
+    }

@@ -1,0 +1,124 @@
+"""The command ``sandwatch``. Heavy libraries are imported where they are used, so that ``--help`` is quick."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sandwatch.errors import InputError
+
+if TYPE_CHECKING:
+    import geopandas as gpd
+
+    from sandwatch.schemas import Table
+
+app = typer.Typer(
+    help="Find sand mines on rivers, reproducibly. Run it in the root of a clone.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+MARKS = {"ok": "[green]ok[/]", "missing": "[yellow]--[/]", "problem": "[red]!![/]"}
+
+
+def main() -> None:
+    """Runs the command line; what the user got wrong is one line on standard error and exit status 1."""
+    try:
+        app()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+@app.command()
+def doctor() -> None:
+    """Say what is installed, configured and done, and what the next command is. Exit 1 where nothing can run."""
+    import os
+
+    from rich.console import Console
+    from rich.markup import escape
+
+    from sandwatch.doctor import examine, next_step
+
+    findings = examine(Path(), os.environ, Path.home())
+    console = Console(highlight=False, soft_wrap=True)
+    topic = None
+    for finding in findings:
+        if finding.topic != topic:
+            topic = finding.topic
+            console.print(f"[bold]{escape(topic)}[/]")
+        console.print(f"  {MARKS[finding.state]} {escape(finding.name):<30} {escape(finding.detail)}")
+    console.print(f"[bold]next[/]\n  {escape(next_step(findings))}")
+    if any(finding.state == "problem" for finding in findings):
+        raise typer.Exit(1)
+
+
+@app.command()
+def show(
+    obs_id: Annotated[str, typer.Argument(help="an observation, <site_id>_<YYYY-MM-01>, as in data/scenes.parquet")],
+    out: Annotated[Path | None, typer.Option(help="PNG to write  [default: <obs_id>.png]")] = None,
+) -> None:
+    """Draw a scene with its labels and, if there, its prediction, as a PNG."""
+    from sandwatch import infer, raster, report, schemas
+
+    data = Path("data")
+    manifest = schemas.Scenes.read(data / "scenes.parquet")
+    pictures = manifest[(manifest["product"] == "rgb") & (manifest["status"] == "exported")]
+    paths = dict(zip(pictures["obs_id"], pictures["path"], strict=True))
+    if obs_id not in paths:
+        raise _unknown(obs_id, list(paths))
+    scene = data / "scenes" / paths[obs_id]
+    prediction = data / "predictions" / obs_id
+    path = out or Path(f"{obs_id}.png")
+    report.scene_picture(
+        path,
+        raster.read(scene, bands=report.RGB),
+        raster.read_grid(scene),
+        title=obs_id,
+        labels=_rows(data / "annotations" / "labels.parquet", obs_id, schemas.Labels),
+        detections=_rows(prediction / "detections.parquet", obs_id, schemas.Detections),
+        score=infer.read_score(prediction / "score.tif") if (prediction / "score.tif").is_file() else None,
+    )
+    print(path)
+
+
+@app.command()
+def migrate(
+    folder: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="files in the predecessor's layout")],
+    region: Annotated[Path, typer.Argument(help="the region to make, data/regions/<name>")],
+) -> None:
+    """Turn the predecessor's files into a region: sites, rivers, imagery and annotations."""
+    from sandwatch.predecessor import write_region
+
+    made = write_region(folder, region)
+    print(f"{region}: {made.sites} sites, {made.scenes} rasters, {made.annotations} annotation files")
+    for path in made.left:
+        print(f"left aside: {path}")
+    print(
+        f"next: in params.yaml set region: {region.name}, imagery.source: files, annotations.source: geojson and "
+        "aoi.buffer_m: 0 (these rivers are buffered already), then run: sandwatch doctor"
+    )
+
+
+def _rows(path: Path, obs_id: str, table: type[Table]) -> gpd.GeoDataFrame | None:
+    """The rows of an observation in a table, or None where there is no table yet."""
+    if not path.is_file():
+        return None
+    rows = table.read(path)
+    return rows[rows["obs_id"] == obs_id]
+
+
+def _unknown(obs_id: str, known: list[str]) -> InputError:
+    from difflib import get_close_matches
+
+    near = [*(name for name in known if obs_id and obs_id in name), *get_close_matches(obs_id, known, n=5, cutoff=0.5)]
+    shown = list(dict.fromkeys(near))[:5] or known[:5]
+    return InputError(
+        f"observation {obs_id}",
+        got=f"no such picture among the {len(known)} of data/scenes.parquet",
+        expected=f"an obs_id such as {', '.join(shown)}",
+        fix="correct it, or run dvc repro export first",
+    )

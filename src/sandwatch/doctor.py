@@ -1,0 +1,199 @@
+"""What ``sandwatch doctor`` finds out about a checkout: what is installed, configured and done, and what comes next."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+import yaml
+
+from sandwatch import params
+from sandwatch.errors import InputError
+
+PACKAGES = (
+    "dvc", "dvclive", "geopandas", "lightning", "numpy", "pandera", "pystac", "rasterio", "segmentation-models-pytorch",
+    "shapely", "torch", "torchvision",
+)  # fmt: skip
+State = Literal["ok", "missing", "problem"]
+PLACEHOLDER = "your-bucket"
+"""What stands for the bucket in the .dvc/config of a fresh clone."""
+OUTPUTS_ABSENT = "recorded in dvc.lock, outputs not here"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report.
+
+    Attributes:
+        topic: the heading that it stands under.
+        name: what was looked at.
+        state: ``ok``, ``missing`` (fine unless wanted) or ``problem`` (nothing runs before it is solved).
+        detail: in words; never the value of a credential.
+    """
+
+    topic: str
+    name: str
+    state: State
+    detail: str
+
+
+def examine(root: Path, environment: Mapping[str, str], home: Path) -> list[Finding]:
+    """Looks at everything but the network.
+
+    Args:
+        root: of the checkout, with params.yaml and dvc.yaml.
+        environment: of the process.
+        home: the user's folder, where the clients of the clouds keep credentials.
+
+    Raises:
+        InputError: ``root`` holds no params.yaml or no dvc.yaml, or params.yaml is no YAML.
+    """
+    for name in ("params.yaml", "dvc.yaml"):
+        if not (root / name).is_file():
+            raise InputError(
+                "this folder", got=f"no {name}", expected="a clone of sandwatch", fix="change into the clone's root"
+            )
+    values = _values(root / "params.yaml")
+    return [
+        *_installed(),
+        *_params(root),
+        *_sources(root, values),
+        *_credentials(environment, home),
+        *_remote(root),
+        *_stages(root),
+    ]
+
+
+def next_step(findings: list[Finding]) -> str:
+    """The next command, and why."""
+    for finding in findings:
+        if finding.state == "problem":
+            return f"solve {finding.topic}, {finding.name}: {finding.detail}"
+    stages = [finding for finding in findings if finding.topic == "stages"]
+    waiting = [stage.name for stage in stages if stage.state != "ok"]
+    if not waiting:
+        return "sandwatch show <obs_id>, to look at a scene; dvc repro, after a change"
+    remote = any(finding.topic == "DVC remote" and finding.state == "ok" for finding in findings)
+    if remote and all(stage.detail == OUTPUTS_ABSENT for stage in stages if stage.state != "ok"):
+        return f"dvc pull, to fetch the outputs of {', '.join(waiting)}; or dvc repro, to compute them"
+    return f"dvc repro, to run {', '.join(waiting)}"
+
+
+def _values(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise InputError(str(path), got=str(error), expected="YAML", fix="correct that line") from None
+    if not isinstance(values, dict):
+        raise InputError(str(path), got=type(values).__name__, expected="sections", fix="git checkout params.yaml")
+    return values
+
+
+def _installed() -> Iterator[Finding]:
+    yield Finding("installed", "Python", "ok", f"{platform.python_version()}, {platform.machine()}")
+    for name in PACKAGES:
+        try:
+            yield Finding("installed", name, "ok", importlib.metadata.version(name))
+        except importlib.metadata.PackageNotFoundError:
+            yield Finding("installed", name, "problem", "not installed: make setup, or pip install .")
+            if name == "torch":
+                return
+    import torch
+
+    if torch.cuda.is_available():
+        names = ", ".join(torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count()))
+        yield Finding("installed", "device", "ok", f"CUDA: {names}")
+    else:
+        yield Finding("installed", "device", "ok", f"CPU, {torch.get_num_threads()} threads; no CUDA device")
+
+
+def _params(root: Path) -> Iterator[Finding]:
+    sections = sorted(params.Section.__subclasses__(), key=lambda model: model.section)
+    wrong = []
+    for model in sections:
+        try:
+            params.read(root / "params.yaml", model)
+        except InputError as error:
+            wrong.append(Finding("params.yaml", model.section, "problem", str(error)))
+    yield from wrong or [Finding("params.yaml", "all sections", "ok", ", ".join(model.section for model in sections))]
+
+
+def _sources(root: Path, values: dict[str, Any]) -> Iterator[Finding]:
+    region = root / "data" / "regions" / str(values.get("region"))
+    if (region / "sites.csv").is_file():
+        sites = len((region / "sites.csv").read_text().splitlines()) - 1
+        yield Finding("sources", "region", "ok", f"{region.name}: {sites} sites")
+    else:
+        yield Finding(
+            "sources", "region", "problem", f"data/regions/{region.name}/sites.csv is missing: write it, or set region"
+        )
+    for section, files in (("imagery", {"files": "scenes.csv"}), ("annotations", {"labelbox_export": "export.ndjson"})):
+        source = str((values.get(section) or {}).get("source"))
+        needed = files.get(source)
+        if needed and not (region / section / needed).is_file():
+            lacking = f"{source}, but data/regions/{region.name}/{section}/{needed} is missing"
+            yield Finding("sources", section, "problem", lacking)
+        else:
+            yield Finding("sources", section, "ok", source)
+
+
+def _credentials(environment: Mapping[str, str], home: Path) -> Iterator[Finding]:
+    """Names what is there; no value is ever read into a finding."""
+    config = Path(environment.get("CLOUDSDK_CONFIG") or home / ".config" / "gcloud")
+    given = environment.get("GOOGLE_APPLICATION_CREDENTIALS")
+    files: dict[str, Path | None] = {
+        "GOOGLE_APPLICATION_CREDENTIALS": Path(given) if given else None,
+        "gcloud application default": config / "application_default_credentials.json",
+        "Earth Engine": home / ".config" / "earthengine" / "credentials",
+    }
+    for name, path in files.items():
+        if path is not None and path.is_file():
+            yield Finding("credentials", name, "ok", "found")
+        elif path is not None and name.isupper():
+            yield Finding("credentials", name, "missing", "set, but the file that it names does not exist")
+        else:
+            yield Finding("credentials", name, "missing", "missing")
+    for name in ("EARTHENGINE_TOKEN", "LABELBOX_API_KEY"):
+        found = bool(environment.get(name))
+        yield Finding("credentials", name, "ok" if found else "missing", "found" if found else "missing")
+
+
+def _remote(root: Path) -> Iterator[Finding]:
+    from dvc.config import Config, ConfigError
+
+    if not (root / ".dvc").is_dir():
+        yield Finding("DVC remote", "core.remote", "problem", "no folder .dvc: change into a clone, or run dvc init")
+        return
+    try:
+        config: dict[str, Any] = Config(str(root / ".dvc"))
+    except ConfigError as error:
+        yield Finding("DVC remote", ".dvc/config", "problem", " ".join(str(error).split()))
+        return
+    name = config["core"].get("remote")
+    if not name or name not in config["remote"]:
+        yield Finding("DVC remote", "core.remote", "missing", "none: dvc remote add --default storage gs://...")
+        return
+    # User names, passwords and signatures in an address stay unseen.
+    address = urlsplit(config["remote"][name]["url"])
+    place = f"{address.scheme}://{address.hostname or ''}{address.path}" if address.scheme else address.path
+    if PLACEHOLDER in place:
+        yield Finding("DVC remote", name, "missing", f"{place} is a placeholder: dvc remote modify {name} url gs://...")
+    else:
+        yield Finding("DVC remote", name, "ok", place)
+
+
+def _stages(root: Path) -> Iterator[Finding]:
+    lock = root / "dvc.lock"
+    done = (yaml.safe_load(lock.read_text()) or {}).get("stages", {}) if lock.is_file() else {}
+    for name in yaml.safe_load((root / "dvc.yaml").read_text())["stages"]:
+        if name not in done:
+            yield Finding("stages", name, "missing", "not run yet")
+        elif all((root / out["path"]).exists() for out in done[name].get("outs", [])):
+            yield Finding("stages", name, "ok", "outputs are here; dvc status tells whether their inputs have changed")
+        else:
+            yield Finding("stages", name, "missing", OUTPUTS_ABSENT)

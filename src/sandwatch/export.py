@@ -1,0 +1,217 @@
+"""Drives a source of imagery over all sites and months: scenes as files, and the manifest that lists them."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from datetime import date
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sandwatch import params, raster
+from sandwatch.errors import InputError
+from sandwatch.files import sha256
+from sandwatch.imagery import Raster, Site, Source, river_lines
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+RGB_BANDS = ("B4", "B3", "B2")
+RGB_WHITE = 3500
+"""Reflectance x 10000 that annotators see as white. Source: the predecessor's exports, stretched 0..3500."""
+
+
+def source(
+    imagery: params.Imagery,
+    *,
+    bands: params.Bands,
+    synthetic: params.Synthetic,
+    places: Sequence[Site],
+    river_file: Path,
+    inputs: Path,
+) -> Source:
+    """The source that params.yaml names; it alone is imported.
+
+    Args:
+        imagery: section of params.yaml.
+        bands: what to deliver.
+        synthetic: section of params.yaml, for the source ``synthetic``.
+        places: the sites to be asked for.
+        river_file: the region's river geometry, for the source ``synthetic``.
+        inputs: the region's folder ``imagery``, for the source ``files``.
+
+    Raises:
+        InputError: what the source reads at its start is unfit.
+    """
+    if imagery.source == "files":
+        from sandwatch.imagery.files import Files
+
+        return Files.open(inputs, bands=bands, places=places)
+    from sandwatch.imagery.synthetic import Painter
+
+    return Painter(rivers=river_lines(river_file, places), bands=bands, synthetic=synthetic)
+
+
+def export(
+    places: Sequence[Site],
+    ask: Source,
+    *,
+    folder: Path,
+    bands: params.Bands,
+    imagery: params.Imagery,
+    workers: int,
+    progress: Callable[[str], None],
+) -> pd.DataFrame:
+    """Writes the scenes of all sites and months, in parallel; the number of workers changes nothing in the outcome.
+
+    An observation is exported whole or not at all: where a product covers less than ``imagery.min_coverage`` of the
+    AOI with pixels that are valid in all its bands, no file is written and its rows of the manifest say why.
+
+    Args:
+        places: sites with months.
+        ask: the source.
+        folder: gets ``<obs_id>/{s2,s1,rgb}.tif``.
+        bands: what the source delivers.
+        imagery: names the source, and the least coverage.
+        workers: processes; 1 for this one alone.
+        progress: told one line about each observation.
+
+    Returns:
+        Rows of ``schemas.Scenes``: one for each observation and product asked for.
+
+    Raises:
+        InputError: the source refuses something, or no observation is covered well enough.
+    """
+    import pandas as pd
+
+    folder.mkdir(parents=True, exist_ok=True)
+    tasks = [(site, month) for site in places for month in site.months]
+    work = partial(_export, ask=ask, folder=folder, bands=bands, imagery=imagery)
+    rows: list[dict[str, Any]] = []
+    for done, part in enumerate(_each(work, tasks, min(workers, len(tasks))), start=1):
+        rows += part
+        said = part[0]["detail"] or f"{part[0]['valid_fraction']:.0%} of the AOI valid"
+        progress(f"export: {done} of {len(tasks)}, {part[0]['obs_id']} {part[0]['status']}: {said}")
+    if not any(row["status"] == "exported" for row in rows):
+        raise InputError(
+            f"imagery.source: {imagery.source}",
+            got=f"none of {len(tasks)} observations exported; the first: {rows[0]['detail']}",
+            expected=f"some that cover {imagery.min_coverage:g} of their AOI",
+            fix="add imagery or months, or lower imagery.min_coverage",
+        )
+    return pd.DataFrame(rows)
+
+
+def _each(
+    work: Callable[[tuple[Site, date]], list[dict[str, Any]]], tasks: Sequence[tuple[Site, date]], workers: int
+) -> Iterator[list[dict[str, Any]]]:
+    """Yields the result of each task as it is done."""
+    if workers <= 1:
+        yield from map(work, tasks)
+        return
+    # Spawned, not forked: the readers' libraries have threads, which a fork would leave behind with their locks held.
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        futures = [pool.submit(work, task) for task in tasks]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        finally:
+            for future in futures:
+                future.cancel()
+
+
+def _export(
+    task: tuple[Site, date], *, ask: Source, folder: Path, bands: params.Bands, imagery: params.Imagery
+) -> list[dict[str, Any]]:
+    """Asks for one observation, writes its files, returns its rows of the manifest."""
+    site, month = task
+    obs_id = f"{site.site_id}_{month.isoformat()}"
+    composite = ask(site, month)
+    aoi = raster.inside(site.aoi, site.grid)
+    products = [_Product(name="s2", bands=bands.s2, raster=composite.s2, dtype="uint16", nodata=0.0)]
+    if bands.s1:
+        products.append(_Product(name="s1", bands=bands.s1, raster=composite.s1, dtype="float32", nodata=np.nan))
+    if set(RGB_BANDS) <= set(bands.s2):
+        products.append(
+            _Product(name="rgb", bands=RGB_BANDS, raster=_rgb(composite.s2, bands.s2), dtype="uint8", nodata=0.0)
+        )
+    lacking = [detail for product in products if (detail := product.lacks(aoi, imagery.min_coverage))]
+    rows = []
+    for product in products:
+        path = Path(obs_id) / f"{product.name}.tif"
+        if not lacking and product.raster is not None:
+            raster.write_cog(
+                folder / path, product.raster.pixels, site.grid, bands=product.bands, nodata=product.nodata
+            )
+        rows.append(
+            {
+                "obs_id": obs_id,
+                "site_id": site.site_id,
+                "date": month.isoformat(),
+                "product": product.name,
+                "status": "skipped" if lacking else "exported",
+                "detail": "; ".join(lacking) or None,
+                "path": None if lacking else path.as_posix(),
+                "bands": ",".join(product.bands),
+                "crs": site.grid.crs,
+                "transform": ",".join(str(float(value)) for value in tuple(site.grid.transform)[:6]),
+                "width_px": site.grid.width,
+                "height_px": site.grid.height,
+                "dtype": product.dtype,
+                "nodata": product.nodata,
+                "valid_fraction": product.valid_fraction(aoi),
+                "source": imagery.source,
+                "source_images": product.source_images,
+                "sha256": None if lacking else sha256(folder / path),
+            }
+        )
+    return rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Product:
+    """One file of an observation."""
+
+    name: str
+    bands: tuple[str, ...]
+    raster: Raster | None
+    dtype: str
+    nodata: float
+
+    def valid_fraction(self, aoi: npt.NDArray[np.bool_]) -> float:
+        """Share of the AOI's pixels that have data in every band, rounded to 6 digits."""
+        if self.raster is None:
+            return 0.0
+        pixels = self.raster.pixels
+        invalid = np.isnan(pixels) if np.isnan(self.nodata) else pixels == self.nodata
+        return round(float((aoi & ~invalid.any(axis=0)).sum() / aoi.sum()), 6)
+
+    def lacks(self, aoi: npt.NDArray[np.bool_], least: float) -> str | None:
+        """Why this product is not fit to be exported."""
+        if self.raster is None:
+            return f"no {self.name} image of the month"
+        covered = self.valid_fraction(aoi)
+        return None if covered >= least else f"{self.name} covers {covered:.3f} of the AOI, less than {least:g}"
+
+    @property
+    def source_images(self) -> str:
+        """JSON list, sorted by id."""
+        images = sorted(self.raster.source_images if self.raster else (), key=lambda image: image.id)
+        return json.dumps([{"id": i.id, "date": i.date, "processing_baseline": i.processing_baseline} for i in images])
+
+
+def _rgb(s2: Raster | None, bands: Sequence[str]) -> Raster | None:
+    """The picture that annotators see: reflectance 0..0.35 to 1..255, 0 where a band has no data."""
+    if s2 is None:
+        return None
+    pixels = s2.pixels[[bands.index(band) for band in RGB_BANDS]].astype(np.int64)
+    stretched = 1 + (np.minimum(pixels, RGB_WHITE) * 254 + RGB_WHITE // 2) // RGB_WHITE
+    stretched[:, (pixels == 0).any(axis=0)] = 0
+    return Raster(pixels=stretched.astype(np.uint8), source_images=s2.source_images)

@@ -1,0 +1,367 @@
+"""Maps of rivers: scores, masks and polygons of mines of every scene to be watched, with where they came from.
+
+No scene is ever whole in memory: rows of blocks go in, finished rows of scores come out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import geopandas as gpd
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import shapely
+from shapely.geometry.base import BaseGeometry
+
+from sandwatch import raster, stac
+from sandwatch.errors import InputError
+from sandwatch.geometry import WGS84, reproject, snap
+from sandwatch.grid import Grid, Window
+from sandwatch.params import S1_BANDS, Infer
+from sandwatch.schemas import Detections
+from sandwatch.stack import encode
+from sandwatch.stage import progress
+from sandwatch.stitch import stitch
+
+if TYPE_CHECKING:
+    from sandwatch.learn.card import Card
+
+SCORE_STEPS = 10_000
+"""score.tif holds round(probability x 10000) as uint16; its band scale says so."""
+SCORE_NODATA = 65535
+SCORE_BAND = "probability of a mine"
+MASK_NODATA = 255
+
+
+class Predictor(Protocol):
+    """A trained model: int16 windows (n, band, y, x) to the probability of a mine, float32 (n, y, x)."""
+
+    @property
+    def card(self) -> Card:
+        """What the model is and what made it."""
+
+    def __call__(self, pixels: npt.NDArray[np.int16], /) -> npt.NDArray[np.float32]:
+        """The probability of a mine, float32 (n, y, x), of windows int16 (n, band, y, x)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """An observation to be mapped.
+
+    Attributes:
+        obs_id, site_id, river, district, date: whose it is; ``date`` is the first day of its month.
+        grid: of its rasters.
+        aoi: what to map, EPSG:4326.
+        paths: raster by product, ``s2`` and, where the model uses radar, ``s1``.
+        sha256: hash by product.
+    """
+
+    obs_id: str
+    site_id: str
+    river: str
+    district: str
+    date: str
+    grid: Grid
+    aoi: BaseGeometry
+    paths: Mapping[str, Path]
+    sha256: Mapping[str, str]
+
+
+def infer(
+    aoi: gpd.GeoDataFrame,
+    manifest: pd.DataFrame,
+    scenes: Path,
+    predictor: Predictor,
+    settings: Infer,
+    *,
+    models: Path,
+    predictions: Path,
+) -> None:
+    """Maps every exported scene of the sites with role ``infer`` or ``both``.
+
+    Writes ``<obs_id>/{score.tif,mask.tif,detections.parquet,item.json}`` for each, ``detections.parquet`` of all of
+    them, and the STAC collection with the model's own item.
+
+    Args:
+        aoi: rows of :class:`sandwatch.schemas.Aoi`.
+        manifest: rows of :class:`sandwatch.schemas.Scenes`.
+        scenes: the folder that the manifest's paths are relative to.
+        predictor: the model.
+        settings: overlap, batch size and the smallest detection.
+        models: the model's folder, for the link in its STAC item.
+        predictions: where to write.
+
+    Raises:
+        InputError: no scene can be mapped, or a scene lacks a band that the model needs.
+    """
+    found = scenes_to_map(aoi, manifest, scenes, predictor.card.bands)
+    tables, items = [], []
+    for number, scene in enumerate(found, 1):
+        folder = predictions / scene.obs_id
+        mapped = map_scene(scene, predictor, settings, folder)
+        table = detections(scene, predictor.card, folder, settings.min_object_m2)
+        Detections.write(table, folder / "detections.parquet")
+        tables.append(table)
+        items.append(stac.scene_item(scene, predictor.card, folder, len(table)))
+        progress(f"[{number}/{len(found)}] {scene.obs_id}: {mapped:.1f} km2 mapped, {len(table)} detections")
+    Detections.write(gpd.GeoDataFrame(pd.concat(tables), crs=WGS84), predictions / "detections.parquet")
+    stac.write(items, predictor.card, models, predictions)
+
+
+def scenes_to_map(aoi: gpd.GeoDataFrame, manifest: pd.DataFrame, folder: Path, bands: Sequence[str]) -> list[Scene]:
+    """The scenes to be mapped, sorted; those that were not exported are named in a line each.
+
+    Args:
+        aoi: rows of :class:`sandwatch.schemas.Aoi`.
+        manifest: rows of :class:`sandwatch.schemas.Scenes`.
+        folder: what the manifest's paths are relative to.
+        bands: what the model needs.
+
+    Raises:
+        InputError: there is none, or one lacks a band that the model needs.
+    """
+    radar = [band for band in bands if band in S1_BANDS]
+    needed = {"s2": [band for band in bands if band not in S1_BANDS], **({"s1": radar} if radar else {})}
+    sites = {row["site_id"]: row for row in aoi.to_dict("records") if row["role"] in ("infer", "both")}
+    asked: dict[str, dict[str, dict[Hashable, Any]]] = {}
+    for row in manifest.sort_values("obs_id").to_dict("records"):
+        if row["site_id"] in sites and row["product"] in needed:
+            asked.setdefault(row["obs_id"], {})[row["product"]] = row
+    found = []
+    for obs_id, products in asked.items():
+        absent = {product: _why_absent(products.get(product)) for product in needed}
+        if reasons := [f"{product} {reason}" for product, reason in absent.items() if reason]:
+            progress(f"{obs_id}: not mapped: {'; '.join(reasons)}")
+            continue
+        for product, names in needed.items():
+            has = products[product]["bands"].split(",")
+            if missing := [name for name in names if name not in has]:
+                raise InputError(
+                    f"scene {obs_id}, {product}",
+                    got=f"bands {', '.join(has)}",
+                    expected=f"{', '.join(missing)} among them, which the model was trained on",
+                    fix="export it again with these bands, or train again without them (params.yaml, section bands)",
+                )
+        site = sites[products["s2"]["site_id"]]
+        found.append(
+            Scene(
+                obs_id=obs_id,
+                site_id=site["site_id"],
+                river=site["river"],
+                district=site["district"],
+                date=products["s2"]["date"],
+                grid=Grid(
+                    crs=site["utm_crs"],
+                    left=site["left_m"],
+                    top=site["top_m"],
+                    width=site["width_px"],
+                    height=site["height_px"],
+                ),
+                aoi=site["geometry"],
+                paths={product: folder / products[product]["path"] for product in needed},
+                sha256={product: products[product]["sha256"] for product in needed},
+            )
+        )
+    if not found:
+        raise InputError(
+            "scenes to map",
+            got=f"none exported among {len(asked)} observations of {len(sites)} sites",
+            expected="at least one exported scene of a site with role infer or both",
+            fix="give a site the role infer or both in sites.csv, with months that have imagery, and run dvc repro",
+        )
+    return found
+
+
+def map_scene(scene: Scene, predictor: Predictor, settings: Infer, folder: Path) -> float:
+    """Writes ``score.tif`` and ``mask.tif`` of a scene.
+
+    ``score.tif`` is uint16, probability x 10000, 65535 where there is no score: outside the AOI, or where a band lacks
+    data. ``mask.tif`` is uint8, 1 where the stored probability reaches the card's threshold, 0 where not, 255 without
+    a score. Both carry their provenance as tags.
+
+    Returns:
+        Area that got a score, km2.
+    """
+    card = predictor.card
+    tags = {
+        "SOFTWARE": "sandwatch",
+        "OBS_ID": scene.obs_id,
+        "MODEL_SHA256": card.weights_sha256,
+        "LABEL_FINGERPRINT": card.label_fingerprint,
+        "PARAMS_SHA256": card.params_sha256,
+        "THRESHOLD": repr(card.threshold),
+        **{f"SCENE_{product.upper()}_SHA256": value for product, value in sorted(scene.sha256.items())},
+    }
+    stack, region = SceneStack(scene.paths, scene.grid, card.bands), Region(scene.aoi, scene.grid)
+    scored_px = 0
+    with (
+        raster.cog_by_rows(
+            folder / "score.tif",
+            scene.grid,
+            band=SCORE_BAND,
+            dtype=np.uint16,
+            nodata=SCORE_NODATA,
+            scale=1 / SCORE_STEPS,
+            tags=tags,
+        ) as write_scores,
+        raster.cog_by_rows(
+            folder / "mask.tif", scene.grid, band="mine", dtype=np.uint8, nodata=MASK_NODATA, tags=tags
+        ) as write_mask,
+    ):
+        for row, scores in stitch(
+            stack,
+            predictor,
+            size_px=card.size_px,
+            overlap_px=settings.overlap_px,
+            batch_size=settings.batch_size,
+            region=region,
+        ):
+            scored = ~np.isnan(scores)
+            scored_px += int(scored.sum())
+            steps = np.rint(np.where(scored, scores, 0.0).astype(np.float64) * SCORE_STEPS)
+            write_scores(row, np.where(scored, steps, SCORE_NODATA).astype(np.uint16))
+            mine = steps / SCORE_STEPS >= card.threshold
+            write_mask(row, np.where(scored, mine, MASK_NODATA).astype(np.uint8))
+    return scored_px * scene.grid.resolution**2 / 1e6
+
+
+def detections(scene: Scene, card: Card, folder: Path, min_object_m2: float) -> gpd.GeoDataFrame:
+    """Polygons of mines of a mapped scene: the mask's regions, joined over pixel edges.
+
+    Args:
+        scene: the scene.
+        card: of the model that mapped it.
+        folder: with its ``score.tif`` and ``mask.tif``.
+        min_object_m2: smaller ones are dropped; areas are measured in the scene's UTM zone.
+
+    Returns:
+        Rows of :class:`sandwatch.schemas.Detections`, numbered from the top down, EPSG:4326.
+    """
+    found = [polygon for polygon in raster.polygons(folder / "mask.tif", 1) if polygon.area >= min_object_m2]
+    mean, largest = _scores_under(found, folder / "score.tif", scene.grid)
+    table = gpd.GeoDataFrame(
+        {
+            "detection_id": pd.Series([f"{scene.obs_id}/{n:05d}" for n in range(1, len(found) + 1)], dtype="str"),
+            "score_mean": mean,
+            "score_max": largest,
+            "area_m2": np.array([polygon.area for polygon in found], np.float64),
+        },
+        geometry=[shapely.normalize(snap(reproject(polygon, scene.grid.crs, WGS84))) for polygon in found],
+        crs=WGS84,
+    )
+    return table.assign(
+        obs_id=scene.obs_id,
+        site_id=scene.site_id,
+        river=scene.river,
+        date=scene.date,
+        model_sha256=card.weights_sha256,
+        label_fingerprint=card.label_fingerprint,
+    )
+
+
+def read_score(path: Path) -> npt.NDArray[np.float32]:
+    """Probabilities of a ``score.tif``, float32 (y, x), NaN where there is no score.
+
+    Raises:
+        InputError: the file can't be read or is no score.
+    """
+    steps = raster.read(path, bands=[SCORE_BAND])[0]
+    return np.where(steps == SCORE_NODATA, np.nan, steps / SCORE_STEPS).astype(np.float32)
+
+
+class SceneStack:
+    """A scene as int16 (band, y, x) that is read when asked: a row of blocks at a time, each once from the top down."""
+
+    def __init__(self, paths: Mapping[str, Path], grid: Grid, bands: Sequence[str]) -> None:
+        """Opens nothing yet.
+
+        Args:
+            paths: the rasters ``s2`` and, where a band is of Sentinel-1, ``s1``.
+            grid: that they must be on.
+            bands: Sentinel-2's first, as in a model card.
+        """
+        self.shape = (len(bands), *grid.shape)
+        self._paths, self._grid = paths, grid
+        self._s2 = [band for band in bands if band not in S1_BANDS]
+        self._s1 = [band for band in bands if band in S1_BANDS]
+        self._kept: dict[int, npt.NDArray[np.int16]] = {}
+
+    def __getitem__(self, key: tuple[slice, ...]) -> npt.NDArray[np.int16]:
+        """The part under three slices.
+
+        Raises:
+            InputError: a raster can't be read, lacks a band or is on another grid.
+        """
+        bands, rows, cols = key
+        first, last, _ = rows.indices(self.shape[1])
+        wanted = range(first // raster.BLOCK_PX, -(-last // raster.BLOCK_PX))
+        self._kept = {number: self._kept[number] if number in self._kept else self._read(number) for number in wanted}
+        top = wanted.start * raster.BLOCK_PX
+        strip = np.concatenate([self._kept[number] for number in wanted], axis=1)
+        return strip[bands, first - top : last - top, cols]
+
+    def _read(self, number: int) -> npt.NDArray[np.int16]:
+        row = number * raster.BLOCK_PX
+        window = Window(row=row, col=0, height=min(raster.BLOCK_PX, self._grid.height - row), width=self._grid.width)
+        s2 = raster.read(self._paths["s2"], bands=self._s2, grid=self._grid, window=window)
+        s1 = raster.read(self._paths["s1"], bands=self._s1, grid=self._grid, window=window) if self._s1 else None
+        return encode(s2, s1)
+
+
+class Region:
+    """An AOI as bool (y, x) on a grid, drawn when asked: pixels whose centre lies inside."""
+
+    def __init__(self, aoi: BaseGeometry, grid: Grid) -> None:
+        """Draws nothing yet.
+
+        Args:
+            aoi: EPSG:4326.
+            grid: to draw on.
+        """
+        self.shape = grid.shape
+        self._aoi, self._grid = aoi, grid
+
+    def __getitem__(self, key: tuple[slice, ...]) -> npt.NDArray[np.bool_]:
+        """The part under two slices."""
+        rows, cols = key
+        first, last, _ = rows.indices(self.shape[0])
+        part = Window(row=first, col=0, height=last - first, width=self._grid.width)
+        return raster.inside(self._aoi, self._grid.crop(part))[:, cols]
+
+
+def _why_absent(row: dict[Hashable, Any] | None) -> str | None:
+    """Why the product of a row of the manifest can't be used, or None if it can."""
+    if row is None:
+        return "was not asked for"
+    return None if row["status"] == "exported" else f"skipped: {row['detail']}"
+
+
+def _scores_under(
+    found: Sequence[shapely.Polygon], path: Path, grid: Grid
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Mean and largest probability in each polygon, a row of blocks at a time; sums are of integers, so exact."""
+    from rasterio.features import rasterize
+
+    total, count = np.zeros(len(found)), np.zeros(len(found))
+    largest = np.zeros(len(found))
+    tree = shapely.STRtree(found)
+    for row in range(0, grid.height, raster.BLOCK_PX):
+        window = Window(row=row, col=0, height=min(raster.BLOCK_PX, grid.height - row), width=grid.width)
+        part = grid.crop(window)
+        touching = np.sort(tree.query(shapely.box(*part.bounds)))
+        if not len(touching):
+            continue
+        owner = rasterize(
+            [(found[number], number + 1) for number in touching], part.shape, transform=part.transform, dtype=np.int32
+        )
+        inside = owner > 0
+        owners = owner[inside] - 1
+        steps = raster.read(path, bands=[SCORE_BAND], window=window)[0][inside].astype(np.float64)
+        total += np.bincount(owners, steps, len(found))
+        count += np.bincount(owners, minlength=len(found))
+        np.maximum.at(largest, owners, steps)
+    return np.round(total / count / SCORE_STEPS, 6), largest / SCORE_STEPS

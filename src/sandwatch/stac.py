@@ -1,0 +1,180 @@
+"""Predictions as a static STAC collection: an item a scene, an item for the model, relative links, nothing of the run.
+
+Sources: STAC 1.1.0; extensions projection 2.0.0, file 2.1.0, raster 2.0.0, processing 1.2.0, MLM 1.4.0.
+"""
+
+from __future__ import annotations
+
+import calendar
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sandwatch.files import sha256, write_json
+
+if TYPE_CHECKING:
+    import pystac
+
+    from sandwatch.infer import Scene
+    from sandwatch.learn.card import Card
+
+COLLECTION_ID = "sandwatch-predictions"
+RASTER = "https://stac-extensions.github.io/raster/v2.0.0/schema.json"
+PROCESSING = "https://stac-extensions.github.io/processing/v1.2.0/schema.json"
+ALWAYS = (datetime(1900, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC))
+"""The interval of a model that is not bound to a time. Source: MLM extension, best practices."""
+MULTIHASH_SHA256 = "1220"
+"""Prefix of a SHA-256 as a multihash, which file:checksum holds: code 0x12, length 0x20."""
+
+
+def scene_item(scene: Scene, card: Card, folder: Path, detections: int) -> pystac.Item:
+    """The item of a mapped scene; its datetime is the interval of the scene's month.
+
+    Args:
+        scene: what was mapped.
+        card: of the model.
+        folder: with ``score.tif``, ``mask.tif`` and ``detections.parquet``.
+        detections: how many.
+    """
+    import pystac
+    import shapely
+    from pystac.extensions.projection import ProjectionExtension
+
+    year, month, _ = (int(part) for part in scene.date.split("-"))
+    item = pystac.Item(
+        scene.obs_id,
+        geometry=shapely.geometry.mapping(scene.aoi),
+        bbox=list(scene.aoi.bounds),
+        datetime=None,
+        start_datetime=datetime(year, month, 1, tzinfo=UTC),
+        end_datetime=datetime(year, month, calendar.monthrange(year, month)[1], 23, 59, 59, tzinfo=UTC),
+        properties={
+            "title": f"Sand mines on the {scene.river}, {scene.district}, {scene.date[:7]}",
+            "processing:lineage": "Sentinel composite of a month, scored by a segmentation model in blended windows",
+            "sandwatch:site_id": scene.site_id,
+            "sandwatch:detections": detections,
+            "sandwatch:threshold": card.threshold,
+            "sandwatch:model_sha256": card.weights_sha256,
+            "sandwatch:label_fingerprint": card.label_fingerprint,
+            "sandwatch:params_sha256": card.params_sha256,
+            "sandwatch:scene_sha256": dict(sorted(scene.sha256.items())),
+        },
+    )
+    ProjectionExtension.ext(item, add_if_missing=True).apply(
+        code=scene.grid.crs, shape=list(scene.grid.shape), transform=list(scene.grid.transform)[:6]
+    )
+    item.stac_extensions += [RASTER, PROCESSING]
+    cog, parquet = pystac.MediaType.COG, "application/vnd.apache.parquet"
+    score = {"data_type": "uint16", "nodata": 65535, "raster:scale": 1e-4, "raster:offset": 0.0}
+    mask = {"data_type": "uint8", "nodata": 255}
+    _attach(item, "score", folder / "score.tif", "Probability of a mine", cog, "data", score)
+    _attach(item, "mask", folder / "mask.tif", "Mine (1) or not (0)", cog, "data", mask)
+    _attach(item, "detections", folder / "detections.parquet", "Polygons of mines", parquet, "data", {})
+    return item
+
+
+def write(items: Sequence[pystac.Item], card: Card, models: Path, predictions: Path) -> None:
+    """Writes ``collection.json``, ``model.json`` and each item's ``<id>/item.json``, with relative links.
+
+    Args:
+        items: of :func:`scene_item`, at least one.
+        card: of the model that made them.
+        models: the model's folder.
+        predictions: where to write.
+    """
+    import pystac
+
+    boxes = [item.bbox for item in items if item.bbox]
+    starts, ends = ([item.properties[key] for item in items] for key in ("start_datetime", "end_datetime"))
+    interval = [datetime.fromisoformat(text) for text in (min(starts), max(ends))]
+    west, south, east, north = zip(*boxes, strict=True)
+    collection = pystac.Collection(
+        COLLECTION_ID,
+        title="Sand mines on rivers",
+        description="Score maps, masks and polygons of sand mines on rivers, from monthly composites, by sandwatch.",
+        extent=pystac.Extent(
+            pystac.SpatialExtent([[min(west), min(south), max(east), max(north)]]),
+            pystac.TemporalExtent([interval]),
+        ),
+        license="other",
+        catalog_type=pystac.CatalogType.SELF_CONTAINED,
+    )
+    collection.add_asset(
+        "detections",
+        pystac.Asset(
+            "./detections.parquet",
+            "Polygons of mines of all items",
+            media_type="application/vnd.apache.parquet",
+            roles=["data"],
+        ),
+    )
+    model = _model_item(card, models)
+    homes: dict[pystac.STACObject, str] = {collection: "collection.json", model: "model.json"}
+    homes |= {item: f"{item.id}/item.json" for item in items}
+    collection.add_items([model, *items])
+    for thing, home in homes.items():
+        thing.set_self_href(str(predictions.absolute() / home))
+    for item in items:
+        item.add_link(pystac.Link("derived_from", "../model.json", pystac.MediaType.GEOJSON, "The model"))
+    collection.make_all_asset_hrefs_relative()
+    for thing, home in homes.items():
+        write_json(predictions / home, thing.to_dict(include_self_link=False))
+
+
+def _attach(
+    item: pystac.Item, key: str, path: Path, title: str, media_type: str, role: str, fields: dict[str, Any]
+) -> None:
+    """Adds a file as an asset with its size and hash."""
+    import pystac
+    from pystac.extensions.file import FileExtension
+
+    asset = pystac.Asset(str(path.absolute()), title, media_type=media_type, roles=[role], extra_fields=fields)
+    item.add_asset(key, asset)
+    FileExtension.ext(asset, add_if_missing=True).apply(
+        size=path.stat().st_size, checksum=MULTIHASH_SHA256 + sha256(path)
+    )
+
+
+def _model_item(card: Card, models: Path) -> pystac.Item:
+    """The model in terms of the MLM extension."""
+    import pystac
+    from pystac.extensions.mlm import (
+        AssetGeneralMLMExtension,
+        InputStructure,
+        MLMExtension,
+        ModelInput,
+        ModelOutput,
+        ResultStructure,
+        TaskType,
+    )
+    from pystac.extensions.raster import DataType
+
+    item = pystac.Item(
+        f"model-{card.weights_sha256[:12]}",
+        geometry=None,
+        bbox=None,
+        datetime=None,
+        start_datetime=ALWAYS[0],
+        end_datetime=ALWAYS[1],
+        properties={"title": f"{card.architecture} with {card.encoder}, {card.method}"},
+    )
+    task = [TaskType.SEMANTIC_SEGMENTATION]
+    window = [card.size_px, card.size_px]
+    pixels = InputStructure.create(
+        [-1, len(card.bands), *window], ["batch", "bands", "height", "width"], DataType.FLOAT32
+    )
+    scores = ResultStructure.create([-1, *window], ["batch", "height", "width"], DataType.FLOAT32)
+    MLMExtension.ext(item, add_if_missing=True).apply(
+        name="sandwatch",
+        architecture=card.architecture,
+        tasks=task,
+        framework="PyTorch",
+        input=[ModelInput.create("normalised pixels", list(card.bands), pixels)],
+        output=[ModelOutput.create("calibrated probability of a mine", task, scores)],
+    )
+    weights, about = models / "model.safetensors", models / "model.json"
+    _attach(item, "weights", weights, "Weights", "application/octet-stream", "mlm:model", {})
+    AssetGeneralMLMExtension.ext(item.assets["weights"]).apply(artifact_type="safetensors")
+    _attach(item, "card", about, "Model card", pystac.MediaType.JSON, "metadata", {})
+    return item

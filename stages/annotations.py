@@ -1,0 +1,37 @@
+"""A frozen snapshot of the labels, checked; what is unfit goes to quarantine with its reason.
+
+Inputs: data/aoi/aoi.parquet, data/scenes.parquet, the region's river geometry, and the region's folder annotations/
+(export.ndjson for the source labelbox_export, annotations.csv for geojson; the source synthetic needs neither).
+Outputs: data/annotations/ with export.ndjson (the raw snapshot), labels.parquet (a row a polygon),
+observations.parquet (a row an observation that was looked at) and quarantine.parquet (what was rejected, and why);
+results/annotations/metrics.json with the label fingerprint and the counts.
+"""
+
+from sandwatch import annotations as labelling
+from sandwatch.files import write_json
+from sandwatch.params import Annotations, StageParams, Synthetic
+from sandwatch.schemas import Aoi, Scenes
+from sandwatch.stage import Input, Output, progress, run
+
+
+def main(*, aoi: Input, rivers: Input, manifest: Input, inputs: Input, annotations: Output, metrics: Output) -> None:
+    """Freezes, checks and tabulates the labels."""
+    params = StageParams.load("annotations")
+    section = params[Annotations]
+    progress(f"annotations: snapshot {section.snapshot} from {section.source}")
+    result = labelling.build(
+        section,
+        params[Synthetic],
+        aoi=Aoi.read(aoi),
+        manifest=Scenes.read(manifest),
+        rivers=rivers,
+        inputs=inputs,
+        folder=annotations,
+    )
+    write_json(metrics, result)
+    for line in labelling.summary(result):
+        progress(line)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,41 @@
+"""Score maps, mine polygons and STAC items of the rivers to be watched.
+
+Inputs: data/aoi/aoi.parquet (sites with role infer or both), data/scenes.parquet and data/scenes/ (their rasters),
+models/ (weights and card). Outputs: data/predictions/<obs_id>/{score.tif,mask.tif,detections.parquet,item.json}, and
+beside them detections.parquet of all observations, model.json and collection.json.
+"""
+
+from __future__ import annotations
+
+from sandwatch import reproducible
+from sandwatch.params import Compute, Infer, StageParams
+from sandwatch.stage import Input, Output, run
+
+
+def main(*, aoi: Input, manifest: Input, scenes: Input, models: Input, predictions: Output) -> None:
+    """Maps every exported scene of the sites with role infer or both."""
+    params = StageParams.load("infer")
+    compute, settings = params[Compute], params[Infer]
+    if compute.reproducible:
+        reproducible.pin(compute.threads)
+
+    import torch
+
+    from sandwatch import schemas
+    from sandwatch.infer import infer
+    from sandwatch.learn.model import Predictor
+
+    device = "cuda" if torch.cuda.is_available() and not compute.reproducible else "cpu"
+    infer(
+        schemas.Aoi.read(aoi),
+        schemas.Scenes.read(manifest),
+        scenes,
+        Predictor.load(models, device),
+        settings,
+        models=models,
+        predictions=predictions,
+    )
+
+
+if __name__ == "__main__":
+    run(main)

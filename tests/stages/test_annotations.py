@@ -1,0 +1,103 @@
+"""The stage as DVC runs it: a script, paths on its command line, params through DVC."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import geopandas as gpd
+import pytest
+from shapely.geometry import box
+
+from sandwatch.annotations import label_fingerprint
+from sandwatch.schemas import Aoi, Labels, Observations, Scenes
+from tests.unit.annotation_rows import CRS, GOOD, HEIGHT, KNOWN, LEFT, TOP, WIDTH, lines, manifest, simple
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Path:
+    """A DVC repository without the data, and what the stage depends on."""
+    for name in ("dvc.yaml", "params.yaml"):
+        shutil.copyfile(ROOT / name, tmp_path / name)
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / ".dvc" / "config").write_text("[core]\nno_scm = true\nanalytics = false\n")
+    site = {
+        "site_id": KNOWN[0][:-11],
+        "river": "Test",
+        "district": "Test",
+        "role": "label",
+        "longitude": 87.0,
+        "latitude": 19.9,
+        "months": "2023-01-01",
+        "utm_crs": CRS,
+        "left_m": LEFT,
+        "top_m": TOP,
+        "width_px": WIDTH,
+        "height_px": HEIGHT,
+        "area_km2": 2.4,
+        "group": 0,
+        "fold": "train",
+    }
+    Aoi.write(
+        gpd.GeoDataFrame([site], geometry=[box(87, 19.9, 87.01, 19.91)], crs="EPSG:4326"), tmp_path / "aoi.parquet"
+    )
+    Scenes.write(manifest(), tmp_path / "scenes.parquet")
+    (tmp_path / "rivers.geojson").write_text("{}")
+    (tmp_path / "inputs").mkdir()
+    return tmp_path
+
+
+def set_source(workspace: Path, source: str) -> None:
+    params = workspace / "params.yaml"
+    head, tail = params.read_text().split("\nannotations:\n")
+    params.write_text(f"{head}\nannotations:\n{tail.replace('source: synthetic', f'source: {source}', 1)}")
+
+
+def run(workspace: Path) -> subprocess.CompletedProcess[str]:
+    options = {
+        "aoi": "aoi.parquet",
+        "rivers": "rivers.geojson",
+        "manifest": "scenes.parquet",
+        "inputs": "inputs",
+        "annotations": "data/annotations",
+        "metrics": "results/annotations/metrics.json",
+    }
+    command = [sys.executable, str(ROOT / "stages" / "annotations.py")]
+    for name, value in options.items():
+        command += [f"--{name}", value]
+    return subprocess.run(command, cwd=workspace, capture_output=True, text=True, check=False)
+
+
+def test_the_stage_writes_tables_and_metrics(workspace: Path) -> None:
+    set_source(workspace, "labelbox_export")
+    (workspace / "inputs" / "export.ndjson").write_bytes(b"".join(lines(GOOD, simple(KNOWN[1]), b"nonsense\n")))
+    done = run(workspace)
+    assert (done.returncode, done.stderr) == (0, "")
+    folder = workspace / "data" / "annotations"
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "export.ndjson",
+        "labels.parquet",
+        "observations.parquet",
+        "quarantine.parquet",
+    ]
+    metrics = json.loads((workspace / "results" / "annotations" / "metrics.json").read_text())
+    observations = Observations.read(folder / "observations.parquet")
+    assert metrics["label_fingerprint"] == label_fingerprint(Labels.read(folder / "labels.parquet"), observations)
+    assert set(observations["snapshot"]) == {"sample-1"}
+    assert (metrics["labels"], metrics["negatives"], metrics["quarantine_malformed_row"]) == (1, 1, 1)
+    assert "snapshot sample-1 from labelbox_export" in done.stdout
+    assert metrics["label_fingerprint"] in done.stdout
+
+
+@pytest.mark.parametrize("source", ["labelbox_export", "geojson"])
+def test_a_missing_input_is_one_line(workspace: Path, source: str) -> None:
+    set_source(workspace, source)
+    done = run(workspace)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: inputs/")
+    assert done.stderr.count("\n") == 1

@@ -1,0 +1,112 @@
+"""The stage as DVC runs it, with a small network of the real kind: script, paths on its command line, params."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from sandwatch import raster, schemas
+from sandwatch.files import sha256
+from sandwatch.infer import SceneStack, read_score
+from sandwatch.learn.card import CLASSES, Card
+from sandwatch.learn.model import Predictor, build
+from sandwatch.params import Model
+from sandwatch.stitch import stitch_whole
+from tests.unit.test_infer import BANDS, make_site, tables
+
+ROOT = Path(__file__).parents[2]
+OBS_ID = "kanhan_2023-02-01"
+
+
+def write_model(folder, method="binary"):
+    """A network with random weights, its batch statistics as a trained one's, and its card."""
+    section = Model(
+        architecture="Unet", encoder="resnet18", encoder_depth=3, decoder_channels=(16, 8, 8), encoder_weights=None,
+        method=method,
+    )  # fmt: skip
+    torch.manual_seed(1)
+    network = build(section, in_channels=len(BANDS), size_px=32)
+    folder.mkdir(parents=True)
+    weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    save_file(weights, folder / "model.safetensors")
+    fields = section.model_dump(exclude={"encoder_weights"})
+    Card(
+        **fields, bands=BANDS, classes=CLASSES[method], size_px=32, mean=(1000.0, 1000.0, 1200.0, -1200.0),
+        std=(100.0, 100.0, 300.0, 200.0), temperature=1.5, threshold=0.5, label_fingerprint="1" * 64, inputs={},
+        code={}, params_sha256="2" * 64, weights_sha256=sha256(folder / "model.safetensors"),
+    ).write(folder / "model.json")  # fmt: skip
+
+
+@pytest.fixture
+def workspace(tmp_path):
+    """A DVC repository with a scene and a model."""
+    shutil.copyfile(ROOT / "dvc.yaml", tmp_path / "dvc.yaml")
+    text = (ROOT / "params.yaml").read_text()
+    (tmp_path / "params.yaml").write_text(text.replace("overlap_px: 64", "overlap_px: 12"))
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / ".dvc" / "config").write_text("[core]\nno_scm = true\nanalytics = false\n")
+    aoi, manifest = tables(make_site(tmp_path / "data" / "scenes"))
+    schemas.Aoi.write(aoi, tmp_path / "data" / "aoi" / "aoi.parquet")
+    schemas.Scenes.write(manifest, tmp_path / "data" / "scenes.parquet")
+    write_model(tmp_path / "models")
+    return tmp_path
+
+
+def run_stage(workspace):
+    command = [
+        sys.executable, ROOT / "stages" / "infer.py", "--aoi", "data/aoi/aoi.parquet", "--manifest",
+        "data/scenes.parquet", "--scenes", "data/scenes", "--models", "models", "--predictions", "data/predictions",
+    ]  # fmt: skip
+    return subprocess.run(command, cwd=workspace, capture_output=True, text=True, check=False)
+
+
+def hashes(folder):
+    return {str(path.relative_to(folder)): sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_maps_a_scene_with_the_network_and_the_same_bytes_twice(workspace):
+    done = run_stage(workspace)
+    assert done.returncode == 0, done.stderr
+    assert f"[1/1] {OBS_ID}: 3.5 km2 mapped" in done.stdout
+    predictions = workspace / "data" / "predictions"
+    once = hashes(predictions)
+    assert {path.split("/")[-1] for path in once} == {
+        "score.tif", "mask.tif", "detections.parquet", "item.json", "model.json", "collection.json",
+    }  # fmt: skip
+
+    predictor = Predictor.load(workspace / "models", "cpu")
+    folder = workspace / "data" / "scenes" / OBS_ID
+    stack = SceneStack(
+        {name: folder / f"{name}.tif" for name in ("s2", "s1")}, raster.read_grid(folder / "s2.tif"), BANDS
+    )
+    expected = stitch_whole(stack, predictor, size_px=32, overlap_px=12, batch_size=8)
+    score = read_score(predictions / OBS_ID / "score.tif")
+    inside = ~np.isnan(score)
+    assert inside.sum() > 10_000
+    np.testing.assert_allclose(score[inside], expected[inside], atol=2e-4)
+    assert score[inside].std() > 1e-3
+    weights = hashlib.sha256((workspace / "models" / "model.safetensors").read_bytes()).hexdigest()
+    assert raster.read_tags(predictions / OBS_ID / "mask.tif")["MODEL_SHA256"] == weights
+
+    shutil.rmtree(predictions)
+    assert run_stage(workspace).returncode == 0
+    assert hashes(predictions) == once
+
+
+def test_a_scene_without_a_band_of_the_model_is_one_line(workspace):
+    manifest = schemas.Scenes.read(workspace / "data" / "scenes.parquet")
+    manifest.loc[manifest["product"] == "s1", "bands"] = "VH"
+    schemas.Scenes.write(manifest, workspace / "data" / "scenes.parquet")
+    done = run_stage(workspace)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: scene {OBS_ID}, s1: got bands VH; expected VV among them, which the model")
+    assert done.stderr.count("\n") == 1
+    assert not (workspace / "data" / "predictions").exists()

@@ -1,0 +1,170 @@
+"""The canonical form of polygons, repair, and the label fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import pytest
+import shapely
+from hypothesis import given
+from hypothesis import strategies as st
+from shapely.geometry import MultiPolygon, Polygon, shape
+
+from sandwatch.annotations import label_fingerprint
+from sandwatch.annotations.canonical import UnusableGeometryError, canonical, canonical_row, read_polygon
+
+E7 = 10**7
+
+
+@st.composite
+def stars(draw: st.DrawFn, at: tuple[float, float] = (85.0, 20.0)) -> list[tuple[float, float]]:
+    """A valid open ring around ``at``, star-shaped, no two vertices nearer than 1e-5 degrees."""
+    radii = draw(st.lists(st.floats(0.001, 0.01), min_size=3, max_size=9))
+    angles = np.linspace(0, 2 * np.pi, len(radii), endpoint=False)
+    return [(at[0] + r * float(np.cos(a)), at[1] + r * float(np.sin(a))) for r, a in zip(radii, angles, strict=True)]
+
+
+@st.composite
+def multipolygons(draw: st.DrawFn) -> list[list[list[tuple[float, float]]]]:
+    """One to three polygons apart from each other, some with a hole that is a shrunken copy of the exterior."""
+    parts = []
+    for number in range(draw(st.integers(1, 3))):
+        ring = draw(stars(at=(85.0 + number, 20.0)))
+        rings = [ring]
+        if draw(st.booleans()):
+            rings.append([(85.0 + number + (x - 85.0 - number) * 0.3, 20.0 + (y - 20.0) * 0.3) for x, y in ring])
+        parts.append(rings)
+    return parts
+
+
+def geojson(parts: list[list[list[tuple[float, float]]]]) -> dict[str, Any]:
+    closed = [[[list(p) for p in [*ring, ring[0]]] for ring in part] for part in parts]
+    return {"type": "MultiPolygon", "coordinates": closed}
+
+
+def form_of(geometry: dict[str, Any]) -> Any:
+    return canonical(read_polygon(geometry)[0])
+
+
+@given(multipolygons(), st.data())
+def test_start_orientation_and_order_do_not_matter(parts: Any, data: st.DataObject) -> None:
+    def disguised(ring: list[tuple[float, float]]) -> list[tuple[float, float]]:
+        start = data.draw(st.integers(0, len(ring) - 1))
+        ring = ring[start:] + ring[:start]
+        return ring[::-1] if data.draw(st.booleans()) else ring
+
+    other = [[disguised(ring) for ring in part] for part in data.draw(st.permutations(parts))]
+    assert form_of(geojson(parts)) == form_of(geojson(other))
+
+
+@given(multipolygons(), st.data())
+def test_a_vertex_moved_by_a_millionth_of_a_degree_matters(parts: Any, data: st.DataObject) -> None:
+    part = data.draw(st.integers(0, len(parts) - 1))
+    vertex = data.draw(st.integers(0, len(parts[part][0]) - 1))
+    before = form_of(geojson(parts))
+    x, y = parts[part][0][vertex]
+    parts[part][0][vertex] = (x + 1e-6, y)
+    assert form_of(geojson(parts)) != before
+
+
+@given(multipolygons(), st.floats(-4.9e-8, 4.9e-8))
+def test_the_canonical_form_is_the_drawn_one_rounded(parts: Any, shift: float) -> None:
+    drawn, repaired = read_polygon(geojson(parts))
+    assert not repaired
+    assert drawn.equals_exact(shape(geojson(parts)))
+    form = canonical(drawn)
+    rounded = MultiPolygon([Polygon(rings[0], rings[1:]) for rings in form])
+    assert shapely.transform(rounded, lambda xy: xy / E7).hausdorff_distance(drawn) <= 1.0e-7
+    assert [len(rings) for rings in form] == [len(part) for part in parts]
+    on_the_grid = shapely.transform(rounded, lambda xy: xy / E7)
+    assert canonical(shapely.transform(on_the_grid, lambda xy: xy + shift)) == form
+
+
+def test_exteriors_are_counterclockwise_holes_clockwise_and_a_third_coordinate_is_dropped() -> None:
+    outside = [[0.0, 0.0, 9.0], [0.0, 3.0, 9.0], [4.0, 3.0, 9.0], [4.0, 0.0, 9.0], [0.0, 0.0, 9.0]]
+    hole = [[1.0, 1.0], [2.0, 1.0], [2.0, 2.0], [1.0, 1.0]]
+    form = form_of({"type": "Polygon", "coordinates": [outside, hole]})
+    corners = ((0, 0), (4 * E7, 0), (4 * E7, 3 * E7), (0, 3 * E7))
+    assert form == ((corners, ((E7, E7), (2 * E7, 2 * E7), (2 * E7, E7))),)
+
+
+def test_an_open_ring_and_repeated_vertices_are_the_same_ring() -> None:
+    ring = [[0, 0], [4, 0], [4, 3], [0, 0]]
+    sloppy = [[0, 0], [0, 1e-9], [4, 0], [4, 0], [4, 3]]
+    assert form_of({"type": "Polygon", "coordinates": [ring]}) == form_of({"type": "Polygon", "coordinates": [sloppy]})
+
+
+def test_a_small_loop_is_repaired_wherever_the_ring_starts() -> None:
+    # The last edge overshoots the first corner and comes back across it: a loop of 0.02 x 0.02 on 4 x 3 degrees.
+    loop = [[0, 0.01], [4, 0], [4, 3], [0, 3], [0.01, -0.01], [-0.01, -0.01]]
+    repaired, was_repaired = read_polygon({"type": "Polygon", "coordinates": [loop]})
+    assert was_repaired
+    assert repaired.is_valid
+    assert repaired.area == pytest.approx(12, rel=0.01)
+    for turned in (loop[2:] + loop[:2], loop[::-1]):
+        assert form_of({"type": "Polygon", "coordinates": [turned]}) == canonical(repaired)
+
+
+@pytest.mark.parametrize(
+    ("coordinates", "message"),
+    [
+        ([[[0, 0], [4, 3], [4, 0], [0, 3]]], "Self-intersection.* from nothing"),
+        ([[[0, 0], [4, 3], [4, 0], [0, 1]]], r"Self-intersection.* by \+\d+\.\d%"),
+        ([[[0, 0], [4, 0], [4, 3]], [[9, 9], [10, 9], [10, 10]]], r"Hole lies outside shell.* by "),
+        ([[[0, 0], [1, 1], [2, 2]]], r"from nothing"),
+    ],
+    ids=["bow-tie", "lopsided bow-tie", "hole outside", "no area"],
+)
+def test_what_a_repair_would_change_is_refused(coordinates: Any, message: str) -> None:
+    with pytest.raises(UnusableGeometryError, match=message) as caught:
+        read_polygon({"type": "Polygon", "coordinates": coordinates})
+    assert caught.value.reason == "geometry_invalid"
+
+
+def test_two_vertices_within_a_centimetre_have_a_canonical_form_too() -> None:
+    assert canonical(Polygon([(0, 0), (1e-9, 0), (1, 1)])) == ((((0, 0), (E7, E7)),),)
+
+
+def tables(*rows: tuple[str, str, str, Polygon | MultiPolygon], negatives: tuple[str, ...] = ()) -> tuple[Any, Any]:
+    labels = gpd.GeoDataFrame(
+        [(*row[:2], "Sand mine", *row[2:]) for row in rows],
+        columns=["feature_id", "obs_id", "class_name", "confidence", "geometry"],
+        geometry="geometry",
+    )
+    looked_at = [(row[1], True) for row in rows] + [(name, False) for name in negatives]
+    return labels, pd.DataFrame(looked_at, columns=["obs_id", "has_mines"]).drop_duplicates()
+
+
+A, B = Polygon([(0, 0), (2, 0), (2, 1)]), Polygon([(5, 5), (9, 5), (9, 7)])
+
+
+def test_the_fingerprint_is_what_its_definition_says() -> None:
+    labels, observations = tables(("f2", "b", "high", B), ("f1", "å", "low", A), negatives=("n",))
+    rows = [
+        '["","n","","",[]]',
+        '["f1","\\u00e5","Sand mine","low",[[[[0,0],[20000000,0],[20000000,10000000]]]]]',
+        '["f2","b","Sand mine","high",[[[[50000000,50000000],[90000000,50000000],[90000000,70000000]]]]]',
+    ]
+    expected = hashlib.sha256("".join(row + "\n" for row in rows).encode()).hexdigest()
+    assert label_fingerprint(labels, observations) == expected
+    assert canonical_row("f2", "b", "Sand mine", "high", canonical(B)).decode() == rows[2]
+
+
+def test_the_fingerprint_knows_every_part_of_a_label_and_not_the_order() -> None:
+    base = [("f1", "a", "low", A), ("f2", "b", "high", B)]
+    fingerprint = label_fingerprint(*tables(*base, negatives=("n",)))
+    assert label_fingerprint(*tables(*base[::-1], negatives=("n",))) == fingerprint
+    others = [
+        tables(("f9", "a", "low", A), base[1], negatives=("n",)),
+        tables(("f1", "c", "low", A), base[1], negatives=("n",)),
+        tables(("f1", "a", "high", A), base[1], negatives=("n",)),
+        tables(("f1", "a", "low", shapely.transform(A, lambda xy: xy + 1e-6)), base[1], negatives=("n",)),
+        tables(base[0], negatives=("n",)),
+        tables(*base),
+        tables(*base, negatives=("m",)),
+    ]
+    assert len({fingerprint, *(label_fingerprint(*other) for other in others)}) == len(others) + 1

@@ -1,0 +1,292 @@
+"""The command line: quick to start, clear about what is there, silent about secrets."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import pytest
+import shapely
+import yaml
+from PIL import Image
+
+from sandwatch import cli, doctor, raster, schemas
+from sandwatch.errors import InputError
+from sandwatch.files import sha256
+from sandwatch.grid import Grid
+
+ROOT = Path(__file__).parents[2]
+HEAVY = (
+    "torch",
+    "rasterio",
+    "geopandas",
+    "pandas",
+    "numpy",
+    "pandera",
+    "pystac",
+    "matplotlib",
+    "dvc",
+    "sklearn",
+    "yaml",
+)
+SECRET = "s3cr3t-value"
+
+
+@pytest.fixture
+def clone(tmp_path, monkeypatch):
+    """A checkout with nothing run, and a user without credentials."""
+    root = tmp_path / "clone"
+    for name in ("params.yaml", "dvc.yaml", ".dvc/config"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, root / name)
+    shutil.copytree(ROOT / "data" / "regions", root / "data" / "regions")
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    for name in ("GOOGLE_APPLICATION_CREDENTIALS", "CLOUDSDK_CONFIG", "EARTHENGINE_TOKEN", "LABELBOX_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(root)
+    return root
+
+
+def call(*arguments, monkeypatch, capsys):
+    """Runs the command line in this process; returns exit status, standard output, standard error."""
+    monkeypatch.setattr(sys, "argv", ["sandwatch", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    said = capsys.readouterr()
+    return stop.value.code, said.out, said.err
+
+
+def examined(root, environment=None, home=Path("/nonexistent")):
+    return {(finding.topic, finding.name): finding for finding in doctor.examine(root, environment or {}, home)}
+
+
+def lock(root, stages, present=True):
+    outs = {name: [f"data/{name}"] for name in stages}
+    record = {name: {"cmd": "x", "outs": [{"path": path} for path in paths]} for name, paths in outs.items()}
+    (root / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": record}))
+    for (path,) in outs.values():
+        if present:
+            (root / path).mkdir(parents=True, exist_ok=True)
+
+
+ALL = ("aoi", "export", "annotations", "chips", "train", "evaluate", "infer")
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys\nfrom sandwatch.cli import main\nsys.argv = ['sandwatch', '--help']\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        f"print('imported:', [name for name in {HEAVY} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert all(command in done.stdout for command in ("doctor", "show", "migrate"))
+    assert "imported: []" in done.stdout
+
+
+def test_doctor_on_a_fresh_clone_says_repro(clone, monkeypatch, capsys):
+    code, out, err = call("doctor", monkeypatch=monkeypatch, capsys=capsys)
+    assert (code, err) == (0, "")
+    assert "torch" in out
+    assert "synthetic" in out
+    assert "gs://your-bucket/sandwatch is a placeholder" in out
+    assert out.rstrip().endswith("dvc repro, to run aoi, export, annotations, chips, train, evaluate, infer")
+
+
+def test_doctor_finds_credentials_and_never_shows_them(clone, tmp_path, monkeypatch, capsys):
+    key = tmp_path / f"{SECRET}.json"
+    key.write_text(SECRET)
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(key))
+    monkeypatch.setenv("LABELBOX_API_KEY", SECRET)
+    monkeypatch.setenv("EARTHENGINE_TOKEN", SECRET)
+    for path in (".config/earthengine/credentials", ".config/gcloud/application_default_credentials.json"):
+        file = tmp_path / "home" / path
+        file.parent.mkdir(parents=True)
+        file.write_text(SECRET)
+    (clone / ".dvc/config").write_text(
+        f"[core]\n    remote = web\n['remote \"web\"']\n    url = https://me:{SECRET}@host.example/store?sig={SECRET}\n"
+    )
+    _, out, err = call("doctor", monkeypatch=monkeypatch, capsys=capsys)
+    assert SECRET not in out + err
+    lines = {line.strip()[3:33].strip(): line for line in out.splitlines()}
+    for name in (
+        "GOOGLE_APPLICATION_CREDENTIALS", "gcloud application default", "Earth Engine", "EARTHENGINE_TOKEN",
+        "LABELBOX_API_KEY",
+    ):  # fmt: skip
+        assert lines[name].split() == ["ok", *name.split(), "found"]
+    assert "https://host.example/store" in out
+
+
+def test_doctor_says_that_a_named_credential_file_is_not_there(clone):
+    found = examined(clone, {"GOOGLE_APPLICATION_CREDENTIALS": f"/nonexistent/{SECRET}.json"})
+    assert (
+        found["credentials", "GOOGLE_APPLICATION_CREDENTIALS"].detail
+        == "set, but the file that it names does not exist"
+    )
+    assert found["credentials", "LABELBOX_API_KEY"].detail == "missing"
+
+
+def test_doctor_shows_the_line_of_a_wrong_key(clone, monkeypatch, capsys):
+    params = clone / "params.yaml"
+    params.write_text(params.read_text().replace("overlap_px: 64", "overlap_px: wide"))
+    code, out, _ = call("doctor", monkeypatch=monkeypatch, capsys=capsys)
+    assert code == 1
+    line = "params.yaml: infer.overlap_px: got 'wide'; expected a valid integer; edit params.yaml"
+    assert f"!! infer                          {line}" in out
+    assert out.rstrip().endswith(f"solve params.yaml, infer: {line}")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("infer: [1\nmodel: 2", r"params.yaml: got while parsing.*line 1"), ("", r"params.yaml: got NoneType")],
+)
+def test_doctor_refuses_params_that_are_no_yaml(clone, text, message):
+    (clone / "params.yaml").write_text(text)
+    with pytest.raises(InputError, match=message):
+        doctor.examine(clone, {}, clone)
+
+
+def test_doctor_outside_a_clone_is_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = call("doctor", monkeypatch=monkeypatch, capsys=capsys)
+    assert (code, out) == (1, "")
+    assert (
+        err == "error: this folder: got no params.yaml; expected a clone of sandwatch; change into the clone's root\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("section", "source", "file"),
+    [("imagery", "files", "imagery/scenes.csv"), ("annotations", "labelbox_export", "annotations/export.ndjson")],
+)
+def test_doctor_misses_the_files_of_a_source(clone, section, source, file):
+    params = clone / "params.yaml"
+    text = params.read_text()
+    values = yaml.safe_load(text)
+    values[section]["source"] = source
+    params.write_text(yaml.safe_dump(values))
+    finding = examined(clone)["sources", section]
+    assert (finding.state, finding.detail) == ("problem", f"{source}, but data/regions/sample/{file} is missing")
+    path = clone / "data" / "regions" / "sample" / file
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("")
+    assert examined(clone)["sources", section].state == "ok"
+
+
+def test_doctor_misses_a_region(clone):
+    params = clone / "params.yaml"
+    params.write_text(params.read_text().replace("region: sample", "region: nile"))
+    finding = examined(clone)["sources", "region"]
+    assert finding.state == "problem"
+    assert finding.detail.startswith("data/regions/nile/sites.csv is missing")
+
+
+def test_next_is_what_is_not_done(clone):
+    lock(clone, ALL[:3])
+    findings = doctor.examine(clone, {}, clone)
+    assert doctor.next_step(findings) == "dvc repro, to run chips, train, evaluate, infer"
+
+
+def test_next_is_to_look_when_all_is_done(clone):
+    lock(clone, ALL)
+    assert doctor.next_step(doctor.examine(clone, {}, clone)).startswith("sandwatch show <obs_id>")
+
+
+def test_next_is_to_pull_where_a_remote_can_have_the_outputs(clone):
+    lock(clone, ALL, present=False)
+    assert doctor.next_step(doctor.examine(clone, {}, clone)).startswith("dvc repro, to run aoi")
+    config = clone / ".dvc/config"
+    config.write_text(config.read_text().replace("your-bucket", "sand"))
+    assert doctor.next_step(doctor.examine(clone, {}, clone)).startswith("dvc pull, to fetch the outputs of aoi")
+
+
+def test_a_broken_dvc_config_is_a_problem(clone):
+    (clone / ".dvc/config").write_text("[core\n")
+    finding = examined(clone)["DVC remote", ".dvc/config"]
+    assert finding.state == "problem"
+
+
+def test_a_clone_without_remote_is_told_how_to_add_one(clone):
+    (clone / ".dvc/config").write_text("[core]\n    analytics = false\n")
+    assert examined(clone)["DVC remote", "core.remote"].detail == "none: dvc remote add --default storage gs://..."
+
+
+@pytest.fixture
+def scene(clone):
+    """An exported scene with a label, without prediction."""
+    grid = Grid(crs="EPSG:32644", left=500_000.0, top=2_500_000.0, width=80, height=60)
+    obs_id = "kanhan_2023-02-01"
+    rgb = np.stack([np.full((60, 80), value, np.uint8) for value in (200, 40, 90)])
+    rgb[:, :20, :10] = 250
+    path = clone / "data" / "scenes" / obs_id / "rgb.tif"
+    raster.write_cog(path, rgb, grid, bands=("red", "green", "blue"), nodata=0)
+    row = {
+        "obs_id": obs_id, "site_id": "kanhan", "date": "2023-02-01", "product": "rgb", "status": "exported",
+        "detail": None, "path": f"{obs_id}/rgb.tif", "bands": "red,green,blue", "crs": grid.crs,
+        "transform": ",".join(str(value) for value in grid.transform[:6]), "width_px": 80, "height_px": 60,
+        "dtype": "uint8", "nodata": 0.0, "valid_fraction": 1.0, "source": "synthetic", "source_images": "[]",
+        "sha256": sha256(path),
+    }  # fmt: skip
+    schemas.Scenes.write(pd.DataFrame([row]), clone / "data" / "scenes.parquet")
+    square = gpd.GeoSeries([shapely.box(500_200, 2_499_600, 500_500, 2_499_900)], crs=grid.crs).to_crs(4326)
+    label = {
+        "feature_id": "f1", "label_id": "l1", "obs_id": obs_id, "class_name": "Sand mine", "confidence": "high",
+        "area_m2": 90_000.0, "created_by": None, "created_at": None, "updated_at": None, "reviews": "[]",
+        "workflow_status": "DONE", "row_sha256": "0" * 64, "label_sha256": "0" * 64, "geometry": square[0],
+    }  # fmt: skip
+    schemas.Labels.write(gpd.GeoDataFrame([label], crs=4326), clone / "data" / "annotations" / "labels.parquet")
+    return clone, obs_id, grid, square[0]
+
+
+def predict(root, obs_id, grid, polygon):
+    folder = root / "data" / "predictions" / obs_id
+    score = np.full((1, 60, 80), 9000, np.uint16)
+    score[:, :, 60:] = 65535
+    raster.write_cog(folder / "score.tif", score, grid, bands=("probability of a mine",), nodata=65535)
+    row = {
+        "detection_id": f"{obs_id}/00001", "obs_id": obs_id, "site_id": "kanhan", "river": "Kanhan",
+        "date": "2023-02-01", "score_mean": 0.9, "score_max": 0.9, "area_m2": 90_000.0, "model_sha256": "0" * 64,
+        "label_fingerprint": "0" * 64, "geometry": polygon,
+    }  # fmt: skip
+    schemas.Detections.write(gpd.GeoDataFrame([row], crs=4326), folder / "detections.parquet")
+
+
+def test_show_draws_a_scene_and_its_prediction_once_there_is_one(scene, monkeypatch, capsys):
+    root, obs_id, grid, polygon = scene
+    assert call("show", obs_id, monkeypatch=monkeypatch, capsys=capsys)[:2] == (0, f"{obs_id}.png\n")
+    alone = np.asarray(Image.open(root / f"{obs_id}.png").convert("RGB"))
+    assert (np.abs(alone.astype(int) - (200, 40, 90)).max(axis=2) < 12).mean() > 0.2
+    predict(root, obs_id, grid, polygon)
+    code, out, _ = call("show", obs_id, "--out", "here/it.png", monkeypatch=monkeypatch, capsys=capsys)
+    assert (code, out) == (0, "here/it.png\n")
+    both = np.asarray(Image.open(root / "here" / "it.png").convert("RGB"))
+    assert both.shape[1] > 1.5 * alone.shape[1]
+
+
+def test_show_draws_the_labels(scene, monkeypatch, capsys):
+    root, obs_id, *_ = scene
+    call("show", obs_id, monkeypatch=monkeypatch, capsys=capsys)
+    (root / "data" / "annotations" / "labels.parquet").unlink()
+    call("show", obs_id, "--out", "bare.png", monkeypatch=monkeypatch, capsys=capsys)
+    assert (root / f"{obs_id}.png").read_bytes() != (root / "bare.png").read_bytes()
+
+
+def test_show_names_near_matches_of_an_unknown_observation(scene, monkeypatch, capsys):
+    code, out, err = call("show", "kanham_2023-02-01", monkeypatch=monkeypatch, capsys=capsys)
+    assert (code, out) == (1, "")
+    assert err.startswith("error: observation kanham_2023-02-01: got no such picture among the 1 of")
+    assert "such as kanhan_2023-02-01;" in err
+    assert err.count("\n") == 1
+
+
+def test_show_before_any_export_is_one_line(clone, monkeypatch, capsys):
+    code, _, err = call("show", "kanhan_2023-02-01", monkeypatch=monkeypatch, capsys=capsys)
+    assert code == 1
+    assert err.startswith("error: data/scenes.parquet: got")
+    assert err.count("\n") == 1
