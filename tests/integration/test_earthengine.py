@@ -3,25 +3,30 @@
 import json
 import pickle
 from collections.abc import Iterator
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
 import ee
+import geopandas as gpd
 import numpy as np
 import numpy.typing as npt
 import pyproj
 import pytest
 import shapely
+from affine import Affine
+from rasterio.features import geometry_mask
 from shapely.geometry import box
 
-from sandwatch import gcs, params
+from sandwatch import export, gcs, params, raster, schemas
+from sandwatch.aoi import Site as RiverSite
 from sandwatch.errors import InputError
 from sandwatch.grid import Grid
-from sandwatch.imagery import Composite, Raster, Site, Sparse, earthengine
+from sandwatch.imagery import Composite, Raster, Site, Unfetched, earthengine
+from sandwatch.imagery.earthengine.water import write_rivers
 
 from ..servers.earthengine import EarthEngine, serve_earthengine
-from ..servers.ee_scenes import BANDS, Catalogue, Layer, add_month
+from ..servers.ee_scenes import BANDS, Catalogue, Layer, StoredImage, add_month
 from ..servers.gcs import Gcs, serve_gcs
 
 CRS = "EPSG:32644"
@@ -99,7 +104,7 @@ def fetch(
     return earthengine.fetch(sites or (site(),), bands, made, min_coverage=min_coverage, work=work)
 
 
-def pixels(raster: Raster | Sparse | None) -> npt.NDArray[Any]:
+def pixels(raster: Raster | Unfetched | None) -> npt.NDArray[Any]:
     assert isinstance(raster, Raster)
     return raster.pixels
 
@@ -235,10 +240,10 @@ def test_what_covers_too_little_is_not_fetched_and_the_figure_is_told(server: Ea
     place = site(months=(MAY, JULY), width=200, height=50)
     source = fetch(tmp_path, place, min_coverage=0.55)
     sparse = source(place, JULY)
-    assert isinstance(sparse.s2, Sparse)
+    assert isinstance(sparse.s2, Unfetched)
     assert 0.1 < sparse.s2.valid_fraction < 0.55
     assert len(sparse.s2.source_images) == 3
-    assert isinstance(sparse.s1, Sparse)
+    assert isinstance(sparse.s1, Unfetched)
     left, _, right, _ = place.grid.bounds
     held = (LEFT + 1_500 - (left + 200)) / (right - 100 - (left + 200))
     assert sparse.s1.valid_fraction == pytest.approx(held, abs=0.02)
@@ -249,6 +254,35 @@ def test_what_covers_too_little_is_not_fetched_and_the_figure_is_told(server: Ea
 def test_a_month_without_images_is_empty(server: EarthEngine, tmp_path: Path) -> None:
     place = site(months=(MAY, date(2023, 1, 1)))
     assert fetch(tmp_path, place)(place, date(2023, 1, 1)) == Composite(s2=None, s1=None)
+
+
+def test_the_manifest_tells_of_both(server: EarthEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    place = site(months=(MAY, JULY), width=200, height=50)
+    imagery = params.Imagery(source="earthengine", min_coverage=0.55)
+    bands = params.Bands(s2=("B2", "B3", "B4"), s1=("VV", "VH"))
+    ask = export.source(
+        imagery,
+        bands=bands,
+        synthetic=params.Synthetic(seed=0, cloud_fraction=0.0, annotator_error_m=0.0),
+        earthengine=params.check(params.EarthEngine, SETTINGS),
+        places=[place],
+        river_file=tmp_path,
+        inputs=tmp_path,
+    )
+    table = export.export(
+        [place], ask, folder=tmp_path / "scenes", bands=bands, imagery=imagery, workers=1, progress=lambda _: None
+    )
+    schemas.Scenes.write(table, tmp_path / "scenes.parquet")
+    rows = schemas.Scenes.read(tmp_path / "scenes.parquet").set_index(["date", "product"])
+    assert set(rows.loc["2022-05-01", "status"]) == {"exported"}
+    assert set(rows.loc["2022-07-01", "status"]) == {"skipped"}
+    assert "s2 covers 0." in rows.loc[("2022-07-01", "s2"), "detail"]
+    assert 0.1 < rows.loc[("2022-07-01", "s2"), "valid_fraction"] < 0.55
+    assert len(json.loads(rows.loc[("2022-07-01", "s2"), "source_images"])) == 3
+    assert sorted(path.name for path in (tmp_path / "scenes").rglob("*.tif")) == ["rgb.tif", "s1.tif", "s2.tif"]
+    held = raster.read(tmp_path / "scenes" / "Sone_Rewa_2022-05-01" / "s2.tif", bands=bands.s2, grid=place.grid)
+    assert np.array_equal(held, pixels(ask(place, MAY).s2))
 
 
 # Faults
@@ -456,6 +490,68 @@ def test_bands_of_the_other_level_are_refused(tmp_path: Path) -> None:
 def test_batch_without_a_bucket_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="transfer is batch, which needs the name of a bucket"):
         fetch(tmp_path, transfer="batch", bucket=None)
+
+
+# Rivers
+
+
+@pytest.fixture
+def water(catalogue: Catalogue) -> Iterator[npt.NDArray[np.bool_]]:
+    """A bent river, asymmetric, and a pond, as JRC holds them: bool (y, x), a pixel 30 m, from LEFT and TOP."""
+    wet = np.zeros((200, 200), bool)
+    for row in range(200):
+        wet[row, 60 + row // 5 : 66 + row // 5] = True
+    wet[20:24, 120:124] = True
+    layer = Layer(wet.astype(np.uint8), wet, CRS, LEFT, TOP, 30)
+    stored = StoredImage("", {"max_extent": layer}, {}, datetime(2021, 12, 31, tzinfo=UTC), box(80, 20, 82, 22))
+    catalogue.collections["JRC/GSW1_4/GlobalSurfaceWater"] = [stored]
+    yield wet
+    del catalogue.collections["JRC/GSW1_4/GlobalSurfaceWater"]
+
+
+def on_the_river(x: float, y: float, name: str = "Sone_Rewa") -> RiverSite:
+    longitude, latitude = pyproj.Transformer.from_crs(CRS, "EPSG:4326", always_xy=True).transform(x, y)
+    return RiverSite(
+        site_id=name, river="Sone", district="", longitude=longitude, latitude=latitude, months=(MAY,), role="label"
+    )
+
+
+def test_water_becomes_a_river_file(server: EarthEngine, water: npt.NDArray[np.bool_], tmp_path: Path) -> None:
+    path = tmp_path / "jrc_gsw.geojson"
+    place = on_the_river(LEFT + 2_700, TOP - 1_500)
+    assert write_rivers(path, [place], extent_m=1_800.0, min_area_m2=50_000.0) == 1
+    table = gpd.read_file(path)
+    assert table.crs == "EPSG:4326"
+    assert table.is_valid.all()
+    assert list(table["site_id"]) == ["Sone_Rewa"]
+    (river,) = table.to_crs(CRS).geometry
+    left, bottom, right, top = (round(bound) for bound in river.bounds)
+    first, last = (TOP - top) // 30, (TOP - bottom) // 30
+    assert (right - left, top - bottom) != (0, 0)
+    assert (last - first) * 30 >= 1_800
+    drawn = geometry_mask([river], wet_shape := water.shape, Affine(30, 0, LEFT, 0, -30, TOP), invert=True)
+    held = water.copy()
+    held[:first], held[last:], held[:, :50] = False, False, False
+    held[20:24, 120:124] = False
+    assert drawn.shape == wet_shape
+    assert np.array_equal(drawn, held)
+    before = path.read_bytes()
+    path.unlink()
+    write_rivers(path, [place], extent_m=1_800.0, min_area_m2=50_000.0)
+    assert path.read_bytes() == before
+
+
+def test_a_site_without_water_is_named(server: EarthEngine, water: npt.NDArray[np.bool_], tmp_path: Path) -> None:
+    wet, dry = on_the_river(LEFT + 2_700, TOP - 1_500), on_the_river(LEFT + 5_000, TOP - 5_000, "Dry_Place")
+    with pytest.raises(InputError, match="sites Dry_Place: got no water of 50000 m2 within their extent of 1800 m"):
+        write_rivers(tmp_path / "rivers.geojson", [wet, dry], extent_m=1_800.0, min_area_m2=50_000.0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_river_file_is_never_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "rivers.geojson").write_text("mine")
+    with pytest.raises(InputError, match=r"rivers.geojson: got a file; expected none yet"):
+        write_rivers(tmp_path / "rivers.geojson", [], extent_m=1.0, min_area_m2=1.0)
 
 
 # Who asks

@@ -77,11 +77,13 @@ class Raster:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sparse:
-    """One product of a composite that its source did not fetch, because too little of the AOI is in it.
+class Unfetched:
+    """One product of a composite that its source knows of but left where it is.
+
+    It, or the other product of the observation, covers less of the AOI than ``imagery.min_coverage``.
 
     Attributes:
-        valid_fraction: share of the AOI with data, as the source found it; less than ``imagery.min_coverage``.
+        valid_fraction: share of the AOI with data, as the source found it without fetching.
         source_images: every image that would have gone into it.
     """
 
@@ -98,8 +100,8 @@ class Composite:
         s1: None where it has no Sentinel-1 image of the month, or ``bands.s1`` is empty.
     """
 
-    s2: Raster | Sparse | None
-    s1: Raster | Sparse | None
+    s2: Raster | Unfetched | None
+    s1: Raster | Unfetched | None
 
 
 class Source(Protocol):

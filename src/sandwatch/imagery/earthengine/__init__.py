@@ -19,7 +19,7 @@ import numpy as np
 
 from sandwatch import params
 from sandwatch.errors import InputError
-from sandwatch.imagery import Composite, Raster, Site, SourceImage, Sparse
+from sandwatch.imagery import Composite, Raster, Site, SourceImage, Unfetched
 from sandwatch.imagery.earthengine import composites, session, transfer
 from sandwatch.stage import progress
 
@@ -44,24 +44,24 @@ class Fetched:
     """A source of imagery (``sandwatch.imagery.Source``) whose pixels lie in files.
 
     Attributes:
-        products: (site_id, month, product) -> where its pixels are, or None where they weren't worth fetching.
+        products: (site_id, month, product) -> where its pixels are; absent where they weren't worth fetching.
         found: (site_id, month, product) -> what the survey told; absent where it found no image.
     """
 
-    products: dict[tuple[str, date, str], Path | None]
+    products: dict[tuple[str, date, str], Path]
     found: dict[tuple[str, date, str], _Found]
 
     def __call__(self, site: Site, month: date) -> Composite:
         """Returns the composite of ``site`` in the month that begins with ``month``."""
         return Composite(s2=self._product(site, month, "s2"), s1=self._product(site, month, "s1"))
 
-    def _product(self, site: Site, month: date, product: str) -> Raster | Sparse | None:
+    def _product(self, site: Site, month: date, product: str) -> Raster | Unfetched | None:
         found = self.found.get((site.site_id, month, product))
         if found is None:
             return None
-        path = self.products[site.site_id, month, product]
+        path = self.products.get((site.site_id, month, product))
         if path is None:
-            return Sparse(valid_fraction=found.coverage, source_images=found.images)
+            return Unfetched(valid_fraction=found.coverage, source_images=found.images)
         pixels = np.load(path)
         return Raster(pixels=pixels if product == "s2" else decibel(pixels), source_images=found.images)
 
@@ -69,7 +69,7 @@ class Fetched:
 def fetch(
     sites: Sequence[Site], bands: params.Bands, settings: params.EarthEngine, *, min_coverage: float, work: Path = WORK
 ) -> Fetched:
-    """Fetches all composites of ``sites`` that are worth it.
+    """Fetches the composites of ``sites`` that are worth it: of an observation all products, or none.
 
     Args:
         sites: with the months to observe.
@@ -90,19 +90,19 @@ def fetch(
             found.update({(site.site_id, month, product): value for (month, product), value in answer.items()})
     _check_found(found, sites)
 
-    orders = {
-        (site.site_id, month, product): _order(site, month, product, one.indices, bands, settings, work)
-        for site in sites
-        for month in site.months
-        for product in ("s2", "s1")
-        if (one := found.get((site.site_id, month, product))) and one.coverage >= min_coverage
-    }
-    progress(f"{len(orders)} composites to fetch, {len(found) - len(orders)} cover less than {min_coverage:.0%}")
+    products = ("s2", "s1") if bands.s1 else ("s2",)
+    orders: dict[tuple[str, date, str], transfer.Order] = {}
+    for site, month in [(one, month) for one in sites for month in one.months]:
+        parts = {product: found.get((site.site_id, month, product)) for product in products}
+        if all(part is not None and part.coverage >= min_coverage for part in parts.values()):
+            for product, part in parts.items():
+                assert part is not None
+                orders[site.site_id, month, product] = _order(site, month, product, part.indices, bands, settings, work)
+    observations = sum(len(site.months) for site in sites)
+    worthwhile = len(orders) // len(products)
+    progress(f"{worthwhile} of {observations} observations cover at least {min_coverage:.0%} of their AOI")
     transfer.fetch(list(orders.values()), settings)
-    return Fetched(
-        products={key: orders[key].path if key in orders else None for key in found},
-        found=found,
-    )
+    return Fetched(products={key: order.path for key, order in orders.items()}, found=found)
 
 
 def decibel(power: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -125,7 +125,7 @@ def _check_bands(bands: params.Bands, settings: params.EarthEngine) -> None:
 
 
 def _survey(site: Site, bands: params.Bands, settings: params.EarthEngine) -> dict[tuple[date, str], _Found]:
-    answer = session.call(f"survey of {site.site_id}", composites.survey(site, bands, settings).getInfo)
+    answer: Any = session.call(f"survey of {site.site_id}", composites.survey(site, bands, settings).getInfo)
     return {
         (date.fromisoformat(month), product): _found(f"{site.site_id} {month} {product}", product, described, settings)
         for month, products in answer.items()

@@ -91,16 +91,20 @@ def composite(
 
     pinned = ee.Filter.inList("system:index", list(indices))
     chosen = images(product, grid, month, settings).filter(pinned).select(list(bands))
+    made: ee.Image
     if product == "s2":
-        return chosen.median().add(0.5).floor().max(1).unmask(0, False).toUint16()
-    return chosen.map(_positive).mean().toFloat().unmask(0, False)
+        made = chosen.median().add(0.5).floor().max(1).unmask(0, False).toUint16()
+    else:
+        made = chosen.map(_positive).mean().toFloat().unmask(0, False)
+    return made
 
 
 def water() -> ee.Image:
     """1 where water was ever seen by Landsat from 1984 to 2021, else 0. Source: JRC Global Surface Water 1.4."""
     import ee
 
-    return ee.Image(WATER).select(WATER_BAND).unmask(0, False).toByte()
+    made: ee.Image = ee.Image(WATER).select([WATER_BAND]).unmask(0, False).toByte()
+    return made
 
 
 def _clear(found: ee.ImageCollection, settings: params.EarthEngine) -> ee.ImageCollection:
@@ -110,9 +114,10 @@ def _clear(found: ee.ImageCollection, settings: params.EarthEngine) -> ee.ImageC
         return found.filter(ee.Filter.lt("CLOUDY_PIXEL_PERCENTAGE", settings.max_cloudy_percent))
 
     def masked(image: ee.Image) -> ee.Image:
-        return image.updateMask(image.select(CLOUD_SCORE_BAND).gte(settings.clear_threshold))
+        return image.updateMask(image.select([CLOUD_SCORE_BAND]).gte(settings.clear_threshold))
 
-    return found.linkCollection(ee.ImageCollection(CLOUD_SCORE), [CLOUD_SCORE_BAND]).map(masked)
+    linked: ee.ImageCollection = found.linkCollection(ee.ImageCollection(CLOUD_SCORE), [CLOUD_SCORE_BAND]).map(masked)
+    return linked
 
 
 def _of_one_kind(found: ee.ImageCollection, settings: params.EarthEngine) -> ee.ImageCollection:

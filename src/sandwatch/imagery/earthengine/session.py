@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
 from sandwatch.errors import InputError
@@ -49,20 +48,6 @@ def start() -> None:
             expected="the id of a Google Cloud project that is registered for Earth Engine",
             fix=f"run: export {PROJECT}=<id>",
         ) from None
-
-
-def found_credentials() -> str | None:
-    """Where credentials would come from, in words and without their values; None where there are none."""
-    key = os.environ.get("GOOGLE_APPLICATION_CREDENTIALS")
-    if key:
-        return f"GOOGLE_APPLICATION_CREDENTIALS ({'a file' if Path(key).is_file() else 'no such file'})"
-    import ee
-
-    try:
-        ee.data.get_persistent_credentials()
-    except ee.EEException:
-        return None
-    return "earthengine authenticate, or application-default credentials"
 
 
 def call(what: str, function: Callable[[], T]) -> T:

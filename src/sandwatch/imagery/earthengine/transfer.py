@@ -20,7 +20,7 @@ from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -261,8 +261,8 @@ class Batch:
             fileFormat="GeoTIFF",
         )
         # Task.start would draw a random request id; with ours, one that is repeated starts nothing.
-        request_id = f"{order.key}-{len(operations)}"
-        operation = session.call(f"export of {order.name}", lambda: ee.data.exportImage(request_id, export.config))
+        request_id, config = f"{order.key}-{len(operations)}", dict(export.config or {})
+        operation = session.call(f"export of {order.name}", lambda: ee.data.exportImage(request_id, config))
         operations.append(operation)
         return str(operation["name"])
 
@@ -271,7 +271,7 @@ class Batch:
         import ee
 
         for task, order in flying.items():
-            operation = session.call(f"task of {order.name}", lambda task=task: ee.data.getOperation(task))
+            operation = session.call(f"task of {order.name}", partial(ee.data.getOperation, task))
             known = self._known[self._description(order)]
             known[:] = [operation if other["name"] == task else other for other in known]
             state = operation["metadata"]["state"]
