@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 import geopandas as gpd
+import numpy as np
 import pandas as pd
 import pandera.pandas as pa
 import pyarrow as pyarrow_
@@ -78,14 +79,18 @@ class Table(pa.DataFrameModel):
             raise InputError(
                 name, got=f"columns {sorted(table.columns)}", expected=f"columns {columns}", fix="re-run its stage"
             )
+        if table.empty:  # a column without values has no type of its own
+            dtypes = cls.to_schema().dtypes
+            table = table.astype({column: dtypes[column].type for column in columns if column != "geometry"})
         table = table[columns].sort_values(cls._sort_by, kind="stable", ignore_index=True)
         try:
             return cls.validate(table, lazy=True)
         except SchemaErrors as errors:
             case = errors.failure_cases.iloc[0]
+            value = case["failure_case"]
             raise InputError(
                 f"{name}, column {case['column']}",
-                got=f"{case['failure_case']!r}",
+                got=repr(value.item() if isinstance(value, np.generic) else value),
                 expected=f"{case['check']}",
                 fix=f"correct the input that made it ({len(errors.failure_cases)} such cells)",
             ) from None

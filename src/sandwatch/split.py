@@ -20,7 +20,7 @@ import shapely
 from shapely.geometry.base import BaseGeometry
 
 from sandwatch.errors import InputError
-from sandwatch.geometry import WGS84, reproject, transformer
+from sandwatch.geometry import WGS84, transformer
 from sandwatch.grid import Grid, Window
 from sandwatch.params import Split
 
@@ -41,10 +41,9 @@ def distance_km(first: BaseGeometry, second: BaseGeometry) -> float:
     """
     near = [_centre(first), _centre(second)]
     for _ in range(2):  # again around the nearest points themselves, where the projection is true
-        plane = _equidistant(*_midpoint(*near))
-        line = shapely.shortest_line(reproject(first, WGS84, plane), reproject(second, WGS84, plane))
-        (ax, ay), (bx, by) = reproject(line, plane, WGS84).coords
-        near = [(ax, ay), (bx, by)]
+        centre = _midpoint(*near)
+        line = shapely.shortest_line(_to_plane(first, *centre), _to_plane(second, *centre))
+        near = [_from_plane(x, y, *centre) for x, y in line.coords]
     return float(EARTH.inv(*near[0], *near[1])[2]) / 1000.0
 
 
@@ -285,8 +284,21 @@ def _midpoint(a: tuple[float, float], b: tuple[float, float]) -> tuple[float, fl
     return float(x), float(y)
 
 
-def _equidistant(longitude: float, latitude: float) -> str:
-    return f"+proj=aeqd +lon_0={longitude!r} +lat_0={latitude!r} +datum=WGS84 +units=m"
+def _to_plane(geometry: BaseGeometry, longitude: float, latitude: float) -> BaseGeometry:
+    """Azimuthal equidistant projection around a centre, metres east and north."""
+
+    def move(xy: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        n = len(xy)
+        azimuth, _, length = EARTH.inv(np.full(n, longitude), np.full(n, latitude), xy[:, 0], xy[:, 1])
+        return np.column_stack((length * np.sin(np.radians(azimuth)), length * np.cos(np.radians(azimuth))))
+
+    moved: BaseGeometry = shapely.transform(geometry, move)
+    return moved
+
+
+def _from_plane(x: float, y: float, longitude: float, latitude: float) -> tuple[float, float]:
+    east, north, _ = EARTH.fwd(longitude, latitude, math.degrees(math.atan2(x, y)), math.hypot(x, y))
+    return float(east), float(north)
 
 
 def _extent(grid: Grid) -> tuple[tuple[float, float], tuple[float, float]]:

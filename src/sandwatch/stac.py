@@ -1,6 +1,7 @@
 """Predictions as a static STAC collection: an item a scene, an item for the model, relative links, nothing of the run.
 
-Sources: STAC 1.1.0; extensions projection 2.0.0, file 2.1.0, raster 2.0.0, processing 1.2.0, MLM 1.4.0.
+Sources: STAC 1.1.0; extensions projection 2.0.0, file 2.1.0, raster 2.0.0, processing 1.2.0, eo 1.1.0,
+MLM 1.4.0.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 COLLECTION_ID = "sandwatch-predictions"
 RASTER = "https://stac-extensions.github.io/raster/v2.0.0/schema.json"
+EO = "https://stac-extensions.github.io/eo/v1.1.0/schema.json"
+"""Where a model's bands are described: MLM 1.4.0 takes STAC 1.1's own ``bands`` only where STAC 1.1 forbids them."""
 PROCESSING = "https://stac-extensions.github.io/processing/v1.2.0/schema.json"
 ALWAYS = (datetime(1900, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC))
 """The interval of a model that is not bound to a time. Source: MLM extension, best practices."""
@@ -173,8 +176,10 @@ def _model_item(card: Card, models: Path) -> pystac.Item:
         input=[ModelInput.create("normalised pixels", list(card.bands), pixels)],
         output=[ModelOutput.create("calibrated probability of a mine", task, scores)],
     )
+    bands = [{"name": band} for band in card.bands]
+    item.stac_extensions.append(EO)
     weights, about = models / "model.safetensors", models / "model.json"
-    _attach(item, "weights", weights, "Weights", "application/octet-stream", "mlm:model", {})
+    _attach(item, "weights", weights, "Weights", "application/octet-stream", "mlm:model", {"eo:bands": bands})
     AssetGeneralMLMExtension.ext(item.assets["weights"]).apply(artifact_type="safetensors")
     _attach(item, "card", about, "Model card", pystac.MediaType.JSON, "metadata", {})
     return item

@@ -213,15 +213,14 @@ class _Seen:
 
 
 def _leave_slips(seen: list[_Seen]) -> None:
-    """A fixed handful of mistakes, on observations chosen by the hash of their name: one of each kind."""
+    """One mistake of each kind, on observations chosen by the hash of their name."""
     busy = sorted((one for one in seen if len(one.objects) > 2), key=lambda one: one.order)
     quiet = sorted((one for one in seen if not one.objects), key=lambda one: one.order)
     if busy[0:1]:
         busy[0].status = "IN_REVIEW"
-    if busy[1:2]:
+    if busy[1:2]:  # one careless session: an unanswered question and a crossed polygon
+        busy[1].objects[-1]["classifications"] = []
         busy[1].add_crossed()
-    if busy[2:3]:
-        busy[2].objects[-1]["classifications"] = []
     if len(quiet) > 1:
         quiet[0].active = True
 

@@ -36,8 +36,8 @@ def smooth(rng: np.random.Generator, y: Floats, x: Floats, *, cell_y: float, cel
 
     Args:
         rng: draws the lattice.
-        y: coordinates, an array of any shape.
-        x: coordinates, an array of the same shape.
+        y: coordinates, an array of any shape; (height, 1) where the points are a grid.
+        x: coordinates, an array of the same shape; (1, width) where the points are a grid, which is quicker.
         cell_y: distance between lattice nodes along y, in the unit of ``y``.
         cell_x: the same along x.
     """
@@ -46,9 +46,17 @@ def smooth(rng: np.random.Generator, y: Floats, x: Floats, *, cell_y: float, cel
     top, left = np.floor(row).astype(np.int64), np.floor(col).astype(np.int64)
     lattice = 2.0 * rng.random((int(top.max()) + 2, int(left.max()) + 2)) - 1.0
     down, right = _ramp(row - top), _ramp(col - left)
-    above = lattice[top, left] * (1.0 - right) + lattice[top, left + 1] * right
-    below = lattice[top + 1, left] * (1.0 - right) + lattice[top + 1, left + 1] * right
-    field: Floats = above * (1.0 - down) + below * down
+    field: Floats
+    if row.shape[1:] == (1,) and col.shape[:1] == (1,):
+        lines = lattice[top[:, 0]] * (1.0 - down) + lattice[top[:, 0] + 1] * down
+        field = lines[:, left[0]] * (1.0 - right) + lines[:, left[0] + 1] * right
+        return field
+    corner = top * lattice.shape[1] + left
+    flat = lattice.ravel()
+    above = flat[corner] * (1.0 - right) + flat[corner + 1] * right
+    corner += lattice.shape[1]
+    below = flat[corner] * (1.0 - right) + flat[corner + 1] * right
+    field = above * (1.0 - down) + below * down
     return field
 
 

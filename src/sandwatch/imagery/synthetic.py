@@ -148,7 +148,7 @@ class _World:
     """What of a site doesn't change from month to month. All arrays (y, x) on its grid, lengths in metres.
 
     Attributes:
-        metres: (y, x) coordinates of pixel centres, from the grid's top left corner down and right.
+        metres: coordinates of pixel centres from the grid's top left corner, down (y, 1) and right (1, x).
         along, across: along the channel from its upper end, and across it, positive to the left.
         half_width: of the river bed, between its banks.
         height: of the bed over its deepest point, as a share of the banks' height (above 1 beyond them).
@@ -160,8 +160,10 @@ class _World:
         self.site, self.seed = site, seed
         grid = site.grid
         self.grid = grid
-        y, x = np.mgrid[0 : grid.height, 0 : grid.width].astype(np.float64)
-        self.metres = (y + 0.5) * RESOLUTION_M, (x + 0.5) * RESOLUTION_M
+        self.metres = (
+            (np.arange(grid.height, dtype=np.float64)[:, None] + 0.5) * RESOLUTION_M,
+            (np.arange(grid.width, dtype=np.float64)[None, :] + 0.5) * RESOLUTION_M,
+        )
         self.channel, bend = self._channel(_centreline(site, rivers))
         self.along, self.across, nearest = self._river_coordinates()
         rng = self.rng("bed")
@@ -202,7 +204,7 @@ class _World:
     def _river_coordinates(self) -> tuple[Floats, Floats, npt.NDArray[np.int64]]:
         from scipy.spatial import cKDTree
 
-        y, x = self.metres
+        y, x = np.broadcast_arrays(*self.metres)
         # The nearest point of every fourth pixel does for its neighbours: the projection below makes up for it.
         coarse = np.stack([y[::2, ::2].ravel(), x[::2, ::2].ravel()], axis=1)
         _, found = cKDTree(self.channel).query(coarse)
@@ -260,7 +262,7 @@ def _normals(line: Floats) -> tuple[Floats, Floats]:
 
 def _fractal(rng: np.random.Generator, y: Floats, x: Floats, cell: float, octaves: int = 3) -> Floats:
     """Value noise of several scales, each half as coarse and half as strong as the one before."""
-    total = np.zeros_like(y)
+    total = np.zeros(np.broadcast_shapes(y.shape, x.shape))
     for octave in range(octaves):
         scale = 2.0**octave
         total = total + smooth(rng, y, x, cell_y=cell / scale, cell_x=cell / scale) / scale
@@ -331,7 +333,7 @@ def _mined(world: _World, month: date) -> _Mined:
         cos, sin = 1.0 / math.sqrt(1.0 + slope * slope), slope / math.sqrt(1.0 + slope * slope)
         axis_y, axis_x = -normal_x[index] * cos + normal_y[index] * sin, normal_y[index] * cos + normal_x[index] * sin
         window = (slice(row - margin, row + margin + 1), slice(col - margin, col + margin + 1))
-        dy, dx = y[window] - centre_y, x[window] - centre_x
+        dy, dx = y[window[0]] - centre_y, x[:, window[1]] - centre_x
         a, b = dy * axis_y + dx * axis_x, dy * axis_x - dx * axis_y
         reach_a, reach_b = np.abs(a) + ragged[window], np.abs(b) + ragged[window]
         inside = (reach_a < radius * grown) & (reach_b < wide * grown)

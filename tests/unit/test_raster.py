@@ -1,0 +1,189 @@
+"""Rasters: what is written is what is read, the same bytes twice, and bringing any raster onto a grid."""
+
+import io
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyproj
+import pytest
+import rasterio
+import shapely
+from affine import Affine
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from rio_cogeo import cog_validate
+from scipy.ndimage import map_coordinates
+
+from sandwatch import raster
+from sandwatch.errors import InputError
+from sandwatch.files import sha256
+from sandwatch.grid import Grid, Window
+from tests.conftest import CRS, GRID, a_site, reflectance, write_raster
+
+S2_NAMES = ("B2", "B3", "B4")
+
+
+def on_grid(path: Path, grid: Grid = GRID, *, nodata: float | None = None, resampling: str = "cubic") -> np.ndarray:
+    return np.array([v for _, v in raster.read_onto(path, grid, nodata=nodata, resampling=resampling)])
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "float32", "uint8"])
+def test_written_is_read_again_and_the_same_bytes_twice(tmp_path: Path, dtype: str) -> None:
+    grid = Grid(crs=CRS, left=380_000.0, top=2_246_000.0, width=700, height=300)
+    pixels = reflectance(3, grid).astype(dtype)
+    nodata = np.nan if dtype == "float32" else 0
+    pixels[:, 5, 7] = nodata
+    paths = [tmp_path / name / "a.tif" for name in ("one", "two")]
+    for path in paths:
+        raster.write_cog(path, pixels, grid, bands=S2_NAMES, nodata=nodata, tags={"made_by": "test"})
+    assert sha256(paths[0]) == sha256(paths[1])
+    assert [path.name for path in paths[0].parent.iterdir()] == ["a.tif"]
+    assert np.array_equal(raster.read(paths[0], bands=S2_NAMES, grid=grid), pixels, equal_nan=dtype == "float32")
+    assert raster.read_grid(paths[0]) == grid
+    assert raster.read_tags(paths[0])["made_by"] == "test"
+    with redirect_stdout(io.StringIO()), rasterio.open(paths[0]) as file:
+        assert cog_validate(paths[0], strict=True)[0]
+        assert file.block_shapes == [(256, 256)] * 3
+        assert file.overviews(1)
+        assert file.compression.value == "ZSTD"
+
+
+def test_bands_come_in_the_order_asked_for_and_windows_are_cut(tmp_path: Path) -> None:
+    pixels = reflectance(3)
+    raster.write_cog(tmp_path / "a.tif", pixels, GRID, bands=S2_NAMES, nodata=0)
+    window = Window(row=3, col=10, height=7, width=5)
+    part = raster.read(tmp_path / "a.tif", bands=("B4", "B2"), window=window)
+    assert np.array_equal(part, pixels[[2, 0]][(slice(None), *window.slices)])
+
+
+def test_unfit_rasters_are_refused(tmp_path: Path) -> None:
+    raster.write_cog(tmp_path / "a.tif", reflectance(3), GRID, bands=S2_NAMES, nodata=0)
+    with pytest.raises(InputError, match=r"a.tif: got bands \['B2', 'B3', 'B4'\]; expected \['B8'\] among them"):
+        raster.read(tmp_path / "a.tif", bands=("B2", "B8"))
+    other = GRID.crop(Window(row=1, col=0, height=30, width=40))
+    with pytest.raises(InputError, match=r"a.tif: got Grid\(.*top=2246000.0.*; expected Grid\(.*top=2245990.0"):
+        raster.read(tmp_path / "a.tif", bands=("B2",), grid=other)
+    (tmp_path / "b.tif").write_text("no raster")
+    with pytest.raises(InputError, match=r"b.tif: got .*not recognized.*; expected a raster that GDAL can read"):
+        raster.read(tmp_path / "b.tif", bands=("B2",))
+    write_raster(tmp_path / "c.tif", reflectance(1), crs=None)
+    with pytest.raises(InputError, match=r"c.tif: got CRS None.*; expected a CRS"):
+        raster.read_grid(tmp_path / "c.tif")
+    with pytest.raises(ValueError, match=r"pixels \(2, 30, 40\) on a grid \(30, 40\) with bands"):
+        raster.write_cog(tmp_path / "d.tif", reflectance(2), GRID, bands=S2_NAMES, nodata=0)
+    assert not (tmp_path / "d.tif").exists()
+
+
+def test_inside_is_the_centre_rule() -> None:
+    site = a_site()
+    y, x = np.mgrid[0 : GRID.height, 0 : GRID.width]
+    triangle = (x + 0.5) / GRID.width + (GRID.height - y - 0.5) / GRID.height
+    safe = np.abs(triangle - 1) > 1e-3
+    assert np.array_equal(raster.inside(site.aoi, GRID)[safe], (triangle < 1)[safe])
+    assert 0.45 < raster.inside(site.aoi, GRID).mean() < 0.55
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(-50, 50), st.integers(-50, 50), st.integers(1, 60), st.integers(1, 60), st.sampled_from([1, 2, 6]))
+def test_rasters_on_the_lattice_are_copied(
+    tmp_path: Path, col: int, row: int, width: int, height: int, block: int
+) -> None:
+    pixels = np.arange(1, 2 * width * height + 1, dtype=np.uint16).reshape(2, height, width)
+    transform = Affine(10.0 * block, 0, GRID.left + 10 * col, 0, -10.0 * block, GRID.top - 10 * row)
+    found = on_grid(write_raster(tmp_path / "a.tif", pixels, transform=transform))
+    large = np.full((2, 600, 600), np.nan)
+    target = large[:, 100 + row : 100 + row + height * block, 100 + col : 100 + col + width * block]
+    target[:] = pixels.repeat(block, axis=1).repeat(block, axis=2)
+    assert np.array_equal(found, large[:, 100 : 100 + GRID.height, 100 : 100 + GRID.width], equal_nan=True)
+
+
+@pytest.mark.parametrize(("resampling", "order", "off"), [("nearest", 0, 0), ("bilinear", 1, 0.01), ("cubic", 3, 3.0)])
+def test_resampled_at_exact_coordinates(tmp_path: Path, resampling: str, order: int, off: float) -> None:
+    west, north, step = 85.84, 20.32, 1e-4  # a little more than 10 m: kernels are not widened
+    y, x = np.mgrid[0:340, 0:225]
+    pixels = (1000 + 300 * np.sin(x / 9) + 200 * np.cos(y / 7) + x).astype(np.float32)
+    path = write_raster(
+        tmp_path / "a.tif", pixels[None], crs="EPSG:4326", transform=Affine(step, 0, west, 0, -step, north)
+    )
+    rows, cols = np.mgrid[0 : GRID.height, 0 : GRID.width] + 0.5
+    to_degrees = pyproj.Transformer.from_crs(CRS, "EPSG:4326", always_xy=True)
+    longitude, latitude = to_degrees.transform(GRID.left + 10 * cols, GRID.top - 10 * rows)
+    at = [(north - latitude) / step - 0.5, (longitude - west) / step - 0.5]
+    expected = map_coordinates(pixels.astype(np.float64), at, order=order)
+    found = on_grid(path, resampling=resampling)[0]
+    assert np.abs(found - expected).max() <= off
+    assert np.abs(found - np.roll(expected, 1, axis=1))[:, 1:].max() > 20
+
+
+def test_finer_rasters_are_averaged(tmp_path: Path) -> None:
+    fine = Grid(crs=CRS, left=GRID.left, top=GRID.top, width=200, height=150, resolution=2.0)
+    pixels = reflectance(1, fine).astype(np.float32)
+    found = on_grid(write_raster(tmp_path / "a.tif", pixels, grid=fine))
+    expected = pixels.reshape(1, 30, 5, 40, 5).mean(axis=(2, 4))
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_a_shifted_raster_is_not_taken_for_one_on_the_lattice(tmp_path: Path) -> None:
+    pixels = reflectance(1)
+    transform = Affine(10, 0, GRID.left + 5, 0, -10, GRID.top)
+    found = on_grid(write_raster(tmp_path / "a.tif", pixels, transform=transform), resampling="bilinear")
+    expected = (pixels[0, :, :-1].astype(float) + pixels[0, :, 1:]) / 2
+    np.testing.assert_allclose(found[0, 1:-1, 1:-1], expected[1:-1, :-1], atol=1e-6)
+
+
+def no_data_cases() -> list[Any]:
+    return [
+        pytest.param({}, 0, [(0, 2, 3)], None, id="in all bands 0 without nodata"),
+        pytest.param({"nodata": 7}, 7, [(0, 2, 3)], None, id="as the file says"),
+        pytest.param({"nodata": 7}, 9, [(0, 2, 3)], 9, id="as scenes.csv says"),
+    ]
+
+
+@pytest.mark.parametrize(("options", "value", "where", "nodata"), no_data_cases())
+def test_no_data(tmp_path: Path, options: dict[str, Any], value: int, where: Any, nodata: float | None) -> None:
+    pixels = reflectance(2)
+    pixels[:, 2, 3] = value
+    pixels[0, 10, 20] = 0
+    found = on_grid(write_raster(tmp_path / "a.tif", pixels, **options), nodata=nodata)
+    assert np.argwhere(np.isnan(found)).tolist() == [[0, 2, 3], [1, 2, 3]]
+
+
+def test_each_band_has_its_own_no_data_when_resampled(tmp_path: Path) -> None:
+    pixels = np.full((2, *GRID.shape), 500, dtype=np.float32)
+    pixels[0, :, :20] = np.nan
+    transform = Affine(10, 0, GRID.left + 5, 0, -10, GRID.top)
+    found = on_grid(write_raster(tmp_path / "a.tif", pixels, transform=transform))
+    assert np.isnan(found[0, :, 2:18]).all()
+    assert (found[0, 1:-1, 22:] == 500).all()
+    assert (found[1, 1:-1, 2:] == 500).all()
+
+
+def test_a_raster_elsewhere_has_no_data(tmp_path: Path) -> None:
+    far = Grid(crs=CRS, left=500_000.0, top=2_246_000.0, width=40, height=30)
+    assert np.isnan(on_grid(write_raster(tmp_path / "a.tif", reflectance(1, far), grid=far))).all()
+
+
+def test_footprint_is_where_the_raster_lies(tmp_path: Path) -> None:
+    outline = raster.footprint(write_raster(tmp_path / "a.tif", reflectance(1)))
+    assert isinstance(outline, shapely.Polygon)
+    assert outline.buffer(1e-6).contains(a_site().aoi)
+    assert outline.area / a_site().aoi.area == pytest.approx(2.0, rel=1e-3)
+
+
+def test_rotated_rasters_are_refused(tmp_path: Path) -> None:
+    turned = GRID.transform * Affine.rotation(10)
+    path = write_raster(tmp_path / "a.tif", reflectance(1), transform=turned)
+    with pytest.raises(InputError, match=r"a.tif: got CRS EPSG:32645, transform .*; expected a CRS and a north-up"):
+        on_grid(path)
+
+
+def test_real_pixels_on_their_own_lattice_are_copied(shared: Any) -> None:
+    path = shared("data/s2_chips/S2L2A/282D_485L_3_3.tif")
+    with rasterio.open(path) as file:
+        grid = Grid(crs="EPSG:32722", left=file.transform.c, top=file.transform.f, width=224, height=224)
+        pixels = file.read()
+    part = Window(row=20, col=50, height=60, width=70)
+    found = on_grid(path, grid.crop(part))
+    assert np.array_equal(found, pixels[(slice(None), *part.slices)])

@@ -1,0 +1,125 @@
+"""Tables are contracts: what breaks one is named, and the same rows are the same bytes."""
+
+from pathlib import Path
+
+import geopandas as gpd
+import pandas as pd
+import pytest
+from shapely.geometry import box
+
+from sandwatch.errors import InputError
+from sandwatch.files import sha256
+from sandwatch.schemas import Aoi, Observations
+
+
+def aois() -> gpd.GeoDataFrame:
+    """Three sites, not in order."""
+    count = 3
+    return gpd.GeoDataFrame(
+        {
+            "site_id": ["c", "a", "b"],
+            "river": ["Ka", "Ka", "Lo"],
+            "district": ["x"] * count,
+            "role": ["label", "both", "infer"],
+            "longitude": [85.0, 85.1, 88.0],
+            "latitude": [20.0, 20.1, 21.0],
+            "months": ["2023-01-01;2023-05-01", "2023-01-01", "2024-12-01"],
+            "utm_crs": ["EPSG:32645"] * count,
+            "left_m": [380_000.0] * count,
+            "top_m": [2_246_000.0] * count,
+            "width_px": [40] * count,
+            "height_px": [30] * count,
+            "area_km2": [1.5] * count,
+            "group": [0, 0, 1],
+            "fold": ["train", "train", "infer"],
+        },
+        geometry=[box(85, 20, 85.1, 20.1)] * count,
+        crs="EPSG:4326",
+    )
+
+
+def test_rows_in_any_order_are_the_same_bytes(tmp_path: Path) -> None:
+    Aoi.write(aois(), tmp_path / "one.parquet")
+    Aoi.write(aois().iloc[::-1][["geometry", *aois().columns[:-1]]], tmp_path / "two.parquet")
+    assert sha256(tmp_path / "one.parquet") == sha256(tmp_path / "two.parquet")
+    back = Aoi.read(tmp_path / "one.parquet")
+    assert list(back["site_id"]) == ["a", "b", "c"]
+    assert back.crs == "EPSG:4326"
+    assert back["group"].dtype == "int64"
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("role", "watch", "aoi.parquet, column role: got 'watch'; expected isin"),
+        ("months", "2023-01", "column months: got '2023-01'; expected str_matches"),
+        ("utm_crs", "EPSG:4326", "column utm_crs: got 'EPSG:4326'"),
+        ("latitude", 91.0, "column latitude: got 91.0; expected in_range"),
+        ("fold", "holdout", "column fold: got 'holdout'"),
+        ("width_px", 0, "column width_px: got 0"),
+    ],
+)
+def test_a_cell_at_fault_is_named(tmp_path: Path, column: str, value: object, message: str) -> None:
+    table = aois()
+    table.loc[1, column] = value
+    with pytest.raises(InputError, match=message):
+        Aoi.write(table, tmp_path / "aoi.parquet")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_site_twice_is_refused(tmp_path: Path) -> None:
+    table = aois()
+    table["site_id"] = ["a", "a", "b"]
+    with pytest.raises(InputError, match=r"column site_id: got 'a'; expected .*uniqu"):
+        Aoi.write(table, tmp_path / "aoi.parquet")
+
+
+@pytest.mark.parametrize("change", [{"drop": "fold"}, {"add": "colour"}])
+def test_other_columns_are_refused(change: dict[str, str]) -> None:
+    table = aois().drop(columns=change.get("drop", []))
+    if "add" in change:
+        table[change["add"]] = 1
+    with pytest.raises(InputError, match=r"aoi: got columns .*; expected columns .*site_id"):
+        Aoi.checked(table, "aoi")
+
+
+def test_another_crs_is_refused_and_not_reprojected() -> None:
+    with pytest.raises(InputError, match=r"aoi, .*32645"):
+        Aoi.checked(aois().to_crs("EPSG:32645"), "aoi")
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1 but not really PAR1", None])
+def test_what_is_no_table_is_refused(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "aoi.parquet"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=r"aoi.parquet: got .*; expected a table that its stage wrote; run dvc repro"):
+        Aoi.read(path)
+
+
+def test_a_table_without_geometry_is_not_read_as_one_with(tmp_path: Path) -> None:
+    pd.DataFrame({"site_id": ["a"]}).to_parquet(tmp_path / "aoi.parquet")
+    with pytest.raises(InputError, match=r"aoi.parquet: got .*; expected a table that its stage wrote"):
+        Aoi.read(tmp_path / "aoi.parquet")
+
+
+def test_empty_tables_round_trip_where_they_may_be_empty(tmp_path: Path) -> None:
+    from sandwatch.schemas import Quarantine
+
+    columns = list(Quarantine.to_schema().columns)
+    empty = pd.DataFrame({name: pd.Series(dtype="int64" if name == "polygons" else "object") for name in columns})
+    Quarantine.write(empty, tmp_path / "quarantine.parquet")
+    assert Quarantine.read(tmp_path / "quarantine.parquet").empty
+
+
+def test_nullable_text_survives_when_all_of_it_is_null(tmp_path: Path) -> None:
+    table = pd.DataFrame(
+        {
+            "obs_id": ["a_2023-01-01"], "site_id": ["a"], "date": ["2023-01-01"], "label_id": ["l"],
+            "has_mines": [False], "polygons": [0], "created_by": [None], "workflow_status": [None], "snapshot": ["s"],
+        }
+    )  # fmt: skip
+    Observations.write(table, tmp_path / "observations.parquet")
+    back = Observations.read(tmp_path / "observations.parquet")
+    assert back["created_by"].isna().all()
+    assert back["has_mines"].dtype == bool

@@ -1,0 +1,277 @@
+"""Splits can't leak: groups keep their distance, no group crosses folds, blocks keep their gap, leaks are named."""
+
+import csv
+from collections import Counter
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pyproj
+import pytest
+import shapely
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from shapely import Point, box
+
+from sandwatch import split
+from sandwatch.errors import InputError
+from sandwatch.grid import Grid, Window, tile
+from sandwatch.params import Split
+from tests.strategies import places
+
+GEOD = pyproj.Geod(ellps="WGS84")
+
+
+def settings_of(**changes: Any) -> Split:
+    values: dict[str, Any] = {
+        "min_distance_km": 50, "holdout_rivers": ("Test",), "val_fraction": 0.25, "block_m": 3000,
+        "block_gap_m": 320, "seed": 0,
+    }  # fmt: skip
+    return Split(**{**values, **changes})
+
+
+def nearest_by_brute_force(a: shapely.Geometry, b: shapely.Geometry) -> float:
+    """Kilometres between the nearest of many points along two outlines."""
+    if a.intersects(b):
+        return 0.0
+    points = [shapely.get_coordinates(shapely.segmentize(g, 0.002)) for g in (a, b)]
+    first, second = (np.repeat(points[0], len(points[1]), axis=0), np.tile(points[1], (len(points[0]), 1)))
+    return float(GEOD.inv(first[:, 0], first[:, 1], second[:, 0], second[:, 1])[2].min()) / 1000
+
+
+@settings(max_examples=40, deadline=None)
+@given(places(spread=0.4), places(spread=0.4))
+def test_distance_is_the_geodesic_between_nearest_points(a: shapely.Geometry, b: shapely.Geometry) -> None:
+    expected = nearest_by_brute_force(a, b)
+    assert split.distance_km(a, b) == pytest.approx(split.distance_km(b, a), abs=1e-6)
+    # The points lie 200 m apart; an edge of 8 km bends by less than a metre between the two maps.
+    assert expected - 0.12 <= split.distance_km(a, b) <= expected + 0.001
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [((85.0, 20.0), (85.0, 20.3)), ((179.9, 10.0), (-179.9, 10.2)), ((10.0, 79.0), (14.0, 79.5)), ((0, 0), (9, 3))],
+)
+def test_distance_of_points_is_that_of_geographiclib(a: tuple[float, float], b: tuple[float, float]) -> None:
+    assert split.distance_km(Point(a), Point(b)) == pytest.approx(GEOD.inv(*a, *b)[2] / 1000, abs=1e-6)
+
+
+def test_distance_of_areas_that_touch_is_nought() -> None:
+    assert split.distance_km(box(85, 20, 85.1, 20.1), box(85.1, 20, 85.2, 20.1)) == 0.0
+
+
+def test_min_distance_is_the_least_of_all_pairs() -> None:
+    first = [Point(85, 20), Point(80, 21), Point(88, 25)]
+    second = [Point(85.5, 20.5), Point(81, 21.2), Point(70, 30)]
+    expected = min(split.distance_km(a, b) for a in first for b in second)
+    assert split.min_distance_km(first, second) == expected
+    with pytest.raises(ValueError, match="no distance to nothing"):
+        split.min_distance_km(first, [])
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(places(), min_size=1, max_size=12), st.floats(1, 150))
+def test_groups_are_single_linkage(geometries: list[shapely.Geometry], limit: float) -> None:
+    found = split.groups(geometries, limit)
+    near = np.array([[split.distance_km(a, b) <= limit for b in geometries] for a in geometries])
+    reachable = np.linalg.matrix_power(near.astype(float), len(near)) > 0
+    assert np.array_equal(found[:, None] == found[None, :], reachable)
+    assert list(dict.fromkeys(found)) == list(range(found.max() + 1))
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(places(), min_size=2, max_size=8), st.randoms(use_true_random=False))
+def test_groups_do_not_depend_on_order(geometries: list[shapely.Geometry], random: Any) -> None:
+    order = list(range(len(geometries)))
+    random.shuffle(order)
+    here, there = split.groups(geometries, 60), split.groups([geometries[i] for i in order], 60)
+    assert np.array_equal((here[:, None] == here)[np.ix_(order, order)], there[:, None] == there)
+
+
+@pytest.fixture
+def india(shared: Any) -> list[dict[str, str]]:
+    with shared("data/observations_india.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_india_has_19_groups_and_the_largest_7_of_64_observations(india: list[dict[str, str]]) -> None:
+    position = {row["site"]: Point(float(row["longitude"]), float(row["latitude"])) for row in india}
+    sites = sorted(position)
+    group = dict(zip(sites, split.groups([position[site] for site in sites], 50), strict=True))
+    assert (len(india), len(sites)) == (64, 42)
+    assert len(set(group.values())) == 19
+    assert max(Counter(group[row["site"]] for row in india).values()) == 7
+
+
+def test_the_predecessors_validation_leaks_and_ours_does_not(india: list[dict[str, str]]) -> None:
+    position = {row["site"]: Point(float(row["longitude"]), float(row["latitude"])) for row in india}
+    validation = [row for row in india if row["predecessor_cluster"] == "12"]
+    trained = {row["site"] for row in india if row["predecessor_cluster"] != "12"}
+    assert (len(validation), sum(row["site"] in trained for row in validation)) == (11, 5)
+    theirs = ["val" if row["predecessor_cluster"] == "12" else "train" for row in india]
+    names, at = [row["observation"] for row in india], [position[row["site"]] for row in india]
+    with pytest.raises(InputError, match=r"observations \S+ \((train|val)\) and \S+ .*: got \d+.\d km"):
+        split.check_leak(names, theirs, at, min_distance_km=50)
+
+    sites = sorted(position)
+    rivers = [site.split("_")[0] for site in sites]
+    months = [sum(row["site"] == site for row in india) for site in sites]
+    group = split.groups([position[site] for site in sites], 50)
+    ours = split.folds(
+        site_ids=sites,
+        rivers=rivers,
+        observations=months,
+        group=group.tolist(),
+        split=settings_of(holdout_rivers=("Sone",)),
+    )
+    fold = dict(zip(sites, ours, strict=True))
+    split.check_leak(names, [fold[row["site"]] for row in india], at, min_distance_km=50)
+    by_fold = {name: [position[site] for site in sites if fold[site] == name] for name in set(ours)}
+    assert split.min_distance_km(by_fold["train"], by_fold["test"]) > 50
+    assert split.min_distance_km(by_fold["train"], by_fold["val"]) > 50
+    counts = Counter(fold[row["site"]] for row in india)
+    assert counts["val"] / (counts["val"] + counts["train"]) == pytest.approx(0.25, abs=0.01)
+    assert {fold[site] for site in sites if site.startswith("Sone")} == {"test"}
+
+
+SITES = st.lists(
+    st.tuples(st.integers(0, 6), st.sampled_from(["Test", "Ka", "Lo", "Mi"]), st.integers(1, 9)),
+    min_size=2,
+    max_size=14,
+)
+
+
+def folds_of(rows: list[tuple[int, str, int]], **changes: Any) -> list[str]:
+    group, rivers, months = zip(*rows, strict=True)
+    names = [f"s{i}" for i in range(len(rows))]
+    return split.folds(site_ids=names, rivers=rivers, observations=months, group=group, split=settings_of(**changes))
+
+
+@given(SITES, st.floats(0.05, 0.95), st.integers(0, 3))
+def test_no_group_crosses_folds(rows: list[tuple[int, str, int]], fraction: float, seed: int) -> None:
+    held = {group for group, river, _ in rows if river == "Test"}
+    rest = {group for group, _, _ in rows} - held
+    if not held or not rest:
+        with pytest.raises(InputError, match=r"holdout_rivers: got .*Test"):
+            folds_of(rows, val_fraction=fraction, seed=seed)
+        return
+    found = folds_of(rows, val_fraction=fraction, seed=seed)
+    of_group = {group: {f for f, (g, _, _) in zip(found, rows, strict=True) if g == group} for group, _, _ in rows}
+    assert all(len(names) == 1 for names in of_group.values())
+    assert all((fold == "test") == (group in held) for fold, (group, _, _) in zip(found, rows, strict=True))
+    learning = {name for group in rest for name in of_group[group]}
+    assert learning == ({"blocks"} if len(rest) == 1 else {"train", "val"})
+    assert found == folds_of(rows, val_fraction=fraction, seed=seed)
+    if len(rest) > 1:
+        weight = {g: sum(n for group, _, n in rows if group == g) for g in rest}
+        share = sum(weight[g] for g in rest if of_group[g] == {"val"}) / sum(weight.values())
+        groups = list(rest)
+        subsets = ([g for i, g in enumerate(groups) if bits >> i & 1] for bits in range(1, 2 ** len(groups) - 1))
+        best = min(abs(sum(weight[g] for g in subset) / sum(weight.values()) - fraction) for subset in subsets)
+        assert abs(share - fraction) == pytest.approx(best, abs=1e-12)
+
+
+def test_the_seed_chooses_among_equally_good_groups() -> None:
+    rows = [(0, "Test", 1), *[(group, "Ka", 2) for group in range(1, 9)]]
+    assert len({tuple(folds_of(rows, seed=seed)) for seed in range(20)}) > 5
+
+
+def test_an_unknown_holdout_river_is_named_with_the_known() -> None:
+    with pytest.raises(InputError, match=r"split.holdout_rivers: got 'Nile', .*; expected some of Ka, Test"):
+        folds_of([(0, "Test", 1), (1, "Ka", 1)], holdout_rivers=("Test", "Nile"))
+
+
+def test_nothing_left_to_train_on_is_refused() -> None:
+    with pytest.raises(
+        InputError, match=r"holdout_rivers: got Test, whose groups hold every site; expected a site farther"
+    ):
+        folds_of([(0, "Test", 1), (0, "Ka", 1)])
+
+
+def gap_m(a: Grid, b: Grid) -> float:
+    """Metres on the ground between two grids, found along densified outlines."""
+    points = []
+    for grid in (a, b):
+        outline = shapely.get_coordinates(shapely.segmentize(box(*grid.bounds), 50.0))
+        to_degrees = pyproj.Transformer.from_crs(grid.crs, "EPSG:4326", always_xy=True)
+        points.append(np.column_stack(to_degrees.transform(outline[:, 0], outline[:, 1])))
+    first, second = np.repeat(points[0], len(points[1]), axis=0), np.tile(points[1], (len(points[0]), 1))
+    return float(GEOD.inv(first[:, 0], first[:, 1], second[:, 0], second[:, 1])[2].min())
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.data())
+def test_windows_of_blocks_keep_the_gap_over_sites_and_utm_zones(data: st.DataObject) -> None:
+    # Two overlapping sites on either side of the border between zones 44 and 45, at 84 degrees east.
+    latitude = data.draw(st.sampled_from([-55.0, 0.0, 20.0, 70.0]))
+    wide = data.draw(st.booleans())
+    half = (6000, 2000) if wide else (2000, 6000)
+    grids = []
+    for longitude, zone in ((83.97, 44), (84.02, 45)):
+        crs = f"EPSG:{(32600 if latitude >= 0 else 32700) + zone}"
+        x, y = pyproj.Transformer.from_crs("EPSG:4326", crs, always_xy=True).transform(longitude, latitude)
+        grids.append(Grid.covering((x - half[0], y - half[1], x + half[0], y + half[1]), crs))
+    to_degrees = [pyproj.Transformer.from_crs(grid.crs, "EPSG:4326", always_xy=True) for grid in grids]
+    aois = [box(*t.transform_bounds(*grid.bounds)) for t, grid in zip(to_degrees, grids, strict=True)]
+    gap = data.draw(st.sampled_from([50.0, 320.0, 900.0]))
+    cut = split.blocks(
+        aois, size_m=640, split=settings_of(block_gap_m=gap, block_m=2000, seed=data.draw(st.integers(0, 5)))
+    )
+    windows = [(grid, window) for grid in grids for window in tile(*grid.shape, 64, 40)]
+    folds = [cut.fold(window, grid) for grid, window in windows]
+    assert {"train", "val", None} == set(folds)
+    train, val = (
+        [grid.crop(w) for (grid, w), f in zip(windows, folds, strict=True) if f == name] for name in ("train", "val")
+    )
+    rng = np.random.default_rng(0)
+    for window in rng.permutation(np.array(val, dtype=object))[:4]:
+        near = sorted(train, key=lambda other: np.hypot(other.left - window.left, other.top - window.top))
+        assert min(gap_m(window, other) for other in near[:3] + near[-3:]) >= gap
+
+
+def test_blocks_validate_about_the_fraction_along_the_longer_axis() -> None:
+    aoi = box(85.0, 20.0, 85.02, 20.36)
+    cut = split.blocks([aoi], size_m=1600, split=settings_of())
+    assert cut.axis == 1
+    lengths = [high - low for low, high in cut.validating]
+    assert sum(lengths) / 0.36 == pytest.approx(0.25, abs=0.05)
+    assert min(lengths) * 110_574 >= 3000
+    assert split.blocks([aoi], size_m=1600, split=settings_of()) == cut
+    assert {split.blocks([aoi], size_m=1600, split=settings_of(seed=s)).validating for s in range(9)} > {cut.validating}
+    assert split.blocks([box(85.0, 20.0, 85.4, 20.02)], size_m=1600, split=settings_of()).axis == 0
+
+
+def test_blocks_too_narrow_for_windows_are_refused() -> None:
+    with pytest.raises(
+        InputError, match=r"split.block_m: got 3000, which makes 2 blocks of 1\d{3} m; expected blocks of 1920 m"
+    ):
+        split.blocks([box(85.0, 20.0, 85.01, 20.03)], size_m=1600, split=settings_of())
+
+
+def test_blocks_on_both_sides_of_the_antimeridian_are_refused() -> None:
+    with pytest.raises(InputError, match=r"fold is blocks: got longitudes -179.90 to 180.00; .* antimeridian"):
+        split.blocks([box(179.9, 20.0, 180, 20.1), box(-179.9, 20, -179.8, 20.1)], size_m=1600, split=settings_of())
+
+
+def test_a_window_between_blocks_is_dropped() -> None:
+    grid = Grid(crs="EPSG:32645", left=400_000, top=2_246_000, width=200, height=1200)
+    to_degrees = pyproj.Transformer.from_crs(grid.crs, "EPSG:4326", always_xy=True)
+    cut = split.blocks([box(*to_degrees.transform_bounds(*grid.bounds))], size_m=640, split=settings_of())
+    found = [cut.fold(Window(row=row, col=0, height=64, width=64), grid) for row in range(1137)]
+    changes = [(a, b) for a, b in pairwise(found) if a != b]
+    assert all(None in change for change in changes)
+    assert len(changes) >= 2
+
+
+def test_a_leak_names_two_observations_and_the_distance() -> None:
+    names = ["a_2023-01-01", "a_2023-05-01", "b_2023-01-01", "c_2023-01-01"]
+    at = [box(85, 20, 85.1, 20.1)] * 2 + [box(85.4, 20, 85.5, 20.1), box(88, 20, 88.1, 20.1)]
+    split.check_leak(names, ["train", "train", "train", "test"], at, min_distance_km=50)
+    with pytest.raises(InputError, match=r"observations a_2023-01-01 \(train\) and b_2023-01-01 \(val\): got 31.4 km"):
+        split.check_leak(names, ["train", "train", "val", "test"], at, min_distance_km=50)
+    with pytest.raises(InputError, match=r"a_2023-01-01 \(blocks\) and b_2023-01-01 \(test\)"):
+        split.check_leak(names, ["blocks", "blocks", "test", "test"], at, min_distance_km=50)
+    with pytest.raises(InputError, match=r"a_2023-01-01 \(train\) and a_2023-05-01 \(val\): got 0.0 km"):
+        split.check_leak(names, ["train", "val", "train", "test"], at, min_distance_km=50)
+    split.check_leak(names, ["train", "train", "infer", "test"], at, min_distance_km=50)
+    split.check_leak([], [], [], min_distance_km=50)
