@@ -48,7 +48,7 @@ def clone(tmp_path, monkeypatch):
     home = tmp_path / "home"
     home.mkdir()
     monkeypatch.setenv("HOME", str(home))
-    for name in ("GOOGLE_APPLICATION_CREDENTIALS", "CLOUDSDK_CONFIG", "EARTHENGINE_TOKEN", "LABELBOX_API_KEY"):
+    for name in ("GOOGLE_APPLICATION_CREDENTIALS", "CLOUDSDK_CONFIG", "GOOGLE_CLOUD_PROJECT", "LABELBOX_API_KEY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(root)
     return root
@@ -104,7 +104,7 @@ def test_doctor_finds_credentials_and_never_shows_them(clone, tmp_path, monkeypa
     key.write_text(SECRET)
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(key))
     monkeypatch.setenv("LABELBOX_API_KEY", SECRET)
-    monkeypatch.setenv("EARTHENGINE_TOKEN", SECRET)
+    monkeypatch.setenv("GOOGLE_CLOUD_PROJECT", SECRET)
     for path in (".config/earthengine/credentials", ".config/gcloud/application_default_credentials.json"):
         file = tmp_path / "home" / path
         file.parent.mkdir(parents=True)
@@ -116,7 +116,7 @@ def test_doctor_finds_credentials_and_never_shows_them(clone, tmp_path, monkeypa
     assert SECRET not in out + err
     lines = {line.strip()[3:33].strip(): line for line in out.splitlines()}
     for name in (
-        "GOOGLE_APPLICATION_CREDENTIALS", "gcloud application default", "Earth Engine", "EARTHENGINE_TOKEN",
+        "GOOGLE_APPLICATION_CREDENTIALS", "gcloud application default", "Earth Engine", "GOOGLE_CLOUD_PROJECT",
         "LABELBOX_API_KEY",
     ):  # fmt: skip
         assert lines[name].split() == ["ok", *name.split(), "found"]
