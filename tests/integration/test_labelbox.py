@@ -7,14 +7,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import geopandas as gpd
 import pytest
 
-from sandwatch import params
+from sandwatch import annotations, params
 from sandwatch.annotations import labelbox, labelbox_export
 from sandwatch.annotations.redact import redact
 from sandwatch.errors import InputError
 
 from ..servers.labelbox import NOW, SECRET_IN_LINKS, Labelbox, Project, ontology, serve_labelbox
+from ..unit import annotation_rows as rows
+from .conftest import ROOT
 
 PROJECT = "clproject0000000000000001"
 KEY = "FAKE-LABELBOX-API-KEY-7d21"
@@ -81,8 +84,8 @@ def export_row(number: int) -> dict[str, Any]:
     }
 
 
-def ndjson(rows: list[dict[str, Any]]) -> bytes:
-    return b"".join(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows)
+def ndjson(content: list[dict[str, Any]]) -> bytes:
+    return b"".join(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in content)
 
 
 @pytest.fixture
@@ -110,9 +113,9 @@ def fetched(**changes: Any) -> bytes:
 def test_an_export_is_what_the_server_holds_byte_for_byte(server: Labelbox) -> None:
     assert fetched() == server.projects[PROJECT].export
     assert server.calls["GetExportFileFromOffsetPyApi"] == 5
-    rows = [labelbox_export.parse(line, section()) for line in labelbox.raw_rows(section())]
-    assert [row.names for row in rows] == [(f"site{number}_2023-01-01",) for number in range(30)]
-    assert all(row.labels[0].mines and row.labels[0].drawn[0].answer == "High" for row in rows)
+    parsed = [labelbox_export.parse(line, section()) for line in labelbox.raw_rows(section())]
+    assert [row.names for row in parsed] == [(f"site{number}_2023-01-01",) for number in range(30)]
+    assert all(row.labels[0].mines and row.labels[0].drawn[0].answer == "High" for row in parsed)
 
 
 def test_the_same_snapshot_is_the_same_export(server: Labelbox) -> None:
@@ -163,11 +166,11 @@ def test_a_truncated_part_is_fetched_again(server: Labelbox) -> None:
 
 def test_an_export_that_stays_truncated_is_one_line_without_a_row(server: Labelbox) -> None:
     server.faults.add("export-file", "truncate", times=100)
-    rows = labelbox.raw_rows(section())
+    lines = labelbox.raw_rows(section())
     with pytest.raises(
         InputError, match=r"Labelbox, export 'sandwatch autumn-1': got expected \d+ bytes, got \d+ bytes"
     ):
-        next(rows)
+        next(lines)
     server.faults.pending.clear()
     assert fetched() == server.projects[PROJECT].export
     assert len(server.started("export-data-rows")) == 1
@@ -264,6 +267,72 @@ def test_an_unknown_project_no_project_and_no_key_are_one_line_each(
         fetched()
 
 
+def realistic() -> bytes:
+    """A negative, two mines in one scene, a row in review, an unknown image: links with tokens in all of them."""
+    two = [rows.drawn("f1"), rows.drawn("f2", rows.polygon(120, 60))]
+    in_review = rows.project([rows.label("l2", [rows.drawn("f3")])], status="IN_REVIEW")
+    made = [
+        rows.simple(rows.KNOWN[0]),
+        rows.simple(rows.KNOWN[1], *two),
+        rows.row(rows.KNOWN[2], in_review),
+        rows.simple(rows.NEVER_ASKED_FOR, rows.drawn("f4")),
+    ]
+    for row in made:
+        row["data_row"]["row_data"] = f"https://tiles.example/{{z}}/{{x}}/{{y}}.png?access_token={IMAGERY_TOKEN}"
+    return ndjson(made)
+
+
+def built(folder: Path, source: str = "labelbox") -> dict[str, Any]:
+    return annotations.build(
+        section(source=source),
+        params.read(ROOT / "params.yaml", params.Synthetic),
+        aoi=gpd.GeoDataFrame(),
+        manifest=rows.manifest(),
+        rivers=folder / "none",
+        inputs=folder.parent / "inputs",
+        folder=folder,
+    )
+
+
+def test_tables_are_those_of_the_same_export_as_a_file(server: Labelbox, tmp_path: Path) -> None:
+    server.projects[PROJECT].export = realistic()
+    metrics = built(tmp_path / "fetched")
+    assert (metrics["labels"], metrics["negatives"], metrics["quarantined_rows"]) == (2, 1, 2)
+    (tmp_path / "inputs").mkdir()
+    (tmp_path / "inputs" / "export.ndjson").write_bytes(realistic())
+    assert built(tmp_path / "from_file", "labelbox_export") == metrics
+    names = {"export.ndjson", "labels.parquet", "observations.parquet", "quarantine.parquet"}
+    assert {path.name for path in (tmp_path / "fetched").iterdir()} == names
+    for name in names:
+        assert (tmp_path / "fetched" / name).read_bytes() == (tmp_path / "from_file" / name).read_bytes()
+    everything = b"".join(path.read_bytes() for path in (tmp_path / "fetched").iterdir())
+    assert not [secret for secret in SECRETS if secret.encode() in everything]
+
+
+@pytest.mark.parametrize("place", ["GetUserPyApi", "GetExportFileFromOffsetPyApi", "export-file"])
+def test_an_interrupted_stage_leaves_nothing_and_completes_when_run_again(
+    server: Labelbox, tmp_path: Path, place: str
+) -> None:
+    server.projects[PROJECT].export = realistic()
+    before = built(tmp_path / "undisturbed")
+    server.tasks.clear()
+    server.faults.add(place, "cut", times=100)
+    with pytest.raises(InputError, match=r"Labelbox, export 'sandwatch autumn-1': got .*, 8 times over; expected"):
+        built(tmp_path / "disturbed")
+    assert list((tmp_path / "disturbed").iterdir()) == []
+    server.faults.pending.clear()
+    assert built(tmp_path / "disturbed") == before
+    assert len(server.started("export-data-rows")) == 1
+
+
+def test_only_our_own_lines_are_said(server: Labelbox, capfd: pytest.CaptureFixture[str]) -> None:
+    """The SDK's warnings, which hold links, stay out of what the user sees."""
+    server.faults.add("GetProjectPyApi", "cut")
+    server.faults.add("export-file", "status", status=503)
+    fetched()
+    assert capfd.readouterr() == ("", "")
+
+
 def version(
     number: int, label: int, action: str, day: str, *, shift: float = 0.0, stage: str | None = "q"
 ) -> dict[str, Any]:
@@ -342,8 +411,8 @@ def test_a_moment_is_the_same_labels_for_ever(versioned: Labelbox) -> None:
 
 def test_a_label_whose_data_row_is_gone_is_not_lost(versioned: Labelbox) -> None:
     versioned.projects[PROJECT].export = ndjson([export_row(1)])
-    rows = [labelbox_export.parse(line, section()) for line in labelbox.raw_rows(section(snapshot="2026-10-01"))]
-    assert [(row.row_id, row.names) for row in rows] == [("row1", ("site1_2023-01-01",)), ("row2", ())]
+    parsed = [labelbox_export.parse(line, section()) for line in labelbox.raw_rows(section(snapshot="2026-10-01"))]
+    assert [(row.row_id, row.names) for row in parsed] == [("row1", ("site1_2023-01-01",)), ("row2", ())]
 
 
 @pytest.mark.parametrize("fault", ["cut", "lost", 429, 503])

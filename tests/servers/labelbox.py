@@ -536,12 +536,12 @@ def serve_labelbox(*projects: Project, api_key: str = "FAKE-LABELBOX-API-KEY-7d2
             if fault and fault.kind == "lost":
                 self.hang_up()
             elif result.errors:
-                error = result.errors[0]
-                match error.original_error:
+                first = result.errors[0]
+                match first.original_error:
                     case RefusedError(code=code):
-                        self.refuse(code, error.message, status=200)
+                        self.refuse(code, first.message, status=200)
                     case None:
-                        self.refuse("GRAPHQL_VALIDATION_FAILED", error.message, status=400)
+                        self.refuse("GRAPHQL_VALIDATION_FAILED", first.message, status=400)
                     case defect:
                         self.refuse("INTERNAL_SERVER_ERROR", repr(defect), status=200)
             else:
@@ -574,9 +574,12 @@ def _multipart(content_type: str, body: bytes) -> tuple[str, dict[str, Any]]:
     """Query and variables of a request with a file. Source: GraphQL multipart request specification."""
     head = f"Content-Type: {content_type}\r\n\r\n".encode()
     message = email.message_from_bytes(head + body, policy=email.policy.HTTP)
-    parts = {part.get_param("name", header="content-disposition"): part for part in message.iter_parts()}
-    operations = json.loads(parts["operations"].get_payload(decode=True))
-    for name, (target,) in json.loads(parts["map"].get_payload(decode=True)).items():
-        _, _, variable = target.partition(".")
-        operations["variables"][variable] = parts[name].get_payload(decode=True)
+    parts: dict[Any, bytes] = {}
+    for part in message.iter_parts():
+        content = part.get_payload(decode=True)
+        assert isinstance(content, bytes)
+        parts[part.get_param("name", header="content-disposition")] = content
+    operations = json.loads(parts["operations"])
+    for name, (target,) in json.loads(parts["map"]).items():
+        operations["variables"][target.removeprefix("variables.")] = parts[name]
     return operations["query"], operations["variables"]

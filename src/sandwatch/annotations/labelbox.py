@@ -12,6 +12,7 @@ in passing are repeated (:mod:`sandwatch.retries`); the SDK repeats answers of s
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import tempfile
@@ -94,6 +95,9 @@ def connect() -> Any:
             expected="an API key",
             fix=f"make one under Workspace settings, API keys, and run: export {KEY}=...",
         )
+    # What the SDK would log is said in the errors here, without the signed links that it logs along.
+    for name in ("labelbox", "lbox"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     if url is None:
         return Client(api_key=key)
     url = url.rstrip("/")
