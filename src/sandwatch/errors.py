@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 
 class InputError(Exception):
     """Something the user gave can't be used; ``str()`` of it is the single line that they read.
@@ -19,3 +22,7 @@ class InputError(Exception):
     def __init__(self, what: str, *, got: object, expected: str, fix: str) -> None:
         self.what, self.got, self.expected, self.fix = what, got, expected, fix
         super().__init__(" ".join(f"{what}: got {got}; expected {expected}; {fix}".split()))
+
+    def __reduce__(self) -> tuple[Callable[..., InputError], tuple[()]]:
+        """Lets worker processes hand the error back."""
+        return partial(InputError, self.what, got=self.got, expected=self.expected, fix=self.fix), ()

@@ -290,3 +290,23 @@ def test_show_before_any_export_is_one_line(clone, monkeypatch, capsys):
     assert code == 1
     assert err.startswith("error: data/scenes.parquet: got")
     assert err.count("\n") == 1
+
+
+def test_migrate_refuses_a_folder_without_the_predecessors_files(tmp_path, monkeypatch, capsys):
+    (tmp_path / "old").mkdir()
+    code, _, err = call("migrate", str(tmp_path / "old"), str(tmp_path / "new"), monkeypatch=monkeypatch, capsys=capsys)
+    assert code == 1
+    assert err.startswith(f"error: {tmp_path / 'old'}: got no raster of an observation")
+    assert err.count("\n") == 1
+
+
+def test_migrate_says_what_it_made_and_what_comes_next(tmp_path, monkeypatch, capsys):
+    real = ROOT.parent / "shared" / "data" / "real_labels"
+    if not real.is_dir():
+        pytest.skip(f"SKIPPED LOUDLY: {real} is missing, so no real files to migrate")
+    region = tmp_path / "regions" / "real"
+    code, out, _ = call("migrate", str(real), str(region), monkeypatch=monkeypatch, capsys=capsys)
+    assert code == 0
+    assert "2 sites, 2 rasters, 2 annotation files" in out
+    assert out.splitlines()[-1].startswith("next: in params.yaml set region: real, imagery.source: files")
+    assert (region / "sites.csv").is_file()

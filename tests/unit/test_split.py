@@ -269,6 +269,8 @@ def test_a_leak_names_two_observations_and_the_distance() -> None:
     split.check_leak(names, ["train", "train", "train", "test"], at, min_distance_km=50)
     with pytest.raises(InputError, match=r"observations a_2023-01-01 \(train\) and b_2023-01-01 \(val\): got 31.4 km"):
         split.check_leak(names, ["train", "train", "val", "test"], at, min_distance_km=50)
+    with pytest.raises(InputError, match=r"observations a_2023-01-01 \(val\) and b_2023-01-01 \(train\): got 31.4 km"):
+        split.check_leak(names, ["val", "val", "train", "test"], at, min_distance_km=50)
     with pytest.raises(InputError, match=r"a_2023-01-01 \(blocks\) and b_2023-01-01 \(test\)"):
         split.check_leak(names, ["blocks", "blocks", "test", "test"], at, min_distance_km=50)
     with pytest.raises(InputError, match=r"a_2023-01-01 \(train\) and a_2023-05-01 \(val\): got 0.0 km"):

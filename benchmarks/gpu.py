@@ -1,0 +1,67 @@
+"""On a machine with a GPU: are two runs the same to the bit, and how fast is training?
+
+    python benchmarks/gpu.py
+
+Trains on data/chips with the model and the schedule of params.yaml: twice in float32 with deterministic algorithms, once
+in bf16. Prints a line a run: windows a second, validation AP, the hash of the weights.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+
+from sandwatch import params
+from sandwatch.errors import InputError
+from sandwatch.stage import run
+
+PARAMS = Path("params.yaml")
+
+
+def main() -> None:
+    """Prints a line for each of three runs."""
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # cuBLAS is deterministic with it alone; read when CUDA starts
+    import torch
+
+    if not torch.cuda.is_available():
+        raise InputError(
+            "torch", got="no CUDA device", expected="a GPU and a CUDA build of torch", fix="make setup TORCH=cuda"
+        )
+    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}")
+    hashes = [train("32-true", deterministic=True) for _ in range(2)]
+    print("float32, deterministic: " + ("same weights twice" if hashes[0] == hashes[1] else "DIFFERENT weights"))
+    train("bf16-mixed", deterministic=False)
+
+
+def train(precision: str, *, deterministic: bool) -> str:
+    """Trains once; prints a line and returns the hash of the weights."""
+    import torch
+
+    from sandwatch.learn import data, task
+
+    torch.use_deterministic_algorithms(deterministic)
+    with tempfile.TemporaryDirectory() as folder:
+        models, results = Path(folder, "models"), Path(folder, "results")
+        facts = task.learn(
+            chips=data.Chips(Path("data/chips")),
+            bands=params.read(PARAMS, params.Bands).names,
+            model=params.read(PARAMS, params.Model),
+            train=params.read(PARAMS, params.Train),
+            compute=params.Compute(reproducible=False, threads=1, precision=precision),  # type: ignore[arg-type]
+            infer=params.read(PARAMS, params.Infer),
+            provenance=task.Provenance(label_fingerprint="0" * 64, inputs={}, code={}, params_sha256="0" * 64),
+            models=models,
+            results=results,
+            report=lambda line: None,
+        )
+        card = json.loads((models / "model.json").read_text())
+        metrics = json.loads((results / "metrics.json").read_text())
+        rate = (facts or {})["training_windows_per_second"]
+        print(f"{precision}: {rate} windows/s, validation AP {metrics['val_ap']}, weights {card['weights_sha256'][:16]}")
+        return str(card["weights_sha256"])
+
+
+if __name__ == "__main__":
+    run(main)

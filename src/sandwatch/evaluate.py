@@ -1,0 +1,545 @@
+"""How good a model is on observations it never saw: pixels, objects, calibration, rivers, and its worst misses.
+
+The model's scores are stitched over the pixels that a fold owns: the union of its grid windows, where there is data and
+a label (mask not 255). Method ``binary`` leaves low-confidence pixels out of every pixel metric, as training did;
+``three_class`` counts both confidences as mine. The threshold and the temperature come from the model card, where
+training put what suited the validation fold: nothing is tuned on what is reported.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import geopandas as gpd
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import shapely
+from shapely.geometry.base import BaseGeometry
+
+from sandwatch import split
+from sandwatch.errors import InputError
+from sandwatch.grid import RESOLUTION_M, Grid, Window
+from sandwatch.learn.calibrate import Reliability, ece, reliability
+from sandwatch.learn.metrics import Confusion, Counts, ScoreHistogram, bootstrap
+from sandwatch.params import Evaluate
+from sandwatch.schemas import WGS84
+from sandwatch.stitch import Predict, stitch
+
+if TYPE_CHECKING:
+    from sandwatch.learn.card import Card
+
+OTHER, LOW, HIGH, IGNORED = 0, 1, 2, 255
+"""Values of a mask (data/chips/masks)."""
+PX_KM2 = RESOLUTION_M**2 / 1e6
+CROP_PX = (96, 256)
+"""Least and largest side of the picture of a miss, pixels."""
+
+Mask = npt.NDArray[np.uint8]
+Bool = npt.NDArray[np.bool_]
+Kind = Literal["missed mine", "false alarm"]
+
+
+class Scorer(Protocol):
+    """A trained model; :class:`sandwatch.learn.model.Predictor` is one."""
+
+    @property
+    def card(self) -> Card:
+        """Its card."""
+
+    def __call__(self, pixels: npt.NDArray[np.int16], /) -> npt.NDArray[np.float32]:
+        """int16 (n, band, y, x) to the calibrated probability of mine, float32 (n, y, x)."""
+
+    def classes(self, pixels: npt.NDArray[np.int16], /) -> npt.NDArray[np.float32]:
+        """int16 (n, band, y, x) to the probabilities of other, low and high: float32 (n, 3, y, x)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Miss:
+    """A mine that was not found, or a detection where no mine is.
+
+    Attributes:
+        kind: which of the two.
+        obs_id: the observation.
+        area_px: size of the mine or of the detection.
+        window: the part of the scene around it.
+        score: calibrated scores there, float16 (y, x), enough for a picture; NaN where the fold owns no pixel.
+    """
+
+    kind: Kind
+    obs_id: str
+    area_px: int
+    window: Window
+    score: npt.NDArray[np.float16]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objects:
+    """Mines and detections of an observation, as pixels connected over edges, as the polygons out of ``infer`` are.
+
+    Attributes:
+        mines: how many there are.
+        found: how many of them a detection overlaps enough.
+        false_alarms: detections that overlap no mine enough and lie for the most part on no label.
+        misses: the mines not found and the false alarms: (kind, area in pixels, rows and columns).
+    """
+
+    mines: int
+    found: int
+    false_alarms: int
+    misses: tuple[tuple[Kind, int, tuple[slice, ...]], ...]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Observed:
+    """What was measured on the pixels of one observation that a fold owns.
+
+    Attributes:
+        area_km2: of those pixels.
+        histogram: of calibrated scores.
+        confusion: pixels by (actual, predicted) class, int64 (classes, classes).
+    """
+
+    obs_id: str
+    site_id: str
+    river: str
+    fold: str
+    area_km2: float
+    histogram: ScoreHistogram
+    confusion: Counts
+    objects: Objects
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Evaluation:
+    """All that ``results/evaluate`` tells.
+
+    Attributes:
+        metrics: flat, rounded; None where a figure is undefined.
+        intervals: metric to (low, high), 95 %, by bootstrap over test observations; NaN where undefined.
+        observations: a row an observation of the validation and test folds.
+        rivers: a row a fold and river.
+        pr_curve: recall, precision and threshold on test, at most 201 rows.
+        reliability: of calibrated test scores.
+        reliability_uncalibrated: of the same scores with the temperature undone.
+        confusion: rows actual, predicted, pixels, share (of the actual class).
+        misses: the worst of the test fold: missed mines, then false alarms, the largest of each first.
+        threshold: of the card.
+        test_observations: how many there are.
+        min_distance_km: the least train-test distance that the split was asked for.
+        blocks_gap_m: distance between validation and training windows where blocks of one river validate; else None.
+        blocks_rivers: the rivers that were cut into blocks.
+        synthetic: whether pixels are invented.
+    """
+
+    metrics: dict[str, float | int | None]
+    intervals: dict[str, tuple[float, float]]
+    observations: pd.DataFrame
+    rivers: pd.DataFrame
+    pr_curve: pd.DataFrame
+    reliability: Reliability
+    reliability_uncalibrated: Reliability
+    confusion: pd.DataFrame
+    misses: tuple[Miss, ...]
+    threshold: float
+    test_observations: int
+    min_distance_km: float
+    blocks_gap_m: float | None
+    blocks_rivers: tuple[str, ...]
+    synthetic: bool
+
+
+def evaluate(
+    *,
+    aoi: gpd.GeoDataFrame,
+    manifest: pd.DataFrame,
+    windows: pd.DataFrame,
+    chips: Path,
+    scorer: Scorer,
+    params: Evaluate,
+    overlap_px: int,
+    batch_size: int,
+    min_distance_km: float,
+) -> Evaluation:
+    """Judges a model on the validation and test folds. One observation at a time is in memory.
+
+    Args:
+        aoi: table :class:`sandwatch.schemas.Aoi`.
+        manifest: table :class:`sandwatch.schemas.Scenes`.
+        windows: table :class:`sandwatch.schemas.Windows`.
+        chips: folder with ``pixels`` and ``masks``.
+        scorer: the model.
+        params: section of params.yaml.
+        overlap_px: of stitched windows.
+        batch_size: windows at once.
+        min_distance_km: what the split was asked for; only reported.
+
+    Raises:
+        InputError: no window belongs to the test fold.
+    """
+    if not (windows.fold == "test").any():
+        raise InputError(
+            "data/chips/windows.parquet",
+            got=f"folds {', '.join(sorted(windows.fold.unique())) or '(no window)'}",
+            expected="windows of the fold test",
+            fix="name a river with labelled observations in params.yaml, split.holdout_rivers",
+        )
+    judged = windows[windows.fold.isin(["val", "test"]) & (windows.kind == "grid")]
+    observed: list[Observed] = []
+    misses: list[Miss] = []
+    for obs_id in sorted(judged.obs_id.unique()):
+        # The windows of an observation are all of one fold here: blocks leave train and val, of which train is out.
+        one, worst = _observe(
+            judged[judged.obs_id == obs_id], chips, scorer, params, overlap_px=overlap_px, batch_size=batch_size
+        )
+        observed.append(one)
+        if one.fold == "test":
+            misses = _worst([*misses, *worst], params.worst_misses)
+    test = [one for one in observed if one.fold == "test"]
+    return _summary(
+        observed,
+        test,
+        tuple(misses),
+        card=scorer.card,
+        params=params,
+        train_test_km=_distance_km(aoi, windows),
+        min_distance_km=min_distance_km,
+        blocks_gap_m=_blocks_gap_m(aoi, windows),
+        blocks_rivers=tuple(sorted(aoi.river[aoi.fold == "blocks"].unique())),
+        synthetic=bool((manifest.source == "synthetic").any()),
+    )
+
+
+def grid_of(aoi: gpd.GeoDataFrame, site_id: str) -> Grid:
+    """The grid of a site's scenes, from its row in the table of AOIs."""
+    row = aoi.set_index("site_id").loc[site_id]
+    return Grid(crs=row.utm_crs, left=row.left_m, top=row.top_m, width=int(row.width_px), height=int(row.height_px))
+
+
+def region_of(windows: pd.DataFrame, shape: tuple[int, int]) -> Bool:
+    """The pixels that a fold owns in an observation: the union of its windows, bool (y, x)."""
+    region = np.zeros(shape, np.bool_)
+    for row, col, size in windows[["row", "col", "size_px"]].itertuples(index=False):
+        region[row : row + size, col : col + size] = True
+    return region
+
+
+def truth_of(mask: Mask, method: str) -> tuple[Bool, Bool]:
+    """(is a mine, counts) of each pixel of a mask, for pixel metrics; bool (y, x)."""
+    if method == "binary":
+        return mask == HIGH, (mask == OTHER) | (mask == HIGH)
+    return (mask == LOW) | (mask == HIGH), mask != IGNORED
+
+
+def match_objects(detected: Bool, mask: Mask, *, method: str, match_iou: float, min_px: float) -> Objects:
+    """Compares detections with mines as objects: pixels connected over edges.
+
+    A mine is found when a detection has ``match_iou`` of intersection over union with it. A detection is a false alarm
+    when it has that with no mine, and half of it or more lies on pixels that no annotator drew, of either confidence:
+    fragments of a large mine and hits of a low-confidence one are none. Polygons that touch are one mine.
+
+    Args:
+        detected: bool (y, x), false where the fold owns no pixel.
+        mask: uint8 (y, x), 255 where the fold owns no pixel.
+        method: which confidences make a mine.
+        match_iou: above 0 or 0 for any overlap.
+        min_px: objects of fewer pixels are not counted.
+    """
+    from scipy import ndimage
+
+    mines, mine_count = ndimage.label(truth_of(mask, method)[0])
+    detections, detection_count = ndimage.label(detected & (mask != IGNORED))
+    mine_px = np.bincount(mines.ravel(), minlength=mine_count + 1)
+    detection_px = np.bincount(detections.ravel(), minlength=detection_count + 1)
+    labelled_px = np.bincount(detections[(mask == LOW) | (mask == HIGH)].ravel(), minlength=detection_count + 1)
+
+    both = (mines > 0) & (detections > 0)
+    pairs, shared = np.unique(np.stack([mines[both], detections[both]]), axis=1, return_counts=True)
+    iou = shared / (mine_px[pairs[0]] + detection_px[pairs[1]] - shared)
+    matched_mines, matched_detections = (set(ids[iou >= match_iou].tolist()) for ids in pairs)
+
+    counted = [mine for mine in range(1, mine_count + 1) if mine_px[mine] >= min_px]
+    missed = [mine for mine in counted if mine not in matched_mines]
+    false_alarms = [
+        detection
+        for detection in range(1, detection_count + 1)
+        if detection_px[detection] >= min_px
+        and detection not in matched_detections
+        and 2 * labelled_px[detection] <= detection_px[detection]
+    ]
+    mine_boxes, detection_boxes = ndimage.find_objects(mines), ndimage.find_objects(detections)
+    misses: list[tuple[Kind, int, tuple[slice, ...]]] = [
+        ("missed mine", int(mine_px[mine]), mine_boxes[mine - 1]) for mine in missed
+    ]
+    misses += [("false alarm", int(detection_px[one]), detection_boxes[one - 1]) for one in false_alarms]
+    return Objects(
+        mines=len(counted),
+        found=len(counted) - len(missed),
+        false_alarms=len(false_alarms),
+        misses=tuple(misses),
+    )
+
+
+def _observe(
+    windows: pd.DataFrame,
+    chips: Path,
+    scorer: Scorer,
+    params: Evaluate,
+    *,
+    overlap_px: int,
+    batch_size: int,
+) -> tuple[Observed, list[Miss]]:
+    """Scores the pixels of one observation that a fold owns; ``windows`` are the fold's in it."""
+    card, row = scorer.card, windows.iloc[0]
+    obs_id = str(row.obs_id)
+    stack = np.load(chips / "pixels" / f"{obs_id}.npy", mmap_mode="r")
+    mask: Mask = np.load(chips / "masks" / f"{obs_id}.npy")
+    region = region_of(windows, mask.shape) & (mask != IGNORED)
+    mask[~region] = IGNORED
+
+    def stitched(predict: Predict) -> Iterable[tuple[slice, npt.NDArray[np.float32]]]:
+        parts = stitch(
+            stack, predict, size_px=card.size_px, overlap_px=overlap_px, batch_size=batch_size, region=region
+        )
+        for first, rows in parts:
+            yield slice(first, first + len(rows)), rows
+
+    histogram = ScoreHistogram.empty()
+    shown = np.full(mask.shape, np.nan, np.float16)
+    detected = np.zeros(mask.shape, np.bool_)
+    truth, counts = truth_of(mask, card.method)
+    for rows, scores in stitched(scorer):
+        histogram += ScoreHistogram.of(scores[counts[rows]], truth[rows][counts[rows]])
+        detected[rows] = scores >= card.threshold  # false where NaN, that is outside the region
+        shown[rows] = scores
+    if card.method == "three_class":
+        confusion = np.zeros((3, 3), np.int64)
+        for (rows, mine), (_, high) in zip(
+            stitched(scorer), stitched(lambda pixels: scorer.classes(pixels)[:, HIGH]), strict=True
+        ):
+            likeliest = np.argmax(np.stack([1 - mine, mine - high, high]), axis=0)
+            confusion += _cross(mask[rows], likeliest, counts[rows], 3)
+    else:
+        confusion = _cross(truth, detected, counts, 2)
+    objects = match_objects(
+        detected,
+        mask,
+        method=card.method,
+        match_iou=params.match_iou,
+        min_px=params.min_object_m2 / RESOLUTION_M**2,
+    )
+    misses = []
+    for kind, area_px, box in objects.misses:
+        window = _around(box, mask.shape)
+        misses.append(Miss(kind=kind, obs_id=obs_id, area_px=area_px, window=window, score=shown[window.slices].copy()))
+    return Observed(
+        obs_id=obs_id,
+        site_id=row.site_id,
+        river=row.river,
+        fold=row.fold,
+        area_km2=int(region.sum()) * PX_KM2,
+        histogram=histogram,
+        confusion=confusion,
+        objects=objects,
+    ), _worst(misses, params.worst_misses)
+
+
+def _cross(actual: npt.NDArray[Any], predicted: npt.NDArray[Any], counts: Bool, classes: int) -> Counts:
+    """Pixels by (actual, predicted) class, int64 (classes, classes)."""
+    both = actual[counts].astype(np.int64) * classes + predicted[counts]
+    return np.bincount(both, minlength=classes**2).reshape(classes, classes)
+
+
+def _around(box: tuple[slice, ...], shape: tuple[int, int]) -> Window:
+    """A square around a box with some of its surroundings, within the scene."""
+    extent = max(edge.stop - edge.start for edge in box)
+    side = min(max(2 * extent, CROP_PX[0]), CROP_PX[1])
+    starts = [
+        min(max((edge.start + edge.stop - side) // 2, 0), max(length - side, 0))
+        for edge, length in zip(box, shape, strict=True)
+    ]
+    return Window(
+        row=starts[0], col=starts[1], height=min(side, shape[0] - starts[0]), width=min(side, shape[1] - starts[1])
+    )
+
+
+def _worst(misses: Sequence[Miss], number: int) -> list[Miss]:
+    """The ``number`` largest, half of them missed mines and half false alarms as far as there are any."""
+    largest = sorted(misses, key=lambda miss: (-miss.area_px, miss.obs_id, miss.window.row, miss.window.col))
+    kinds = [[miss for miss in largest if miss.kind == kind] for kind in ("missed mine", "false alarm")]
+    first = max(number - number // 2, number - len(kinds[1]))
+    chosen = kinds[0][:first]
+    return [*chosen, *kinds[1][: number - len(chosen)]]
+
+
+def _distance_km(aoi: gpd.GeoDataFrame, windows: pd.DataFrame) -> float:
+    """Kilometres between the AOIs of the sites trained on and of those tested on."""
+    train, test = (
+        list(aoi.geometry[aoi.site_id.isin(windows.site_id[windows.fold == fold])]) for fold in ("train", "test")
+    )
+    return split.min_distance_km(train, test)
+
+
+def _blocks_gap_m(aoi: gpd.GeoDataFrame, windows: pd.DataFrame) -> float | None:
+    """Metres between validation and training windows of the sites that are cut into blocks."""
+    sites = aoi.site_id[aoi.fold == "blocks"]
+    if sites.empty:
+        return None
+    areas = {
+        fold: [_area(grid_of(aoi, site), windows[(windows.site_id == site) & (windows.fold == fold)]) for site in sites]
+        for fold in ("train", "val")
+    }
+    train, val = ([area for area in areas[fold] if not area.is_empty] for fold in ("train", "val"))
+    return 1000.0 * split.min_distance_km(train, val)
+
+
+def _area(grid: Grid, windows: pd.DataFrame) -> BaseGeometry:
+    """The ground under windows, EPSG:4326."""
+    boxes = windows[["row", "col", "size_px"]].drop_duplicates()
+    bounds = [
+        grid.crop(Window(row=row, col=col, height=size, width=size)).bounds
+        for row, col, size in boxes.itertuples(index=False)
+    ]
+    area: BaseGeometry = gpd.GeoSeries([shapely.box(*one) for one in bounds], crs=grid.crs).to_crs(WGS84).union_all()
+    return area
+
+
+def _summary(
+    observed: Sequence[Observed],
+    test: Sequence[Observed],
+    misses: tuple[Miss, ...],
+    *,
+    card: Card,
+    params: Evaluate,
+    train_test_km: float,
+    min_distance_km: float,
+    blocks_gap_m: float | None,
+    blocks_rivers: tuple[str, ...],
+    synthetic: bool,
+) -> Evaluation:
+    histograms = [one.histogram for one in test]
+    whole = sum(histograms, ScoreHistogram.empty())
+    val = sum((one.histogram for one in observed if one.fold == "val"), ScoreHistogram.empty())
+    at_threshold = whole.at(card.threshold)
+    statistics: dict[str, Callable[[ScoreHistogram], float]] = {
+        "ap": ScoreHistogram.average_precision,
+        "f1": lambda histogram: histogram.at(card.threshold).f1,
+        "precision": lambda histogram: histogram.at(card.threshold).precision,
+        "recall": lambda histogram: histogram.at(card.threshold).recall,
+        "iou": lambda histogram: histogram.at(card.threshold).iou,
+    }
+    intervals = {
+        name: bootstrap(histograms, statistic, samples=params.bootstrap_samples, seed=params.seed)
+        for name, statistic in statistics.items()
+    }
+    area_km2 = sum(one.area_km2 for one in test)
+    confusion = sum((one.confusion for one in test[1:]), test[0].confusion)
+    classes = ("other", "mine") if card.method == "binary" else ("other", "low", "high")
+    bins = params.calibration_bins
+    metrics: dict[str, float | int | None] = {
+        "ap": whole.average_precision(),
+        "ap_low95": intervals["ap"][0],
+        "ap_high95": intervals["ap"][1],
+        "ap_val": val.average_precision(),
+        "prevalence": whole.prevalence,
+        "f1": at_threshold.f1,
+        "precision": at_threshold.precision,
+        "recall": at_threshold.recall,
+        "iou": at_threshold.iou,
+        "threshold": card.threshold,
+        "ece": ece(whole, bins),
+        "ece_uncalibrated": ece(whole, bins, 1 / card.temperature),
+        "mines": sum(one.objects.mines for one in test),
+        "mines_found": sum(one.objects.found for one in test),
+        "false_alarms_per_100km2": _ratio(100 * sum(one.objects.false_alarms for one in test), area_km2),
+        "train_test_km": train_test_km,
+    }
+    if card.method == "three_class":
+        metrics |= {f"iou_{name}": _class_iou(confusion, index) for index, name in enumerate(classes)}
+    return Evaluation(
+        metrics={name: _rounded(value) for name, value in metrics.items()},
+        intervals=intervals,
+        observations=pd.DataFrame(
+            [
+                {"obs_id": one.obs_id, "river": one.river, "fold": one.fold, **_row([one], card, bins)}
+                for one in sorted(observed, key=lambda one: (one.fold, one.obs_id))
+            ]
+        ),
+        rivers=pd.DataFrame(
+            [
+                {"river": river, "fold": fold, "observations": len(members), **_row(members, card, bins)}
+                for fold, river in sorted({(one.fold, one.river) for one in observed})
+                for members in [[one for one in observed if (one.fold, one.river) == (fold, river)]]
+            ]
+        ),
+        pr_curve=_pr_curve(whole),
+        reliability=reliability(whole, bins),
+        reliability_uncalibrated=reliability(whole, bins, 1 / card.temperature),
+        confusion=pd.DataFrame(
+            [
+                {
+                    "actual": classes[actual],
+                    "predicted": classes[predicted],
+                    "pixels": int(confusion[actual, predicted]),
+                    "share": _rounded(_ratio(int(confusion[actual, predicted]), int(confusion[actual].sum()))),
+                }
+                for actual in range(len(classes))
+                for predicted in range(len(classes))
+            ]
+        ),
+        misses=misses,
+        threshold=card.threshold,
+        test_observations=len(test),
+        min_distance_km=min_distance_km,
+        blocks_gap_m=blocks_gap_m,
+        blocks_rivers=blocks_rivers,
+        synthetic=synthetic,
+    )
+
+
+def _row(members: Sequence[Observed], card: Card, bins: int) -> dict[str, float | int | None]:
+    """The figures of some observations together; None where undefined, such as AP where there is no mine."""
+    histogram = sum((one.histogram for one in members), ScoreHistogram.empty())
+    confusion: Confusion = histogram.at(card.threshold)
+    return {
+        "area_km2": _rounded(sum(one.area_km2 for one in members)),
+        "prevalence": _rounded(histogram.prevalence),
+        "ap": _rounded(histogram.average_precision()),
+        "f1": _rounded(confusion.f1),
+        "precision": _rounded(confusion.precision),
+        "recall": _rounded(confusion.recall),
+        "iou": _rounded(confusion.iou),
+        "ece": _rounded(ece(histogram, bins)),
+        "mines": sum(one.objects.mines for one in members),
+        "mines_found": sum(one.objects.found for one in members),
+        "false_alarms": sum(one.objects.false_alarms for one in members),
+    }
+
+
+def _pr_curve(histogram: ScoreHistogram) -> pd.DataFrame:
+    """At most 201 points, even in recall, none where there is no mine."""
+    thresholds, precision, recall = histogram.pr_curve()
+    if np.isnan(recall).any():
+        return pd.DataFrame({"recall": [], "precision": [], "threshold": []})
+    points = np.unique(np.searchsorted(recall, np.linspace(0, 1, 201)))
+    return pd.DataFrame({"recall": recall, "precision": precision, "threshold": thresholds}).iloc[points].round(6)
+
+
+def _class_iou(confusion: Counts, index: int) -> float:
+    both = int(confusion[index, index])
+    return _ratio(both, int(confusion[index].sum() + confusion[:, index].sum()) - both)
+
+
+def _ratio(part: float, whole: float) -> float:
+    return part / whole if whole else math.nan
+
+
+def _rounded(value: float | None) -> float | int | None:
+    """To 4 digits after the point; None for NaN, which JSON lacks."""
+    if value is None or isinstance(value, int):
+        return value
+    return None if math.isnan(value) else round(float(value), 4)

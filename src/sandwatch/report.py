@@ -1,0 +1,352 @@
+"""Pictures and the short text of an evaluation. The same content gives the same bytes.
+
+Everything is drawn with matplotlib's Agg canvas and its default style, whatever the user's own; the PNG files carry no
+metadata, because matplotlib would write its version there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import geopandas as gpd
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from sandwatch import raster
+from sandwatch.evaluate import Evaluation, Miss, grid_of
+from sandwatch.files import whole, write_json
+from sandwatch.grid import Grid
+
+RGB = ("red", "green", "blue")
+"""Band names of rgb.tif."""
+OUTLINES: dict[str, tuple[str, Literal["-", ":"]]] = {
+    "high": ("#ffe100", "-"),
+    "low": ("#ffe100", ":"),
+    "detection": ("#00e5ff", "-"),
+}
+"""Colour and line of each kind of outline: yellow and cyan differ for colour-blind eyes, on sand and on water."""
+SHADE = {"facecolor": "black", "alpha": 0.5, "edgecolor": "none", "pad": 1.5}
+"""Behind text on a picture."""
+PANEL_IN = 5.0
+DPI = 110
+
+
+def scene_picture(
+    path: Path,
+    rgb: npt.NDArray[np.uint8],
+    grid: Grid,
+    *,
+    title: str,
+    labels: gpd.GeoDataFrame | None = None,
+    detections: gpd.GeoDataFrame | None = None,
+    score: npt.NDArray[np.float32] | None = None,
+) -> None:
+    """Draws a scene with what is known about it.
+
+    Args:
+        path: a PNG file.
+        rgb: uint8 (3, y, x), red, green, blue; 0 in all three is no data.
+        grid: of the scene.
+        title: written above.
+        labels: polygons with a column ``confidence`` (low, high), any CRS; outlined in yellow, dotted where low.
+        detections: polygons, any CRS; outlined in cyan.
+        score: probability of mine (y, x), NaN without data; drawn beside the scene.
+    """
+    panels = 1 if score is None else 2
+    height, width = rgb.shape[1:]
+    panel_height = PANEL_IN * min(max(height / width, 0.4), 2.5)
+    with _figure(path, PANEL_IN * panels + (0.9 if score is not None else 0.0), panel_height + 0.9) as figure:
+        axes = figure.subplots(1, panels, squeeze=False)[0]
+        _draw_rgb(axes[0], rgb)
+        if score is not None:
+            drawn = _draw_score(axes[1], score)
+            figure.colorbar(drawn, ax=axes[1], fraction=0.045, label="probability of mine")
+        for axis in axes:
+            _draw_outlines(axis, grid, labels, detections)
+            _draw_scale(axis, grid)
+        figure.suptitle(title)
+        _draw_legend(figure, labels, detections)
+
+
+def write(
+    evaluation: Evaluation, folder: Path, *, scenes: Path, aoi: gpd.GeoDataFrame, labels: gpd.GeoDataFrame
+) -> None:
+    """Writes an evaluation: metrics.json, tables as CSV, pictures and report.md.
+
+    Args:
+        evaluation: what to write.
+        folder: where to.
+        scenes: the folder of scenes, for the pictures.
+        aoi: table :class:`sandwatch.schemas.Aoi`.
+        labels: table :class:`sandwatch.schemas.Labels`.
+    """
+    write_json(folder / "metrics.json", evaluation.metrics)
+    for name, table in (
+        ("observations", evaluation.observations),
+        ("rivers", evaluation.rivers),
+        ("pr_curve", evaluation.pr_curve),
+        ("reliability", _reliability_table(evaluation)),
+        ("confusion", evaluation.confusion),
+    ):
+        with whole(folder / f"{name}.csv") as partial:
+            table.to_csv(partial, index=False)
+    reliability_picture(folder / "reliability.png", evaluation)
+    misses_picture(folder / "worst_misses.png", evaluation, scenes=scenes, aoi=aoi, labels=labels)
+    with whole(folder / "report.md") as partial:
+        partial.write_text(text(evaluation))
+
+
+def reliability_picture(path: Path, evaluation: Evaluation) -> None:
+    """Draws observed shares of mine pixels over scores, with and without temperature, and how many pixels there are."""
+    with _figure(path, 5.0, 5.5) as figure:
+        top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+        top.plot([0, 1], [0, 1], color="0.6", linestyle="--", label="perfect")
+        for name, curve, colour in (
+            ("without temperature", evaluation.reliability_uncalibrated, "#d95f02"),
+            ("with temperature", evaluation.reliability, "#1b9e77"),
+        ):
+            filled = curve.pixels > 0
+            top.plot(
+                curve.score[filled],
+                curve.observed[filled],
+                marker="o",
+                color=colour,
+                label=f"{name}, ECE {curve.ece:.4f}",
+            )
+        top.set(ylabel="observed share of mine pixels", ylim=(-0.02, 1.02), title="Reliability on the test rivers")
+        top.legend(loc="upper left", fontsize="small")
+        curve = evaluation.reliability
+        bottom.bar(curve.lower, curve.pixels, width=1 / len(curve.lower), align="edge", color="#1b9e77")
+        bottom.set(xlabel="score", ylabel="pixels", xlim=(0, 1), yscale="symlog")
+
+
+def misses_picture(
+    path: Path, evaluation: Evaluation, *, scenes: Path, aoi: gpd.GeoDataFrame, labels: gpd.GeoDataFrame
+) -> None:
+    """Draws the worst misses: for each the scene with labels, and beside it the scores and what they detect."""
+    misses = evaluation.misses
+    rows = max(math.ceil(len(misses) / 2), 1)
+    with _figure(path, 13.0, 3.5 * rows + 0.8) as figure:
+        axes = figure.subplots(rows, 4, squeeze=False)
+        for axis in axes.flat:
+            axis.set_axis_off()
+        for index, miss in enumerate(misses):
+            left, right = axes[index // 2, 2 * (index % 2) : 2 * (index % 2) + 2]
+            _draw_miss(left, right, miss, evaluation.threshold, scenes=scenes, aoi=aoi, labels=labels)
+        figure.suptitle(
+            "Worst misses on the test rivers: yellow labels (dotted: low confidence), cyan detections"
+            if misses
+            else "No mine was missed and there is no false alarm on the test rivers"
+        )
+
+
+def text(evaluation: Evaluation) -> str:
+    """The report as Markdown: figures, rivers, and what to keep in mind when reading them."""
+    metrics, intervals = evaluation.metrics, evaluation.intervals
+    labels = {
+        "ap": "average precision (AP)",
+        "f1": "F1 at the threshold",
+        "precision": "precision",
+        "recall": "recall",
+        "iou": "IoU",
+    }
+    lines = ["# Evaluation on rivers never trained on", ""]
+    if evaluation.synthetic:
+        lines += [
+            "**Synthetic data.** Rivers, pixels and labels are invented; the figures say how the pipeline works, not "
+            "how well real mines are found.",
+            "",
+        ]
+    lines += ["| pixels of the test rivers | value | 95 % interval |", "|---|---|---|"]
+    lines += [f"| {label} | {_cell(metrics[name])} | {_interval(*intervals[name])} |" for name, label in labels.items()]
+    lines += [
+        f"| share of mine pixels (AP of guessing) | {_cell(metrics['prevalence'])} | |",
+        f"| AP on validation | {_cell(metrics['ap_val'])} | |",
+        f"| calibration error (ECE) | {_cell(metrics['ece'])} | |",
+        f"| the same without temperature | {_cell(metrics['ece_uncalibrated'])} | |",
+        "",
+        f"Objects: {metrics['mines_found']} of {metrics['mines']} mines found, "
+        f"{_cell(metrics['false_alarms_per_100km2'])} false alarms per 100 km2. The threshold, "
+        f"{_cell(evaluation.threshold)}, has the best F1 on validation.",
+        "",
+        _table(evaluation.rivers),
+        "",
+        _table(evaluation.observations[evaluation.observations.fold == "test"].drop(columns="fold")),
+        "",
+        "## Keep in mind",
+        "",
+        *(f"- {caveat}" for caveat in _caveats(evaluation)),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def summary(evaluation: Evaluation) -> str:
+    """One line of the figures that matter most."""
+    metrics, number = evaluation.metrics, evaluation.test_observations
+    ap = "undefined (no mine pixel)" if metrics["ap"] is None else _cell(metrics["ap"])
+    interval = _interval(*evaluation.intervals["ap"])
+    return (
+        f"test: {number} observation{'s' if number > 1 else ''}, AP {ap}"
+        f"{f' (95 %: {interval})' if interval else ''}, guessing has {_cell(metrics['prevalence'])}; "
+        f"{metrics['mines_found']} of {metrics['mines']} mines found, "
+        f"{_cell(metrics['false_alarms_per_100km2'])} false alarms per 100 km2, "
+        f"{_cell(metrics['train_test_km'])} km from the nearest training site"
+    )
+
+
+def _caveats(evaluation: Evaluation) -> Iterator[str]:
+    number = evaluation.test_observations
+    yield (
+        f"Intervals come from drawing the {number} test observation{'s' if number > 1 else ''} again, with "
+        "replacement. "
+        + (
+            "One observation says nothing about others, so there is no interval."
+            if number == 1
+            else "With so few they are rough, and rather too narrow than too wide."
+            if number < 10
+            else "Months of one site resemble each other, so they may be too narrow."
+        )
+    )
+    yield (
+        f"The nearest AOIs of training and test are {_cell(evaluation.metrics['train_test_km'])} km apart "
+        f"(split.min_distance_km: {evaluation.min_distance_km:g})."
+    )
+    if evaluation.blocks_gap_m is not None:
+        rivers = " and ".join(evaluation.blocks_rivers)
+        yield (
+            f"Validation is not another river: spatial blocks of the training river ({rivers}) validate, "
+            f"{evaluation.blocks_gap_m:.0f} m from the nearest training window. Early stopping, temperature and "
+            "threshold were chosen on ground much like the training ground, so AP on validation flatters."
+        )
+    if evaluation.metrics["mines"] == 0:
+        yield "There is no mine of countable size in the test fold: recall and AP say little or nothing."
+    yield "AP is empty where an observation has no mine pixel: it is undefined there, not zero."
+
+
+def _reliability_table(evaluation: Evaluation) -> pd.DataFrame:
+    curve = evaluation.reliability
+    table = pd.DataFrame({"score": curve.score, "observed": curve.observed, "pixels": curve.pixels})
+    return table[curve.pixels > 0].round(6)
+
+
+def _table(rows: pd.DataFrame) -> str:
+    """Rows as a Markdown table; undefined cells are empty."""
+    lines = [list(rows.columns), ["---"] * len(rows.columns)]
+    lines += [[_cell(value) for value in row] for row in rows.astype(object).itertuples(index=False)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cell(value: object) -> str:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _interval(low: float, high: float) -> str:
+    return "" if math.isnan(low) else f"{low:.3f} to {high:.3f}"
+
+
+@contextmanager
+def _figure(path: Path, width_in: float, height_in: float) -> Iterator[Any]:
+    """A figure that is saved to ``path`` at the end, the same bytes for the same drawing."""
+    from matplotlib import style
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with style.context("default"):
+        figure = Figure(figsize=(width_in, height_in), dpi=DPI, layout="constrained")
+        FigureCanvasAgg(figure)
+        yield figure
+        with whole(path) as partial:
+            figure.savefig(partial, format="png", metadata={"Software": None})
+
+
+def _draw_rgb(axis: Any, rgb: npt.NDArray[np.uint8]) -> None:
+    image = np.moveaxis(rgb, 0, -1).copy()
+    image[(image == 0).all(axis=-1)] = 90  # grey, so that a cloud gap is not taken for dark water
+    axis.imshow(image, interpolation="nearest")
+    axis.set_axis_off()
+
+
+def _draw_score(axis: Any, score: npt.NDArray[np.floating[Any]]) -> Any:
+    axis.set_axis_off()
+    return axis.imshow(score, cmap="magma", vmin=0.0, vmax=1.0, interpolation="nearest")
+
+
+def _draw_outlines(axis: Any, grid: Grid, labels: gpd.GeoDataFrame | None, detections: gpd.GeoDataFrame | None) -> None:
+    """Outlines polygons in pixel coordinates, each line on a dark, wider one."""
+    for kind, geometries in _outlined(labels, detections).items():
+        colour, line = OUTLINES[kind]
+        for ring in geometries.to_crs(grid.crs).explode().boundary.explode():
+            x, y = np.asarray(ring.coords)[:, :2].T
+            # Pixel (0, 0) has its centre at (0, 0) in matplotlib, its corner in the grid.
+            col, row = (x - grid.left) / grid.resolution - 0.5, (grid.top - y) / grid.resolution - 0.5
+            axis.plot(col, row, color="black", linewidth=2.2, alpha=0.6)
+            axis.plot(col, row, color=colour, linestyle=line, linewidth=1.2)
+    axis.set(xlim=(-0.5, grid.width - 0.5), ylim=(grid.height - 0.5, -0.5))
+
+
+def _outlined(labels: gpd.GeoDataFrame | None, detections: gpd.GeoDataFrame | None) -> dict[str, gpd.GeoSeries]:
+    kinds = {}
+    if labels is not None:
+        kinds = {kind: labels.geometry[labels.confidence == kind] for kind in ("high", "low")}
+    if detections is not None:
+        kinds["detection"] = detections.geometry
+    return {kind: geometries for kind, geometries in kinds.items() if len(geometries)}
+
+
+def _draw_scale(axis: Any, grid: Grid) -> None:
+    """A bar of 1 km, or of 200 m where the scene is narrower than 2 km."""
+    length_m = 1000 if grid.width * grid.resolution >= 2000 else 200
+    left, row = 0.04 * grid.width, 0.96 * grid.height
+    for colour, width in (("black", 5), ("white", 3)):
+        axis.plot([left, left + length_m / grid.resolution], [row, row], color=colour, linewidth=width)
+    axis.text(
+        left, row - 0.02 * grid.height, f"{length_m} m", color="white", va="bottom", fontsize="small", bbox=dict(SHADE)
+    )
+
+
+def _draw_legend(figure: Any, labels: gpd.GeoDataFrame | None, detections: gpd.GeoDataFrame | None) -> None:
+    from matplotlib.lines import Line2D
+
+    names = {"high": "label, high confidence", "low": "label, low confidence", "detection": "detection"}
+    handles = [
+        Line2D([], [], color=OUTLINES[kind][0], linestyle=OUTLINES[kind][1], label=names[kind])
+        for kind in _outlined(labels, detections)
+    ]
+    if handles:
+        figure.legend(
+            handles=handles, loc="outside lower center", ncols=3, fontsize="small", facecolor="0.35", labelcolor="white"
+        )
+
+
+def _draw_miss(
+    left: Any,
+    right: Any,
+    miss: Miss,
+    threshold: float,
+    *,
+    scenes: Path,
+    aoi: gpd.GeoDataFrame,
+    labels: gpd.GeoDataFrame,
+) -> None:
+    site_id = miss.obs_id.rsplit("_", 1)[0]
+    scene = grid_of(aoi, site_id)
+    part = scene.crop(miss.window)
+    _draw_rgb(left, raster.read(scenes / miss.obs_id / "rgb.tif", bands=RGB, grid=scene, window=miss.window))
+    _draw_score(right, miss.score.astype(np.float32))
+    detected = miss.score >= threshold
+    if detected.any() and not detected.all():
+        for axis in (left, right):
+            axis.contour(detected, levels=[0.5], colors=[OUTLINES["detection"][0]], linewidths=1.0)
+    for axis in (left, right):
+        _draw_outlines(axis, part, labels[labels.obs_id == miss.obs_id], None)
+        _draw_scale(axis, part)
+    hectares = miss.area_px * part.resolution**2 / 1e4
+    left.set_title(f"{miss.kind}, {hectares:.1f} ha\n{miss.obs_id}", fontsize="small")
+    right.set_title("score", fontsize="small")
