@@ -119,7 +119,7 @@ def fetch(orders: Sequence[Order], settings: params.EarthEngine) -> None:
     if batch:
         assert settings.bucket is not None
         Batch(settings.bucket).run(batch)
-    _compute_pixels([order for order in todo if order not in batch])
+    _compute_pixels([order for order in todo if not _goes_by_batch(order, settings)])
 
 
 def _goes_by_batch(order: Order, settings: params.EarthEngine) -> bool:
