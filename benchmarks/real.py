@@ -43,15 +43,20 @@ def main(
 ) -> None:
     """Runs the seven stages on ``data`` and prints the report."""
     prepare(data, holdout, workspace)
-    dvc = (sys.executable, "-m", "dvc")
-    env = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    subprocess.run((*dvc, "repro"), cwd=workspace, env=env, check=True)
-    subprocess.run((*dvc, "metrics", "show"), cwd=workspace, env=env, check=True)
+    call(sys.executable, "-m", "dvc", "repro", cwd=workspace)
+    call(sys.executable, "-m", "dvc", "metrics", "show", cwd=workspace)
     print(polygons(workspace))
-    print(masks(data, workspace))
-    forest = (sys.executable, ROOT / "benchmarks" / "learning.py", "--only", "forest", "--root", workspace)
-    subprocess.run(forest, env=env, check=True)
+    print(masks(data, workspace), flush=True)
+    call(sys.executable, ROOT / "benchmarks" / "learning.py", "--only", "forest", "--root", workspace, cwd=ROOT)
     print(f"report and pictures: {workspace.relative_to(ROOT) / 'results' / 'evaluate'}")
+
+
+def call(*command: str | Path, cwd: Path) -> None:
+    """Runs a command with this environment's programs first on the path; exits as it does where it fails."""
+    env = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(command, cwd=cwd, env=env, check=False)
+    if done.returncode:
+        raise SystemExit(done.returncode)
 
 
 def prepare(data: Path, holdout: str, workspace: Path) -> None:
@@ -62,7 +67,7 @@ def prepare(data: Path, holdout: str, workspace: Path) -> None:
 
     if not (workspace / ".git").exists():
         workspace.mkdir(parents=True, exist_ok=True)
-        subprocess.run(("git", "init", "-q", "-b", "main"), cwd=workspace, check=True)
+        call("git", "init", "-q", "-b", "main", cwd=workspace)
     listed = subprocess.run(
         ("git", "ls-files", "--cached", "--others", "--exclude-standard"),
         cwd=ROOT,
@@ -83,6 +88,9 @@ def prepare(data: Path, holdout: str, workspace: Path) -> None:
     for section, values in PARAMS.items():
         params[section].update(values)
     (workspace / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    call("git", "add", "-A", cwd=workspace)
+    author = ("-c", "user.name=sandwatch", "-c", "user.email=sandwatch@localhost")
+    call("git", *author, "commit", "-q", "--allow-empty", "-m", "Real observations", cwd=workspace)
 
 
 def polygons(workspace: Path) -> str:

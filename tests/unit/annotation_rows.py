@@ -122,7 +122,7 @@ def label(
         "id": label_id,
         "label_details": {
             "created_at": "2024-04-01T10:00:00.000+00:00",
-            "updated_at": updated,
+            "updated_at": "2030-01-01T00:00:00.000+00:00",
             "created_by": "annotator@example.com",
             "content_last_updated_at": updated,
             "reviews": [{"reviewed_by": "reviewer@example.com", "score": 1}],

@@ -135,7 +135,10 @@ FAR = {"type": "Polygon", "coordinates": [[[y, x] for x, y in ring()]]}
     [
         (drawn("x", name="Cloud"), "unknown_class", "'Cloud'"),
         (drawn("x", FAR), "outside_scene", "longitude 19"),
-        (drawn("x", polygon(500, 40, 20, 12)), "outside_scene", "longitude 87"),
+        (drawn("x", polygon(201, 40, 20, 12)), "outside_scene", "longitude 87"),
+        (drawn("x", polygon(-22, 40, 20, 12)), "outside_scene", "longitude 86"),
+        (drawn("x", polygon(50, 121, 20, 12)), "outside_scene", "latitude 19.97"),
+        (drawn("x", polygon(50, -16, 20, 12)), "outside_scene", "latitude 19.98"),
         (drawn("good"), "duplicate_feature_id", "the same content"),
     ],
 )
@@ -175,6 +178,12 @@ def test_a_mine_that_cannot_be_used_withholds_its_observation(
     assert detail in of_bad.detail
     assert of_rest.polygons == 1
     assert of_rest.detail == f"{bad['feature_id']} {reason}"
+
+
+def test_a_polygon_that_reaches_into_its_scene_is_kept(tmp_path: Path) -> None:
+    edges = [polygon(-19, 40, 20, 12), polygon(199, 40, 20, 12), polygon(50, -11, 20, 12), polygon(50, 119, 20, 12)]
+    frozen = Frozen(tmp_path, simple(KNOWN[0], *(drawn(str(number), edge) for number, edge in enumerate(edges))))
+    assert frozen.metrics["labels"] == 4
 
 
 def test_mines_that_were_said_but_lie_outside_do_not_make_a_negative(tmp_path: Path) -> None:

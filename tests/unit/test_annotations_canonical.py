@@ -92,6 +92,13 @@ def test_exteriors_are_counterclockwise_holes_clockwise_and_a_third_coordinate_i
     assert form == ((corners, ((E7, E7), (2 * E7, 2 * E7), (2 * E7, E7))),)
 
 
+def test_the_order_of_holes_does_not_matter() -> None:
+    holes = [[(1, 1), (2, 1), (2, 2)], [(6, 1), (7, 1), (7, 2)]]
+    one, two = (Polygon([(0, 0), (9, 0), (9, 4), (0, 4)], some) for some in (holes, holes[::-1]))
+    assert canonical(one) == canonical(two)
+    assert len(canonical(one)[0]) == 3
+
+
 def test_an_open_ring_and_repeated_vertices_are_the_same_ring() -> None:
     ring = [[0, 0], [4, 0], [4, 3], [0, 0]]
     sloppy = [[0, 0], [0, 1e-9], [4, 0], [4, 0], [4, 3]]

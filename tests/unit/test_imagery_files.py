@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pandas as pd
 import pytest
 import rasterio
 from affine import Affine
+from google.cloud import storage
 
 from sandwatch import params, raster
 from sandwatch.errors import InputError
@@ -21,6 +23,7 @@ from sandwatch.imagery import Composite
 from sandwatch.imagery.files import Files
 from sandwatch.schemas import Scenes
 from tests.conftest import CRS, GRID, a_site, reflectance, write_raster
+from tests.servers.gcs import serve_gcs
 
 BANDS = params.Bands(s2=("B4", "B3", "B2"), s1=())
 RADAR = params.Bands(s2=("B4",), s1=("VV", "VH"))
@@ -144,6 +147,25 @@ def test_sources_are_named_without_paths_of_this_machine(tmp_path: Path) -> None
     given = ask(tmp_path / "inputs", ROW | {"source_ids": "S2A_x; S2B_y", "processing_baseline": "05.09"}).s2
     assert given is not None
     assert [(i.id, i.processing_baseline) for i in given.source_images] == [("S2A_x", "05.09"), ("S2B_y", "05.09")]
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[storage.Bucket]:
+    """An empty bucket named sand, and GDAL told where it is."""
+    with serve_gcs("sand") as server:
+        monkeypatch.setenv("CPL_GS_ENDPOINT", f"{server.url}/")
+        monkeypatch.setenv("GS_NO_SIGN_REQUEST", "YES")
+        yield server.client().bucket("sand")
+
+
+def test_a_file_in_a_bucket_is_read_and_a_missing_one_named(tmp_path: Path, bucket: storage.Bucket) -> None:
+    bucket.blob("scenes/a.tif").upload_from_filename(write_raster(tmp_path / "a.tif", reflectance(3)))
+    s2 = ask(tmp_path, ROW | {"path": "gs://sand/scenes/a.tif"}).s2
+    assert s2 is not None
+    assert np.array_equal(s2.pixels, reflectance(3))
+    assert [image.id for image in s2.source_images] == ["gs://sand/scenes/a.tif"]
+    with pytest.raises(InputError, match=r"/vsigs/sand/scenes/none.tif: got .*; expected a raster that GDAL can read"):
+        ask(tmp_path, ROW | {"path": "gs://sand/scenes/none.tif"})
 
 
 def bad_rows() -> list[Any]:

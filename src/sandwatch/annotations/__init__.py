@@ -1,8 +1,8 @@
 """From what annotators left to checked tables: ``export.ndjson``, ``labels``, ``observations``, ``quarantine``.
 
 One pipeline for all sources. A source yields raw rows; they are frozen as received, but for credentials in URLs
-(``redact.py``), then parsed line by line into ``record.Row`` and judged: ``rules.py`` holds every rule, ``canonical.py``
-reads polygons and defines the label fingerprint.
+(``redact.py``), then parsed line by line into ``record.Row`` and judged: ``rules.py`` holds every rule,
+``canonical.py`` reads polygons and defines the label fingerprint.
 """
 
 from __future__ import annotations

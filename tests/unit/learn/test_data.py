@@ -1,0 +1,146 @@
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sandwatch.errors import InputError
+from sandwatch.learn.data import Batches, Chips, Draws, TrainingBatches, counted, in_batches, mines
+from sandwatch.stack import NODATA
+from tests import tiny_chips
+
+
+@pytest.fixture(scope="module")
+def chips(tmp_path_factory: pytest.TempPathFactory) -> Chips:
+    return Chips(tiny_chips.write(tmp_path_factory.mktemp("chips")))
+
+
+def test_a_batch_holds_the_windows_asked_for(chips: Chips) -> None:
+    indices = np.array([3, 40, 3, 88])
+    pixels, masks = Batches(chips)[indices]
+    assert (pixels.dtype, pixels.shape) == (torch.int16, (4, 3, 32, 32))
+    assert (masks.dtype, masks.shape) == (torch.uint8, (4, 32, 32))
+    for i, index in enumerate(indices):
+        row, col = chips.row[index], chips.col[index]
+        np.testing.assert_array_equal(pixels[i], chips.pixels(chips.obs_id[index])[:, row : row + 32, col : col + 32])
+        np.testing.assert_array_equal(masks[i], chips.mask(chips.obs_id[index])[row : row + 32, col : col + 32])
+
+
+def test_what_reaches_beyond_the_scene_is_without_data(tmp_path: Path) -> None:
+    folder = tiny_chips.write(tmp_path)
+    for kind in ("pixels", "masks"):
+        path = folder / kind / "a_2020-01-01.npy"
+        np.save(path, np.load(path)[..., :40, :30])
+    chips = Chips(folder)
+    index = int(np.flatnonzero(chips.chip_id == "a_2020-01-01_g16_16")[0])
+    pixels, masks = chips.gather(np.array([index]))
+    assert (masks[0, 24:, :] == 255).all()
+    assert (masks[0, :, 14:] == 255).all()
+    assert (pixels[0, :, 24:, :] == NODATA).all()
+    np.testing.assert_array_equal(pixels[0, :, :24, :14], chips.pixels("a_2020-01-01")[:, 16:40, 16:30])
+
+
+def test_a_cover_is_the_union_of_windows(chips: Chips) -> None:
+    ids = ["a_2020-01-01_g0_16", "a_2020-01-01_g16_32", "c_2020-01-01_g32_80"]
+    covers = chips.cover(np.flatnonzero(np.isin(chips.chip_id, ids)))
+    expected = np.zeros((64, 112), bool)
+    expected[0:32, 16:48] = expected[16:48, 32:64] = True
+    assert list(covers) == ["a_2020-01-01", "c_2020-01-01"]
+    np.testing.assert_array_equal(covers["a_2020-01-01"], expected)
+    assert covers["c_2020-01-01"].sum() == 32 * 32
+
+
+def test_thinned_windows_cover_almost_as_much_with_little_overlap(chips: Chips) -> None:
+    every = chips.of("val")
+    thin = chips.thin(every)
+    assert len(thin) < len(every) / 2
+    assert set(thin) <= set(every)
+    times = np.zeros((64, 112), int)
+    for index in thin:
+        times[chips.row[index] : chips.row[index] + 32, chips.col[index] : chips.col[index] + 32] += 1
+    assert (times > 0).mean() > 0.8
+    assert times.mean() < 1.2
+
+
+def test_moments_are_those_of_the_pixels_under_the_windows_once_each(chips: Chips) -> None:
+    windows = np.flatnonzero(chips.obs_id == "a_2020-01-01")[:4]
+    mean, std = chips.moments(windows)
+    cover = chips.cover(windows)["a_2020-01-01"]
+    assert 0 < cover.sum() < len(windows) * 32 * 32
+    for band in range(3):
+        values = np.asarray(chips.pixels("a_2020-01-01")[band][cover], np.float64)
+        values = values[values != NODATA]
+        assert mean[band] == pytest.approx(values.mean(), abs=1e-4)
+        assert std[band] == pytest.approx(values.std(), abs=1e-4)
+
+
+def test_a_band_without_data_is_refused(tmp_path: Path) -> None:
+    folder = tiny_chips.write(tmp_path)
+    for path in (folder / "pixels").iterdir():
+        pixels = np.load(path)
+        pixels[2] = NODATA
+        np.save(path, pixels)
+    chips = Chips(folder)
+    with pytest.raises(InputError, match="band 3: got no pixel with data"):
+        chips.moments(chips.of("train"))
+
+
+def test_a_folder_without_windows_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"windows\.parquet: got no such file"):
+        Chips(tmp_path)
+    table = pq.read_table(tiny_chips.write(tmp_path) / "windows.parquet")
+    pq.write_table(table.slice(0, 0), tmp_path / "windows.parquet")
+    with pytest.raises(InputError, match=r"windows\.parquet: got no rows"):
+        Chips(tmp_path)
+
+
+def test_which_pixels_count() -> None:
+    mask = np.array([0, 1, 2, 255], np.uint8)
+    assert counted(mask, "binary").tolist() == [True, False, True, False]
+    assert mines(mask, "binary").tolist() == [False, False, True, False]
+    assert counted(mask, "three_class").tolist() == [True, True, True, False]
+    assert mines(torch.from_numpy(mask), "three_class").tolist() == [False, True, True, False]
+
+
+@given(mined=st.integers(0, 12), empty=st.integers(0, 12), per_epoch=st.integers(1, 30), epochs=st.integers(1, 6))
+def test_draws_are_fair_and_counted(mined: int, empty: int, per_epoch: int, epochs: int) -> None:
+    if not mined + empty:
+        return
+    draws = Draws(np.arange(mined), 100 + np.arange(empty), per_epoch=per_epoch, seed=3)
+    exposures = draws.exposures(epochs)
+    seen = np.concatenate([draws.epoch(number) for number in range(epochs)])
+    assert {index: int((seen == index).sum()) for index in set(seen.tolist())} == exposures
+    assert sum(exposures.values()) == per_epoch * epochs
+    for windows in (range(mined), range(100, 100 + empty)):
+        times = [exposures.get(index, 0) for index in windows]
+        assert not times or max(times) - min(times) <= 1
+    if mined and empty:
+        assert abs(2 * sum(exposures.get(index, 0) for index in range(mined)) - per_epoch * epochs) <= epochs
+
+
+def test_draws_depend_on_seed_and_epoch_alone() -> None:
+    def epoch(seed: int, number: int) -> list[int]:
+        return Draws(np.arange(20), 100 + np.arange(30), per_epoch=24, seed=seed).epoch(number).tolist()
+
+    assert epoch(0, 2) == epoch(0, 2)
+    assert epoch(0, 2) != epoch(0, 3)
+    assert epoch(0, 2) != epoch(1, 2)
+    assert sorted(epoch(0, 0)) != epoch(0, 0)
+
+
+def test_processes_share_an_epoch_without_overlap_or_loss() -> None:
+    draws = Draws(np.arange(20), 100 + np.arange(30), per_epoch=24, seed=0)
+    parts = []
+    for rank in range(3):
+        batches = TrainingBatches(draws, batch_size=4, rank=rank, world=3)
+        batches.set_epoch(1)
+        assert [len(batch) for batch in batches] == [4] * len(batches) == [4, 4]
+        parts += [index for batch in batches for index in batch]
+    assert sorted(parts) == sorted(draws.epoch(1))
+
+
+def test_batches_keep_every_window() -> None:
+    assert [batch.tolist() for batch in in_batches(np.arange(5), 2)] == [[0, 1], [2, 3], [4]]

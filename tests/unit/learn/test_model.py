@@ -1,0 +1,194 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from sandwatch.errors import InputError
+from sandwatch.files import sha256
+from sandwatch.learn.card import Card
+from sandwatch.learn.model import Predictor, build, mine_logit, normalise
+from sandwatch.params import Model
+from sandwatch.stack import NODATA
+
+from .test_card import card
+
+
+def small(**changes: Any) -> Model:
+    values: dict[str, Any] = {
+        "architecture": "Unet",
+        "encoder": "resnet18",
+        "encoder_depth": 3,
+        "decoder_channels": (16, 8, 8),
+        "encoder_weights": None,
+        "method": "binary",
+    }
+    return Model(**values | changes)
+
+
+def test_normalising_gives_mean_0_and_deviation_1_and_nothing_where_there_is_no_data() -> None:
+    pixels = torch.tensor([[[[100, 300], [NODATA, 200]], [[-7, -7], [-7, NODATA]]]], dtype=torch.int16)
+    scaled = normalise(pixels, torch.tensor([200.0, -8.0]), torch.tensor([50.0, 4.0]))
+    torch.testing.assert_close(scaled, torch.tensor([[[[-2.0, 2.0], [0.0, 0.0]], [[0.25, 0.25], [0.25, 0.0]]]]))
+
+
+@pytest.mark.parametrize(
+    ("model", "classes"),
+    [
+        (small(), 1),
+        (small(method="three_class"), 3),
+        (small(encoder="tu-mobilenetv3_small_050", encoder_depth=4, decoder_channels=(16, 8, 8, 8)), 1),
+        (small(architecture="FPN", decoder_channels=(), encoder_depth=5), 1),
+        (small(decoder_channels=()), 1),
+    ],
+)
+def test_networks_are_built_by_name_and_have_no_idle_part(model: Model, classes: int) -> None:
+    network = build(model, in_channels=5, size_px=64)
+    output = network(torch.randn(2, 5, 64, 64))
+    assert output.shape == (2, classes, 64, 64)
+    output.sum().backward()
+    assert [name for name, parameter in network.named_parameters() if parameter.grad is None] == []
+
+
+def test_the_seed_makes_the_weights() -> None:
+    torch.manual_seed(1)
+    first = build(small(), in_channels=3, size_px=32).state_dict()
+    torch.manual_seed(1)
+    second = build(small(), in_channels=3, size_px=32).state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"architecture": "Unt"}, r"model\.architecture: got 'Unt'; expected one of 12 names, such as Unet"),
+        ({"encoder": "resnet19"}, r"model\.encoder: got 'resnet19'; .* such as resnet18"),
+        ({"encoder": "tu-mobilenetv3_smal_050"}, r"such as tu-mobilenetv3_small_050"),
+        ({"decoder_channels": (16, 8)}, r"model\.decoder_channels: got \[16, 8\]; expected as many as .* 3"),
+        ({"architecture": "FPN"}, r"model\.decoder_channels: got \[16, 8, 8\] for FPN; expected \[\]"),
+        ({"encoder": "mit_b0", "architecture": "FPN", "decoder_channels": (), "encoder_depth": 4}, "encoder_depth=5"),
+        ({"encoder_weights": "imagenett"}, r"Wrong pretrained weights `imagenett`"),
+        ({"encoder_weights": "nowhere.safetensors"}, r"encoder_weights: nowhere\.safetensors: got No such file"),
+        ({"encoder": "tu-swin_tiny_patch4_window7_224", "encoder_depth": 4, "decoder_channels": (8, 8, 8, 8)}, "64"),
+    ],
+)
+def test_what_can_not_be_built_is_refused_in_one_line(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        build(small(**changes), in_channels=5, size_px=64)
+    assert "\n" not in str(caught.value)
+
+
+def encoder(network: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.contiguous() for name, tensor in network.get_submodule("encoder").state_dict().items()}
+
+
+def test_an_encoder_starts_from_a_file(tmp_path: Path) -> None:
+    stored = build(small(), in_channels=5, size_px=32)
+    save_file(encoder(stored), tmp_path / "encoder.safetensors")
+    save_file({n: t.contiguous() for n, t in stored.state_dict().items()}, tmp_path / "whole.safetensors")
+    for name in ("encoder", "whole"):
+        network = build(small(encoder_weights=str(tmp_path / f"{name}.safetensors")), in_channels=5, size_px=32)
+        found, expected = encoder(network), encoder(stored)
+        assert all(torch.equal(found[key], expected[key]) for key in expected)
+        assert not torch.equal(
+            network.get_parameter("decoder.blocks.0.conv1.0.weight"),
+            stored.get_parameter("decoder.blocks.0.conv1.0.weight"),
+        )
+
+
+def test_the_first_convolution_is_adapted_to_the_bands_as_the_library_does(tmp_path: Path) -> None:
+    stored = build(small(), in_channels=3, size_px=32)
+    save_file(encoder(stored), tmp_path / "rgb.safetensors")
+    network = build(small(encoder_weights=str(tmp_path / "rgb.safetensors")), in_channels=5, size_px=32)
+    stored.get_submodule("encoder").set_in_channels(5, pretrained=True)  # type: ignore[operator]
+    expected = encoder(stored)["conv1.weight"]
+    assert expected.shape[1] == 5
+    torch.testing.assert_close(encoder(network)["conv1.weight"], expected)
+
+
+def test_weights_of_another_encoder_are_refused(tmp_path: Path) -> None:
+    tensors = encoder(build(small(), in_channels=3, size_px=32))
+    save_file({n: t for n, t in tensors.items() if n != "layer1.0.bn1.weight"}, tmp_path / "less.safetensors")
+    with pytest.raises(InputError, match=r"less\.safetensors: got no tensor for layer1\.0\.bn1\.weight"):
+        build(small(encoder_weights=str(tmp_path / "less.safetensors")), in_channels=3, size_px=32)
+    save_file(tensors | {"layer1.0.bn1.weight": torch.zeros(7)}, tmp_path / "other.safetensors")
+    with pytest.raises(InputError, match=r"got \(7,\) for layer1\.0\.bn1\.weight; expected a tensor \(64,\)"):
+        build(small(encoder_weights=str(tmp_path / "other.safetensors")), in_channels=3, size_px=32)
+    (tmp_path / "text.safetensors").write_text("none")
+    with pytest.raises(InputError, match=r"text\.safetensors: got .*header"):
+        build(small(encoder_weights=str(tmp_path / "text.safetensors")), in_channels=3, size_px=32)
+
+
+class Linear(nn.Module):
+    """Logits of known value: a weighted sum of the bands of a pixel for each class."""
+
+    def __init__(self, weights: list[list[float]]) -> None:
+        super().__init__()
+        self.weights = nn.Parameter(torch.tensor(weights))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.einsum("nbyx,cb->ncyx", x, self.weights)
+
+
+PIXELS = np.random.default_rng(0).integers(300, 2000, (2, 3, 32, 32)).astype(np.int16)
+
+
+def scaled(of: Card) -> np.ndarray:
+    return (PIXELS - np.array(of.mean)[:, None, None]) / np.array(of.std)[:, None, None]
+
+
+def test_scores_are_calibrated_logits() -> None:
+    predictor = Predictor(Linear([[0.5, -1.0, 2.0]]), card(temperature=2.5), "cpu")
+    logits = np.einsum("nbyx,b->nyx", scaled(card()), [0.5, -1.0, 2.0])
+    np.testing.assert_allclose(predictor.logits(PIXELS), logits, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(predictor(PIXELS), 1 / (1 + np.exp(-logits / 2.5)), rtol=1e-4)
+    classes = predictor.classes(PIXELS)
+    assert classes.shape == (2, 2, 32, 32)
+    np.testing.assert_allclose(classes[:, 1], predictor(PIXELS))
+    np.testing.assert_allclose(classes.sum(axis=1), 1, rtol=1e-5)
+
+
+def test_with_three_classes_low_and_high_are_mine() -> None:
+    weights = [[0.2, 0.1, 0.3], [0.5, -1.0, 0.2], [-0.3, 1.5, 0.1]]
+    three = card(method="three_class", classes=("other", "low", "high"), temperature=1.0)
+    predictor = Predictor(Linear(weights), three, "cpu")
+    output = np.exp(np.einsum("nbyx,cb->ncyx", scaled(three), weights))
+    softmax = output / output.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(predictor.classes(PIXELS), softmax, rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(predictor(PIXELS), softmax[:, 1] + softmax[:, 2], rtol=1e-3)
+    warm = Predictor(Linear(weights), three.model_copy(update={"temperature": 3.0}), "cpu")
+    np.testing.assert_allclose(warm(PIXELS), 1 / (1 + np.exp(-predictor.logits(PIXELS) / 3)), rtol=1e-4)
+    np.testing.assert_allclose(warm.classes(PIXELS)[:, 1:].sum(axis=1), warm(PIXELS), rtol=1e-5)
+
+
+def test_mine_logit_is_the_log_odds() -> None:
+    output = torch.randn(2, 3, 4, 5)
+    share = torch.softmax(output, dim=1)[:, 1:].sum(dim=1)
+    torch.testing.assert_close(mine_logit(output), torch.logit(share), rtol=1e-4, atol=1e-4)
+
+
+def test_a_model_is_loaded_as_it_was_saved(tmp_path: Path) -> None:
+    torch.manual_seed(2)
+    network = build(small(), in_channels=3, size_px=32)
+    for _ in range(3):
+        network(torch.randn(4, 3, 32, 32))  # statistics of batches, which belong to the model
+    save_file({n: t.contiguous() for n, t in network.state_dict().items()}, tmp_path / "model.safetensors")
+    written = card(weights_sha256=sha256(tmp_path / "model.safetensors"))
+    written.write(tmp_path / "model.json")
+    loaded = Predictor.load(tmp_path, "cpu")
+    assert loaded.card == written
+    both = Predictor(network, written, "cpu")(PIXELS)
+    np.testing.assert_array_equal(loaded(PIXELS), both)
+    np.testing.assert_allclose(loaded(PIXELS[1:])[0], both[1], atol=1e-5)
+
+
+def test_weights_that_are_not_the_cards_are_refused(tmp_path: Path) -> None:
+    card().write(tmp_path / "model.json")
+    with pytest.raises(InputError, match=r"model\.safetensors: got no such file; expected SHA-256 0000"):
+        Predictor.load(tmp_path, "cpu")
+    (tmp_path / "model.safetensors").write_bytes(b"other")
+    with pytest.raises(InputError, match=r"model\.safetensors: got [0-9a-f]{64}; expected SHA-256 0000"):
+        Predictor.load(tmp_path, "cpu")
