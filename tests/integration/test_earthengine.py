@@ -1,7 +1,9 @@
 """Earth Engine end to end: the real client and a server that computes, over loopback, with every fault once."""
 
 import json
+import os
 import pickle
+import shutil
 from collections.abc import Iterator
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -14,9 +16,10 @@ import numpy.typing as npt
 import pyproj
 import pytest
 import shapely
+import yaml
 from affine import Affine
 from rasterio.features import geometry_mask
-from shapely.geometry import box
+from shapely.geometry import LineString, box, mapping
 
 from sandwatch import export, gcs, params, raster, schemas
 from sandwatch.aoi import Site as RiverSite
@@ -28,6 +31,7 @@ from sandwatch.imagery.earthengine.water import write_rivers
 from ..servers.earthengine import EarthEngine, serve_earthengine
 from ..servers.ee_scenes import BANDS, Catalogue, Layer, StoredImage, add_month
 from ..servers.gcs import Gcs, serve_gcs
+from .conftest import Workspace
 
 CRS = "EPSG:32644"
 LEFT, TOP, SIDE_M = 499_980, 2_300_040, 6_000
@@ -557,8 +561,7 @@ def test_a_river_file_is_never_overwritten(tmp_path: Path) -> None:
 # Who asks
 
 
-@pytest.fixture
-def key_file(server: EarthEngine, tmp_path: Path) -> Path:
+def write_key(path: Path, server: EarthEngine) -> Path:
     """A service account's key whose tokens the server gives out."""
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import rsa
@@ -566,30 +569,26 @@ def key_file(server: EarthEngine, tmp_path: Path) -> Path:
     private = rsa.generate_private_key(public_exponent=65537, key_size=2048).private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    path = tmp_path / "key.json"
-    path.write_text(
-        json.dumps(
-            {
-                "type": "service_account",
-                "project_id": server.project,
-                "private_key_id": "recognisable-key-id",
-                "private_key": private.decode(),
-                "client_email": "miner@loopback.example",
-                "client_id": "1",
-                "token_uri": f"{server.url}/token",
-            }
-        )
-    )
+    key = {
+        "type": "service_account",
+        "project_id": server.project,
+        "private_key_id": "recognisable-key-id",
+        "private_key": private.decode(),
+        "client_email": "miner@loopback.example",
+        "client_id": "1",
+        "token_uri": f"{server.url}/token",
+    }
+    path.write_text(json.dumps(key))
     return path
 
 
 def test_a_service_account_is_let_in(
-    server: EarthEngine, key_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reference: Composite
+    server: EarthEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reference: Composite
 ) -> None:
     server.token = "recognisable-secret-token"
     with pytest.raises(InputError, match=r"start: got no permission \(Anonymous credentials cannot be refreshed"):
         fetch(tmp_path / "work")
-    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(key_file))
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(write_key(tmp_path / "key.json", server)))
     server.faults.add("token", "status", status=503)
     source = fetch(tmp_path / "work")
     assert "token" in server.requests
@@ -604,6 +603,82 @@ def test_a_missing_key_is_one_line(server: EarthEngine, tmp_path: Path, monkeypa
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "none.json"))
     with pytest.raises(InputError, match=r"Earth Engine: got no credentials in .*none.json"):
         fetch(tmp_path)
+
+
+# The stage under the real dvc: stopped, resumed, by either way the same
+
+
+@pytest.fixture
+def real(fresh: Workspace, tmp_path: Path) -> Workspace:
+    """A clone whose region has two sites on one river, and a month that no image covers well."""
+    root = tmp_path / "clone"
+    shutil.copytree(fresh.root, root)
+    region = root / "data" / "regions" / "loopback"
+    for folder in ("imagery", "annotations"):
+        (region / folder).mkdir(parents=True)
+        (region / folder / "README.md").write_text("nothing\n")
+    to_degrees = pyproj.Transformer.from_crs(CRS, "EPSG:4326", always_xy=True).transform
+    lines = ["site_id,river,district,longitude,latitude,months,role"]
+    for name, river, down, months in (("A", "Sone", 900, "2022-05;2022-07"), ("B", "Ken", 4_600, "2022-05")):
+        longitude, latitude = to_degrees(LEFT + 1_650, TOP - down)
+        lines.append(f"{name},{river},Rewa,{longitude:.5f},{latitude:.5f},{months},label")
+    (region / "sites.csv").write_text("\n".join(lines) + "\n")
+    river_line = LineString([to_degrees(LEFT + 1_600 + down / 20, TOP - down) for down in (0, 3_000, 6_000)])
+    feature = {"type": "Feature", "properties": {}, "geometry": mapping(river_line)}
+    (region / "rivers.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": [feature]}))
+    workspace = Workspace(root=root)
+    values = yaml.safe_load((root / "params.yaml").read_text())
+    values["region"] = "loopback"
+    (root / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+    changes: dict[str, dict[str, Any]] = {
+        "aoi": {"extent_m": 800, "buffer_m": 200, "simplify_tolerance_m": 0},
+        "split": {"min_distance_km": 0.5, "holdout_rivers": ["Ken"]},
+        "imagery": {"source": "earthengine", "min_coverage": 0.5},
+        "earthengine": {"cloud_mask": "scene_filter"},
+    }
+    workspace.set_params(changes)
+    return workspace
+
+
+def test_a_stopped_export_goes_on_and_either_way_gives_the_same_hashes(real: Workspace, server: EarthEngine) -> None:
+    server.faults.add("image:computePixels", "status", status=403, message="Caller does not have permission.")
+    printed = real.run("dvc", "repro", "export", fails=True)
+    assert "error: Earth Engine, pixels of" in printed
+    assert "got no permission (Caller does not have permission.)" in printed
+    assert "Traceback" not in printed
+    assert not (real.root / "data" / "scenes.parquet").exists()
+    kept = set((real.root / ".cache" / "sandwatch" / "earthengine").iterdir())
+
+    printed = real.run("dvc", "repro", "export")
+    assert "A_2022-07-01 skipped: s2 covers" in printed
+    scenes = real.lock()["export"]
+    assert kept <= set((real.root / ".cache" / "sandwatch" / "earthengine").iterdir())
+    assert real.run("git", "status", "--porcelain", ".cache") == ""
+    server.requests.clear()
+    assert "didn't change" in real.run("dvc", "repro", "export")
+    assert server.requests == []
+
+    shutil.rmtree(real.root / ".cache")
+    real.set_params({"earthengine": {"transfer": "batch", "bucket": BUCKET}})
+    real.run("dvc", "repro", "export")
+    assert len(server.started()) == 4
+    assert real.lock()["export"] == scenes
+
+
+def test_no_secret_of_the_run_is_left_anywhere(
+    real: Workspace, server: EarthEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.token = "recognisable-secret-token"
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(write_key(tmp_path / "key.json", server)))
+    secret = json.loads(Path(os.environ["GOOGLE_APPLICATION_CREDENTIALS"]).read_text())["private_key"].splitlines()[3]
+    printed = real.run("dvc", "repro", "export")
+    assert "recognisable" not in printed
+    assert secret not in printed
+    for path in real.root.rglob("*"):
+        if path.is_file() and real.root / "tests" not in path.parents:
+            content = path.read_bytes()
+            assert b"recognisable-secret" not in content, path
+            assert secret.encode() not in content, path
 
 
 # The server checks what it is sent

@@ -310,3 +310,22 @@ def test_migrate_says_what_it_made_and_what_comes_next(tmp_path, monkeypatch, ca
     assert "2 sites, 2 rasters, 2 annotation files" in out
     assert out.splitlines()[-1].startswith("next: in params.yaml set region: real, imagery.source: files")
     assert (region / "sites.csv").is_file()
+
+
+def test_doctor_says_what_earth_engine_lacks(clone):
+    params = clone / "params.yaml"
+    values = yaml.safe_load(params.read_text())
+    values["imagery"]["source"] = "earthengine"
+    values["aoi"]["rivers"] = "jrc_gsw.geojson"
+    params.write_text(yaml.safe_dump(values))
+    lacking = [finding.detail for finding in doctor.examine(clone, {}, clone.parent) if finding.state == "problem"]
+    assert lacking == [
+        "data/regions/sample/jrc_gsw.geojson is missing: draw it, or run: sandwatch rivers",
+        "no credentials: run: earthengine authenticate",
+        "no project: run: export GOOGLE_CLOUD_PROJECT=<id>",
+    ]
+    key = clone / "key.json"
+    key.write_text(SECRET)
+    given = {"GOOGLE_APPLICATION_CREDENTIALS": str(key), "GOOGLE_CLOUD_PROJECT": "a-project"}
+    found = [finding for finding in doctor.examine(clone, given, clone.parent) if finding.state == "problem"]
+    assert [finding.name for finding in found] == ["rivers"]

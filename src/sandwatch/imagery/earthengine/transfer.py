@@ -18,7 +18,7 @@ import re
 import shutil
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -119,7 +119,7 @@ def fetch(orders: Sequence[Order], settings: params.EarthEngine) -> None:
     if batch:
         assert settings.bucket is not None
         Batch(settings.bucket).run(batch)
-    _compute_pixels([order for order in todo if order not in batch])
+    _compute_pixels([order for order in todo if not _goes_by_batch(order, settings)])
 
 
 def _goes_by_batch(order: Order, settings: params.EarthEngine) -> bool:
@@ -165,16 +165,30 @@ def compute_pixels(order: Order, window: Window) -> npt.NDArray[Any]:
 
 
 def _compute_pixels(orders: Sequence[Order]) -> None:
-    tasks = [(order, window) for order in orders for window in order.tiles]
+    """Fetches orders tile by tile; after a refusal no more is asked for, but what has come by then is kept."""
+    refusal: InputError | None = None
     done = 0
     with ThreadPoolExecutor(PARALLEL_REQUESTS) as pool:
-        tiles = pool.map(lambda task: compute_pixels(*task), tasks)
-        for order in orders:
+        waiting = deque(
+            (order, [(window, pool.submit(compute_pixels, order, window)) for window in order.tiles])
+            for order in orders
+        )
+        while waiting:
+            order, tiles = waiting.popleft()
             pixels = np.empty((len(order.bands), *order.grid.shape), order.dtype)
-            for window in order.tiles:
-                pixels[:, *window.slices] = next(tiles)
+            try:
+                for window, tile in tiles:
+                    pixels[:, *window.slices] = tile.result()
+            except CancelledError:
+                continue
+            except InputError as error:
+                refusal = refusal or error
+                pool.shutdown(wait=False, cancel_futures=True)
+                continue
             _write(order, pixels)
             done = _tell(done, len(orders), "composites fetched")
+    if refusal:
+        raise refusal
 
 
 def _tell(done: int, total: int, what: str) -> int:
