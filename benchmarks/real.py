@@ -116,13 +116,18 @@ def polygons(workspace: Path) -> str:
 
 
 def masks(data: Path, workspace: Path) -> str:
-    """Lines that compare our rasterised labels with each reference mask on the reference's own grid."""
+    """Lines that compare our rasterised labels with each reference mask on the reference's own grid.
+
+    The reference was burnt from vertices rounded to 6 decimals (a tenth of a metre), so ours are rounded for this too.
+    """
     import rasterio
+    import shapely
 
     from sandwatch import raster, schemas
     from sandwatch.chips import rasterise
 
     labels = schemas.Labels.read(workspace / "data" / "annotations" / "labels.parquet")
+    labels["geometry"] = shapely.transform(labels["geometry"].to_numpy(), lambda vertices: vertices.round(6))
     lines = []
     for reference in sorted(data.glob("*/labels_mask.tif")):
         grid = raster.read_grid(reference)
