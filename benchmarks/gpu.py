@@ -2,7 +2,7 @@
 
     python benchmarks/gpu.py
 
-Trains on data/chips with the model and the schedule of params.yaml: twice in float32 with deterministic algorithms, once
+Trains on data/chips with the model and schedule of params.yaml: twice in float32 with deterministic algorithms, once
 in bf16. Prints a line a run: windows a second, validation AP, the hash of the weights.
 """
 
@@ -59,7 +59,9 @@ def train(precision: str, *, deterministic: bool) -> str:
         card = json.loads((models / "model.json").read_text())
         metrics = json.loads((results / "metrics.json").read_text())
         rate = (facts or {})["training_windows_per_second"]
-        print(f"{precision}: {rate} windows/s, validation AP {metrics['val_ap']}, weights {card['weights_sha256'][:16]}")
+        print(
+            f"{precision}: {rate} windows/s, validation AP {metrics['val_ap']}, weights {card['weights_sha256'][:16]}"
+        )
         return str(card["weights_sha256"])
 
 

@@ -3,7 +3,7 @@
     make real DATA=<folder>
 
 makes a repository of its own under .real/ (a copy of this working tree, so that the sample region stays as it is),
-migrates the folder into data/regions/real there, runs all seven stages with `dvc repro`, and prints what became of every
+migrates the folder into data/regions/real there, runs the seven stages with `dvc repro`, and prints what became of each
 polygon, how the masks compare with the predecessor's, and the AP beside a per-pixel random forest's. Called again, it
 runs only what changed.
 """
@@ -116,15 +116,23 @@ def polygons(workspace: Path) -> str:
 
 
 def masks(data: Path, workspace: Path) -> str:
-    """Lines that compare our rasterised labels with each reference mask on the reference's own grid."""
+    """Lines that compare our rasterised labels with each reference mask on the reference's own grid.
+
+    The reference was burnt from vertices rounded to 6 decimals (a tenth of a metre), so ours are rounded for this too.
+    """
+    import rasterio
+    import shapely
+
     from sandwatch import raster, schemas
     from sandwatch.chips import rasterise
 
     labels = schemas.Labels.read(workspace / "data" / "annotations" / "labels.parquet")
+    labels["geometry"] = shapely.transform(labels["geometry"].to_numpy(), lambda vertices: vertices.round(6))
     lines = []
     for reference in sorted(data.glob("*/labels_mask.tif")):
         grid = raster.read_grid(reference)
-        expected = raster.read_first(reference) > 0
+        with rasterio.open(reference) as file:  # its band has no name to ask raster.read for
+            expected = file.read(1) > 0
         ours = rasterise(labels[labels["obs_id"] == reference.parent.name], grid) > 0
         lines.append(
             f"mask of {reference.parent.name}: {int(expected.sum())} labelled pixels in the reference, "

@@ -8,7 +8,7 @@ for each raster that was asked for, skipped ones too.
 
 from sandwatch.export import export, source
 from sandwatch.imagery import sites
-from sandwatch.params import Bands, Imagery, StageParams, Synthetic
+from sandwatch.params import Bands, EarthEngine, Imagery, StageParams, Synthetic
 from sandwatch.schemas import Aoi
 from sandwatch.schemas import Scenes as ScenesTable
 from sandwatch.stage import Input, Output, progress, run, workers
@@ -19,7 +19,15 @@ def main(*, aoi: Input, rivers: Input, inputs: Input, scenes: Output, manifest: 
     params = StageParams.load("export")
     bands, imagery = params[Bands], params[Imagery]
     places = sites(Aoi.read(aoi))
-    ask = source(imagery, bands=bands, synthetic=params[Synthetic], places=places, river_file=rivers, inputs=inputs)
+    ask = source(
+        imagery,
+        bands=bands,
+        synthetic=params[Synthetic],
+        earthengine=params[EarthEngine],
+        places=places,
+        river_file=rivers,
+        inputs=inputs,
+    )
     table = export(places, ask, folder=scenes, bands=bands, imagery=imagery, workers=workers(), progress=progress)
     ScenesTable.write(table, manifest)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sandwatch import cli_labelbox
 from sandwatch.errors import InputError
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+app.add_typer(cli_labelbox.app, name="labelbox")
 MARKS = {"ok": "[green]ok[/]", "missing": "[yellow]--[/]", "problem": "[red]!![/]"}
 
 
@@ -86,14 +88,33 @@ def show(
 
 
 @app.command()
+def rivers(
+    min_area_m2: Annotated[float, typer.Option(help="leave out water smaller than this, square metres")] = 50_000.0,
+) -> None:
+    """Make the file that params.yaml names in aoi.rivers from the water that Landsat ever saw (JRC, Earth Engine)."""
+    import yaml
+
+    from sandwatch import params
+    from sandwatch.aoi import read_sites
+    from sandwatch.imagery.earthengine.water import write_rivers
+
+    file = Path("params.yaml")
+    aoi = params.read(file, params.Aoi)
+    region = Path("data") / "regions" / str(yaml.safe_load(file.read_text())["region"])
+    path = region / aoi.rivers
+    count = write_rivers(path, read_sites(region / "sites.csv"), extent_m=aoi.extent_m, min_area_m2=min_area_m2)
+    print(f"{path}: {count} polygons of water; look at them, then commit the file")
+
+
+@app.command()
 def migrate(
-    folder: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="files in the predecessor's layout")],
+    source: Annotated[str, typer.Argument(help="the predecessor's files: a folder, or gs://bucket/prefix")],
     region: Annotated[Path, typer.Argument(help="the region to make, data/regions/<name>")],
 ) -> None:
     """Turn the predecessor's files into a region: sites, rivers, imagery and annotations."""
     from sandwatch.predecessor import write_region
 
-    made = write_region(folder, region)
+    made = write_region(source if source.startswith("gs://") else Path(source), region)
     print(f"{region}: {made.sites} sites, {made.scenes} rasters, {made.annotations} annotation files")
     for path in made.left:
         print(f"left aside: {path}")

@@ -63,6 +63,7 @@ def examine(root: Path, environment: Mapping[str, str], home: Path) -> list[Find
         *_installed(),
         *_params(root),
         *_sources(root, values),
+        *_earthengine(values, environment, home),
         *_credentials(environment, home),
         *_remote(root),
         *_stages(root),
@@ -132,6 +133,10 @@ def _sources(root: Path, values: dict[str, Any]) -> Iterator[Finding]:
         yield Finding(
             "sources", "region", "problem", f"data/regions/{region.name}/sites.csv is missing: write it, or set region"
         )
+    rivers = region / str((values.get("aoi") or {}).get("rivers"))
+    if not rivers.is_file():
+        lacking = f"data/regions/{region.name}/{rivers.name} is missing: draw it, or run: sandwatch rivers"
+        yield Finding("sources", "rivers", "problem", lacking)
     for section, files in (("imagery", {"files": "scenes.csv"}), ("annotations", {"labelbox_export": "export.ndjson"})):
         source = str((values.get(section) or {}).get("source"))
         needed = files.get(source)
@@ -142,8 +147,26 @@ def _sources(root: Path, values: dict[str, Any]) -> Iterator[Finding]:
             yield Finding("sources", section, "ok", source)
 
 
+def _earthengine(values: dict[str, Any], environment: Mapping[str, str], home: Path) -> Iterator[Finding]:
+    """What the source ``earthengine`` lacks."""
+    if (values.get("imagery") or {}).get("source") != "earthengine":
+        return
+    if not any(finding.state == "ok" for finding in _google(environment, home)):
+        yield Finding("sources", "earthengine", "problem", "no credentials: run: earthengine authenticate")
+    if not environment.get("GOOGLE_CLOUD_PROJECT"):
+        yield Finding("sources", "earthengine", "problem", "no project: run: export GOOGLE_CLOUD_PROJECT=<id>")
+
+
 def _credentials(environment: Mapping[str, str], home: Path) -> Iterator[Finding]:
     """Names what is there; no value is ever read into a finding."""
+    yield from _google(environment, home)
+    for name in ("GOOGLE_CLOUD_PROJECT", "LABELBOX_API_KEY"):
+        found = bool(environment.get(name))
+        yield Finding("credentials", name, "ok" if found else "missing", "found" if found else "missing")
+
+
+def _google(environment: Mapping[str, str], home: Path) -> Iterator[Finding]:
+    """Credentials with which Google's clients come along."""
     config = Path(environment.get("CLOUDSDK_CONFIG") or home / ".config" / "gcloud")
     given = environment.get("GOOGLE_APPLICATION_CREDENTIALS")
     files: dict[str, Path | None] = {
@@ -158,9 +181,6 @@ def _credentials(environment: Mapping[str, str], home: Path) -> Iterator[Finding
             yield Finding("credentials", name, "missing", "set, but the file that it names does not exist")
         else:
             yield Finding("credentials", name, "missing", "missing")
-    for name in ("EARTHENGINE_TOKEN", "LABELBOX_API_KEY"):
-        found = bool(environment.get(name))
-        yield Finding("credentials", name, "ok" if found else "missing", "found" if found else "missing")
 
 
 def _remote(root: Path) -> Iterator[Finding]:

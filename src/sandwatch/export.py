@@ -18,7 +18,7 @@ import numpy.typing as npt
 from sandwatch import params, raster
 from sandwatch.errors import InputError
 from sandwatch.files import sha256
-from sandwatch.imagery import Raster, Site, Source, river_lines
+from sandwatch.imagery import Raster, Site, Source, Unfetched, river_lines
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,6 +33,7 @@ def source(
     *,
     bands: params.Bands,
     synthetic: params.Synthetic,
+    earthengine: params.EarthEngine,
     places: Sequence[Site],
     river_file: Path,
     inputs: Path,
@@ -43,13 +44,18 @@ def source(
         imagery: section of params.yaml.
         bands: what to deliver.
         synthetic: section of params.yaml, for the source ``synthetic``.
+        earthengine: section of params.yaml, for the source ``earthengine``.
         places: the sites to be asked for.
         river_file: the region's river geometry, for the source ``synthetic``.
         inputs: the region's folder ``imagery``, for the source ``files``.
 
     Raises:
-        InputError: what the source reads at its start is unfit.
+        InputError: what the source reads at its start is unfit, or the service behind it refuses.
     """
+    if imagery.source == "earthengine":
+        from sandwatch.imagery.earthengine import fetch
+
+        return fetch(places, bands, earthengine, min_coverage=imagery.min_coverage)
     if imagery.source == "files":
         from sandwatch.imagery.files import Files
 
@@ -146,7 +152,7 @@ def _export(
     rows = []
     for product in products:
         path = Path(obs_id) / f"{product.name}.tif"
-        if not lacking and product.raster is not None:
+        if not lacking and isinstance(product.raster, Raster):
             raster.write_cog(
                 folder / path, product.raster.pixels, site.grid, bands=product.bands, nodata=product.nodata
             )
@@ -181,7 +187,7 @@ class _Product:
 
     name: str
     bands: tuple[str, ...]
-    raster: Raster | None
+    raster: Raster | Unfetched | None
     dtype: str
     nodata: float
 
@@ -189,6 +195,8 @@ class _Product:
         """Share of the AOI's pixels that have data in every band, rounded to 6 digits."""
         if self.raster is None:
             return 0.0
+        if isinstance(self.raster, Unfetched):
+            return round(self.raster.valid_fraction, 6)
         pixels = self.raster.pixels
         invalid = np.isnan(pixels) if np.isnan(self.nodata) else pixels == self.nodata
         return round(float((aoi & ~invalid.any(axis=0)).sum() / aoi.sum()), 6)
@@ -207,10 +215,10 @@ class _Product:
         return json.dumps([{"id": i.id, "date": i.date, "processing_baseline": i.processing_baseline} for i in images])
 
 
-def _rgb(s2: Raster | None, bands: Sequence[str]) -> Raster | None:
+def _rgb(s2: Raster | Unfetched | None, bands: Sequence[str]) -> Raster | Unfetched | None:
     """The picture that annotators see: reflectance 0..0.35 to 1..255, 0 where a band has no data."""
-    if s2 is None:
-        return None
+    if not isinstance(s2, Raster):
+        return s2
     pixels = s2.pixels[[bands.index(band) for band in RGB_BANDS]].astype(np.int64)
     stretched = 1 + (np.minimum(pixels, RGB_WHITE) * 254 + RGB_WHITE // 2) // RGB_WHITE
     stretched[:, (pixels == 0).any(axis=0)] = 0

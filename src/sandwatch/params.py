@@ -78,8 +78,27 @@ class Imagery(Section):
     """Where pixels come from."""
 
     section = "imagery"
-    source: Literal["synthetic", "files"]
+    source: Literal["synthetic", "files", "earthengine"]
     min_coverage: Fraction
+
+
+class EarthEngine(Section):
+    """What Google Earth Engine composites, and how it comes here. Who asks is in the environment: see docs."""
+
+    section = "earthengine"
+    s2_level: Literal["L2A", "L1C"]
+    cloud_mask: Literal["cloud_score_plus", "scene_filter"]
+    clear_threshold: Fraction
+    max_cloudy_percent: Annotated[float, Field(ge=0.0, le=100.0)]
+    s1_orbit: Literal["ascending", "descending", "both"]
+    transfer: Literal["auto", "batch", "compute_pixels"]
+    bucket: str | None
+
+    @model_validator(mode="after")
+    def _bucket_for_batch(self) -> EarthEngine:
+        if self.transfer == "batch" and self.bucket is None:
+            raise ValueError("transfer is batch, which needs the name of a bucket in earthengine.bucket")
+        return self
 
 
 class Synthetic(Section):
@@ -95,7 +114,8 @@ class Annotations(Section):
     """Where labels come from and which of them count."""
 
     section = "annotations"
-    source: Literal["synthetic", "labelbox_export", "geojson"]
+    source: Literal["synthetic", "labelbox", "labelbox_export", "geojson"]
+    labelbox_project: str
     snapshot: Annotated[str, Field(min_length=1)]
     mine_class: Annotated[str, Field(min_length=1)]
     confidence_question: Annotated[str, Field(min_length=1)]

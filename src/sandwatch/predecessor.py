@@ -17,7 +17,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -27,7 +28,7 @@ from urllib.parse import quote
 from shapely.errors import ShapelyError
 from shapely.geometry import mapping, shape
 
-from sandwatch import raster
+from sandwatch import gcs, raster
 from sandwatch.errors import InputError
 from sandwatch.files import sha256, whole, write_json
 from sandwatch.params import S1_BANDS, S2_BANDS, S2_L2A_BANDS
@@ -68,9 +69,15 @@ class Migrated:
 
 @dataclass(frozen=True, kw_only=True)
 class _Found:
-    """A file of the predecessor's, and what its path says."""
+    """A file of the predecessor's, and what its path says.
 
-    path: Path
+    Attributes:
+        name: path under the source.
+        place: where it is: a path on this machine, or ``gs://bucket/name#generation``.
+    """
+
+    name: str
+    place: Path | str
     site: str
     river: str
     district: str
@@ -83,18 +90,27 @@ class _Found:
     def obs_id(self) -> str:
         return f"{self.site}_{self.month.isoformat()}"
 
+    @contextmanager
+    def opened(self) -> Iterator[Path]:
+        """Its path on this machine, for as long as the block lasts."""
+        if isinstance(self.place, Path):
+            yield self.place
+        else:
+            with gcs.local_copy(self.place) as path:
+                yield path
 
-def write_region(source: Path, region: Path) -> Migrated:
+
+def write_region(source: Path | str, region: Path) -> Migrated:
     """Writes a region's folder from the predecessor's files.
 
     - ``sites.csv``, every site with role ``both``.
     - ``rivers.geojson``: the predecessor's river polygons are buffered already, so set aoi.buffer_m to 0.
-    - ``imagery/scenes.csv``: the rasters stay where they are, named by relative path and hash. Where an observation has
-      no ``s2``, its ``rgb`` stands in for bands B4, B3 and B2.
+    - ``imagery/scenes.csv``: the rasters stay where they are, named by relative path, or by URI and generation, and by
+      hash. Where an observation has no ``s2``, its ``rgb`` stands in for bands B4, B3 and B2.
     - ``annotations/annotations.csv`` and copies of the annotation files; of two, the ``_original`` one.
 
     Args:
-        source: folder with the predecessor's files, on this machine.
+        source: folder with the predecessor's files: a path on this machine, or ``gs://bucket/prefix``.
         region: folder to make, such as data/regions/mine.
 
     Raises:
@@ -103,7 +119,8 @@ def write_region(source: Path, region: Path) -> Migrated:
     """
     if region.exists() and any(region.iterdir()):
         raise InputError(str(region), got="a folder with files in it", expected="a new folder", fix="name another")
-    found = _find(source)
+    listed = _listed(source)
+    found = _find(listed)
     scenes = _chosen(found, ("s2", "rgb")) + _chosen(found, ("s1",))
     annotations = _chosen(found, ("annotations_original", "annotations"))
     rivers = [file for file in found if file.kind == "rivers"]
@@ -119,43 +136,56 @@ def write_region(source: Path, region: Path) -> Migrated:
     sites = {file.site: file for file in found}
     months = {site: sorted({file.month for file in found if file.site == site}) for site in sites}
 
+    partial = region.with_name(f".{region.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
     _write_csv(
-        region / "sites.csv",
+        partial / "sites.csv",
         ("site_id", "river", "district", "longitude", "latitude", "months", "role"),
         (
             (name, s.river, s.district, s.longitude, s.latitude, ";".join(f"{m:%Y-%m}" for m in months[name]), "both")
             for name, s in sorted(sites.items())
         ),
     )
-    write_json(region / "rivers.geojson", {"type": "FeatureCollection", "features": features})
+    write_json(partial / "rivers.geojson", {"type": "FeatureCollection", "features": features})
     _write_csv(
-        region / "imagery" / "scenes.csv",
+        partial / "imagery" / "scenes.csv",
         ("obs_id", "product", "path", "bands", "scale", "offset", "source_ids", "sha256"),
         lines,
     )
     _write_csv(
-        region / "annotations" / "annotations.csv",
+        partial / "annotations" / "annotations.csv",
         ("obs_id", "path", "confidence_property"),
         ((file.obs_id, f"{file.obs_id}.geojson", CONFIDENCE) for file in annotations),
     )
     for file in annotations:
-        with whole(region / "annotations" / f"{file.obs_id}.geojson") as partial:
-            shutil.copyfile(file.path, partial)
-    used = {file.path for file in (*scenes, *annotations, *rivers)}
-    left = sorted(
-        path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file() and path not in used
-    )
-    return Migrated(sites=len(sites), scenes=len(lines), annotations=len(annotations), left=tuple(left))
+        with file.opened() as path:
+            shutil.copyfile(path, partial / "annotations" / f"{file.obs_id}.geojson")
+    partial.rename(region)
+    left = set(listed) - {file.name for file in (*scenes, *annotations, *rivers)}
+    return Migrated(sites=len(sites), scenes=len(lines), annotations=len(annotations), left=tuple(sorted(left)))
 
 
-def _find(source: Path) -> list[_Found]:
+def _listed(source: Path | str) -> dict[str, Path | str]:
+    """Every file under the source: its name there -> its place, sorted by name."""
+    if isinstance(source, Path):
+        files: dict[str, Path | str] = {
+            path.relative_to(source).as_posix(): path for path in source.rglob("*") if path.is_file()
+        }
+    else:
+        prefix = source.rstrip("/") + "/"
+        files = {thing.uri.removeprefix(prefix): thing.pinned for thing in gcs.list_objects(prefix)}
+    return dict(sorted(files.items()))
+
+
+def _find(listed: Mapping[str, Path | str]) -> list[_Found]:
     found: dict[tuple[str, date, str], _Found] = {}
-    for path in sorted(source.rglob("*")):
-        match = next((m for layout in LAYOUTS if (m := layout.fullmatch(path.relative_to(source).as_posix()))), None)
-        if match is None or not path.is_file():
+    for name, place in listed.items():
+        match = next((m for layout in LAYOUTS if (m := layout.fullmatch(name))), None)
+        if match is None:
             continue
         file = _Found(
-            path=path,
+            name=name,
+            place=place,
             site=match["site"],
             river=match["river"],
             district=match["district"],
@@ -167,8 +197,8 @@ def _find(source: Path) -> list[_Found]:
         key = file.site, file.month, file.kind
         if key in found:
             raise InputError(
-                str(path),
-                got=f"another file {file.kind} of {file.obs_id}, beside {found[key].path}",
+                str(place),
+                got=f"another file {file.kind} of {file.obs_id}, beside {found[key].place}",
                 expected="one of each observation, which is a site and a month",
                 fix="move one of them away",
             )
@@ -194,23 +224,26 @@ def _chosen(found: Sequence[_Found], kinds: Sequence[str]) -> list[_Found]:
 def _scene(file: _Found, folder: Path) -> tuple[str, ...]:
     """A line of scenes.csv; the source's id is the file's name with its folder's, wherever that lies."""
     product = "s1" if file.kind == "s1" else "s2"
-    bands = RGB_BANDS if file.kind == "rgb" else _bands(file, S1_BANDS if product == "s1" else S2_BANDS)
     scale = repr(STRETCH) if file.kind == "rgb" else "1"
-    source_id = quote("/".join(file.path.parts[-2:]))
-    path = os.path.relpath(file.path.resolve(), folder.resolve())
-    return file.obs_id, product, Path(path).as_posix(), " ".join(bands), scale, "0", source_id, sha256(file.path)
+    source_id = quote("/".join(file.name.split("/")[-2:]))
+    place = file.place
+    if isinstance(place, Path):
+        place = Path(os.path.relpath(place.resolve(), folder.resolve())).as_posix()
+    with file.opened() as path:
+        known = S1_BANDS if product == "s1" else S2_BANDS
+        bands = RGB_BANDS if file.kind == "rgb" else _bands(file, raster.band_names(path), known)
+        return file.obs_id, product, place, " ".join(bands), scale, "0", source_id, sha256(path)
 
 
-def _bands(file: _Found, known: Sequence[str]) -> tuple[str, ...]:
+def _bands(file: _Found, names: Sequence[str | None], known: Sequence[str]) -> tuple[str, ...]:
     """Names of a raster's bands by its descriptions, ``-`` for strangers; without them by their number."""
-    names = raster.band_names(file.path)
     if set(names) & set(known):
         return tuple(name if name is not None and name in known else "-" for name in names)
     for bands in (S1_BANDS,) if known == S1_BANDS else (S2_L2A_BANDS, S2_BANDS):
         if len(names) == len(bands):
             return tuple(bands)
     raise InputError(
-        str(file.path),
+        str(file.place),
         got=f"{len(names)} bands without names",
         expected=f"band descriptions among {', '.join(known)}, or all bands of the product",
         fix="describe them with gdal_edit.py -d, or move the file away",
@@ -222,19 +255,20 @@ def _river_features(files: Iterable[_Found]) -> list[dict[str, Any]]:
     features: dict[tuple[str, bytes], dict[str, Any]] = {}
     for file in files:
         try:
-            content = json.loads(file.path.read_text())
+            with file.opened() as path:
+                content = json.loads(path.read_text())
             crs = content.get("crs", {"properties": {"name": "CRS84"}})["properties"]["name"]
             geometries = [shape(feature["geometry"]) for feature in content["features"]]
         except (ValueError, KeyError, TypeError, AttributeError, ShapelyError) as error:
             raise InputError(
-                str(file.path),
+                str(file.place),
                 got=f"{type(error).__name__}: {error}",
                 expected="a GeoJSON FeatureCollection",
                 fix="correct the file, or move it away",
             ) from None
         if not crs.endswith(LONGITUDE_LATITUDE):
             raise InputError(
-                str(file.path), got=f"CRS {crs}", expected="longitude and latitude (EPSG:4326)", fix="reproject it"
+                str(file.place), got=f"CRS {crs}", expected="longitude and latitude (EPSG:4326)", fix="reproject it"
             )
         for geometry in geometries:
             properties = {"site_id": file.site, "river": file.river}

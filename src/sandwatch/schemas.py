@@ -170,7 +170,7 @@ class Scenes(Table):
     dtype: Series[str] = pa.Field(isin=["uint16", "float32", "uint8"])
     nodata: Series[float] = pa.Field(nullable=True, description="NaN for S1, 0 for the others")
     valid_fraction: Series[float] = pa.Field(in_range={"min_value": 0, "max_value": 1}, description="of the AOI")
-    source: Series[str] = pa.Field(isin=["synthetic", "files"])
+    source: Series[str] = pa.Field(isin=["synthetic", "files", "earthengine"])
     source_images: Series[str] = pa.Field(
         description="JSON list of {id, date, processing_baseline} of every image in the composite, sorted by id"
     )

@@ -20,6 +20,7 @@ NEVER_ASKED_FOR = "elsewhere_2023-01-01"
 
 PARAMS = Annotations(
     source="labelbox_export",
+    labelbox_project="",
     snapshot="test-1",
     mine_class="Sand mine",
     confidence_question="Confidence",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tempfile
 import time
@@ -87,6 +88,9 @@ def test_the_snapshot_is_what_was_received_and_rows_are_found_in_it(tmp_path: Pa
     assert (tmp_path / "export.ndjson").read_bytes() == b"".join(raw)
     assert frozen.metrics["rows"] == 3
     assert list(frozen.quarantine["row_id"]) == ["export.ndjson:3"]
+    frozen_lines = (tmp_path / "export.ndjson").read_bytes().splitlines()
+    of_lines = [hashlib.sha256(line).hexdigest() for line in frozen_lines]
+    assert [frozen.labels["row_sha256"][0], frozen.quarantine["row_sha256"][0]] == [of_lines[0], of_lines[2]]
 
 
 @pytest.mark.parametrize(

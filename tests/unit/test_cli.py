@@ -48,7 +48,7 @@ def clone(tmp_path, monkeypatch):
     home = tmp_path / "home"
     home.mkdir()
     monkeypatch.setenv("HOME", str(home))
-    for name in ("GOOGLE_APPLICATION_CREDENTIALS", "CLOUDSDK_CONFIG", "EARTHENGINE_TOKEN", "LABELBOX_API_KEY"):
+    for name in ("GOOGLE_APPLICATION_CREDENTIALS", "CLOUDSDK_CONFIG", "GOOGLE_CLOUD_PROJECT", "LABELBOX_API_KEY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(root)
     return root
@@ -104,7 +104,7 @@ def test_doctor_finds_credentials_and_never_shows_them(clone, tmp_path, monkeypa
     key.write_text(SECRET)
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(key))
     monkeypatch.setenv("LABELBOX_API_KEY", SECRET)
-    monkeypatch.setenv("EARTHENGINE_TOKEN", SECRET)
+    monkeypatch.setenv("GOOGLE_CLOUD_PROJECT", SECRET)
     for path in (".config/earthengine/credentials", ".config/gcloud/application_default_credentials.json"):
         file = tmp_path / "home" / path
         file.parent.mkdir(parents=True)
@@ -116,7 +116,7 @@ def test_doctor_finds_credentials_and_never_shows_them(clone, tmp_path, monkeypa
     assert SECRET not in out + err
     lines = {line.strip()[3:33].strip(): line for line in out.splitlines()}
     for name in (
-        "GOOGLE_APPLICATION_CREDENTIALS", "gcloud application default", "Earth Engine", "EARTHENGINE_TOKEN",
+        "GOOGLE_APPLICATION_CREDENTIALS", "gcloud application default", "Earth Engine", "GOOGLE_CLOUD_PROJECT",
         "LABELBOX_API_KEY",
     ):  # fmt: skip
         assert lines[name].split() == ["ok", *name.split(), "found"]
@@ -310,3 +310,22 @@ def test_migrate_says_what_it_made_and_what_comes_next(tmp_path, monkeypatch, ca
     assert "2 sites, 2 rasters, 2 annotation files" in out
     assert out.splitlines()[-1].startswith("next: in params.yaml set region: real, imagery.source: files")
     assert (region / "sites.csv").is_file()
+
+
+def test_doctor_says_what_earth_engine_lacks(clone):
+    params = clone / "params.yaml"
+    values = yaml.safe_load(params.read_text())
+    values["imagery"]["source"] = "earthengine"
+    values["aoi"]["rivers"] = "jrc_gsw.geojson"
+    params.write_text(yaml.safe_dump(values))
+    lacking = [finding.detail for finding in doctor.examine(clone, {}, clone.parent) if finding.state == "problem"]
+    assert lacking == [
+        "data/regions/sample/jrc_gsw.geojson is missing: draw it, or run: sandwatch rivers",
+        "no credentials: run: earthengine authenticate",
+        "no project: run: export GOOGLE_CLOUD_PROJECT=<id>",
+    ]
+    key = clone / "key.json"
+    key.write_text(SECRET)
+    given = {"GOOGLE_APPLICATION_CREDENTIALS": str(key), "GOOGLE_CLOUD_PROJECT": "a-project"}
+    found = [finding for finding in doctor.examine(clone, given, clone.parent) if finding.state == "problem"]
+    assert [finding.name for finding in found] == ["rivers"]

@@ -8,6 +8,9 @@ from sklearn.metrics import average_precision_score, confusion_matrix, f1_score,
 
 from sandwatch.errors import InputError
 from sandwatch.evaluate import match_objects, region_of
+from sandwatch.learn.calibrate import ece
+from sandwatch.learn.metrics import ScoreHistogram
+from sandwatch.stack import NODATA
 
 from .worlds import FOLDS, HEIGHT, WIDTH, Pointwise, World
 
@@ -71,7 +74,10 @@ def test_temperature_is_undone_for_the_uncalibrated_error(world):
     one = world.evaluate(Pointwise(temperature=1.0)).metrics
     two = world.evaluate(Pointwise(temperature=3.0)).metrics
     assert one["ece"] == one["ece_uncalibrated"] == two["ece"]
-    assert two["ece_uncalibrated"] != two["ece"]
+    scores, truth, _, _ = world.truth("test")
+    raw = 1 / (1 + (1 / scores - 1) ** 3)
+    assert two["ece_uncalibrated"] == pytest.approx(ece(ScoreHistogram.of(raw, truth), 10), abs=1e-3)
+    assert two["ece_uncalibrated"] != pytest.approx(two["ece"], abs=1e-2)
 
 
 def test_rows_of_observations_and_rivers(world):
@@ -144,6 +150,9 @@ def test_the_worst_misses_are_found_where_they_are(world):
         world.stacks[obs_id][0] = np.where(world.masks[obs_id] == 2, 9_000, 500)
     world.stacks["low_2024-01-01"][0, 40:50, 50:60] = 500  # a mine of 100 px that is missed
     world.stacks["low_2024-05-01"][0, 42:50, 10:19] = 9_000  # 72 px where nothing is
+    for obs_id in FOLDS:  # a scene larger than a picture
+        world.masks[obs_id] = np.pad(world.masks[obs_id], ((0, 130), (0, 140)), constant_values=255)
+        world.stacks[obs_id] = np.pad(world.stacks[obs_id], ((0, 0), (0, 130), (0, 140)), constant_values=NODATA)
     evaluation = world.evaluate()
     assert [(miss.kind, miss.obs_id, miss.area_px) for miss in evaluation.misses] == [
         ("missed mine", "low_2024-01-01", 100),
@@ -151,6 +160,7 @@ def test_the_worst_misses_are_found_where_they_are(world):
     ]
     miss, alarm = evaluation.misses
     assert miss.score.shape == (miss.window.height, miss.window.width)
+    assert (miss.window.row, miss.window.col) == (0, 55 - 48)
     row, col = 44 - alarm.window.row, 12 - alarm.window.col
     assert alarm.score[row, col] == pytest.approx(0.9, abs=1e-3)
     assert evaluation.metrics["mines"] == 4

@@ -12,7 +12,6 @@ import pandas as pd
 import pytest
 import rasterio
 from affine import Affine
-from google.auth.credentials import AnonymousCredentials
 from google.cloud import storage
 
 from sandwatch import params, raster
@@ -24,7 +23,7 @@ from sandwatch.imagery import Composite
 from sandwatch.imagery.files import Files
 from sandwatch.schemas import Scenes
 from tests.conftest import CRS, GRID, a_site, reflectance, write_raster
-from tests.servers.gcs import gcs_server
+from tests.servers.gcs import serve_gcs
 
 BANDS = params.Bands(s2=("B4", "B3", "B2"), s1=())
 RADAR = params.Bands(s2=("B4",), s1=("VV", "VH"))
@@ -165,14 +164,10 @@ def test_sources_are_named_without_paths_of_this_machine(tmp_path: Path) -> None
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[storage.Bucket]:
     """An empty bucket named sand, and GDAL told where it is."""
-    with gcs_server() as address:
-        monkeypatch.setenv("CPL_GS_ENDPOINT", f"{address}/")
+    with serve_gcs("sand") as server:
+        monkeypatch.setenv("CPL_GS_ENDPOINT", f"{server.url}/")
         monkeypatch.setenv("GS_NO_SIGN_REQUEST", "YES")
-        client = storage.Client(
-            project="test", credentials=AnonymousCredentials(), client_options={"api_endpoint": address}
-        )
-        yield client.create_bucket("sand")
-        client.close()
+        yield server.client().bucket("sand")
 
 
 def test_a_file_in_a_bucket_is_read_and_a_missing_one_named(tmp_path: Path, bucket: storage.Bucket) -> None:

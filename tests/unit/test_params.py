@@ -41,7 +41,7 @@ def test_every_key_is_needed_and_strangers_are_refused(model: type[params.Sectio
         (params.Bands, "s2", ["B4", "B4"], "bands: got .*; expected Value error, a band is listed twice"),
         (params.Split, "val_fraction", 1.0, "split.val_fraction: got 1.0; expected less than 1"),
         (params.Split, "seed", 1.5, "split.seed: got 1.5; expected a valid integer"),
-        (params.Imagery, "source", "magic", "imagery.source: got 'magic'; expected 'synthetic' or 'files'"),
+        (params.Imagery, "source", "magic", "imagery.source: got 'magic'; expected 'synthetic', 'files' or"),
         (params.Chips, "size_px", 100, "chips.size_px: got 100; expected a multiple of 32"),
         (params.Train, "loss", {"bce": 1.0}, r"train.loss.dice: got nothing; .*\(3 more after this one\)"),
         (

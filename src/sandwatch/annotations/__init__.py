@@ -61,6 +61,10 @@ def build(
         return freeze(geojson.raw_rows(inputs, params), geojson.parse, params, manifest, folder)
     if params.source == "labelbox_export":
         return freeze(labelbox_export.raw_rows(inputs), labelbox_export.parse, params, manifest, folder)
+    if params.source == "labelbox":
+        from sandwatch.annotations import labelbox
+
+        return freeze(labelbox.raw_rows(params), labelbox_export.parse, params, manifest, folder)
     from sandwatch.annotations import synthetic as painter
 
     rows = painter.rows(aoi, rivers, manifest, synthetic, params)

@@ -77,6 +77,21 @@ class Raster:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Unfetched:
+    """One product of a composite that its source knows of but left where it is.
+
+    It, or the other product of the observation, covers less of the AOI than ``imagery.min_coverage``.
+
+    Attributes:
+        valid_fraction: share of the AOI with data, as the source found it without fetching.
+        source_images: every image that would have gone into it.
+    """
+
+    valid_fraction: float
+    source_images: tuple[SourceImage, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Composite:
     """What a source has of a site in a month.
 
@@ -85,8 +100,8 @@ class Composite:
         s1: None where it has no Sentinel-1 image of the month, or ``bands.s1`` is empty.
     """
 
-    s2: Raster | None
-    s1: Raster | None
+    s2: Raster | Unfetched | None
+    s1: Raster | Unfetched | None
 
 
 class Source(Protocol):

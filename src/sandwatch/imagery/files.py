@@ -4,14 +4,15 @@ A line a file; its columns:
 
 - ``obs_id``: the observation, ``<site_id>_<YYYY-MM-01>``.
 - ``product``: ``s2`` or ``s1``.
-- ``path``: of the file; absolute, relative to scenes.csv, or ``gs://bucket/key``.
+- ``path``: of the file; absolute, relative to scenes.csv, or ``gs://bucket/key``, read in place as it then is.
+  ``gs://bucket/key#generation`` pins a version: it is fetched, checked, and refused where the object has changed.
 - ``bands``: the names of the file's bands, in its order, with commas or spaces between; ``-`` for one to leave out.
 - ``scale``, ``offset``: value * scale + offset is reflectance x 10000 (``s2``) or dB (``s1``).
 - ``nodata``, if wanted: the value of pixels without data; empty for what the file says.
 - ``source_ids``, if wanted: the images that the file was made of, with spaces or ``;`` between; empty for its name.
 - ``processing_baseline``, if wanted: of these images, such as 05.09.
 - ``harmonised``, if wanted: ``yes`` says that the +1000 of baseline 04.00 and later is not in the file for certain.
-- ``sha256``, if wanted: of the file, which is checked.
+- ``sha256``, if wanted: of the file, which is checked. Not with a file that is read in place.
 
 Where lines share observation and product, their bands are put together; where they share a band as well, the earlier
 line wins wherever it has data, as in a mosaic.
@@ -24,6 +25,7 @@ import io
 import math
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -31,7 +33,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from sandwatch import raster
+from sandwatch import gcs, raster
 from sandwatch.errors import InputError
 from sandwatch.files import sha256
 from sandwatch.imagery import Composite, Raster, Site, SourceImage
@@ -59,11 +61,12 @@ DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "flo
 
 @dataclass(frozen=True, kw_only=True)
 class _Entry:
-    """A line of scenes.csv. ``where`` names it in errors; ``path`` is GDAL's."""
+    """A line of scenes.csv. ``where`` names it in errors; ``path`` is GDAL's; ``pinned`` is a version of an object."""
 
     where: str
     product: str
     path: Path
+    pinned: str | None
     bands: tuple[str, ...]
     scale: float
     offset: float
@@ -165,37 +168,48 @@ def _read(
 ) -> Iterator[tuple[_Entry, int, npt.NDArray[np.float64]]]:
     """Yields (entry, index among ``bands``, float64 (y, x) in the product's unit, NaN for no data), file by file."""
     for entry in entries:
-        if entry.sha256 is not None and (found := sha256(entry.path)) != entry.sha256:
-            raise InputError(
-                f"{entry.where}, sha256 of {entry.path}",
-                got=found,
-                expected=entry.sha256,
-                fix="fetch the file again, or correct it",
-            )
-        if not raster.footprint(entry.path).intersects(site.aoi):
-            raise InputError(
-                f"{entry.where}, {entry.path}",
-                got="a raster that lies elsewhere",
-                expected=f"one that covers the area of interest of site {site.site_id}",
-                fix="correct obs_id or path, or the raster's CRS and transform",
-            )
-        layers = raster.read_onto(entry.path, site.grid, nodata=entry.nodata, resampling=RESAMPLING[entry.product])
-        names = iter(entry.bands)
-        for dtype, values in layers:
-            if dtype not in DTYPES:
+        with _on_disk(entry) as path:
+            if entry.sha256 is not None and (found := sha256(path)) != entry.sha256:
+                raise InputError(
+                    f"{entry.where}, sha256 of {entry.path}",
+                    got=found,
+                    expected=entry.sha256,
+                    fix="fetch the file again, or correct it",
+                )
+            if not raster.footprint(path).intersects(site.aoi):
                 raise InputError(
                     f"{entry.where}, {entry.path}",
-                    got=f"pixels of {dtype}",
-                    expected=f"one of {', '.join(DTYPES)}",
-                    fix="export reflectance or backscatter, not complex samples",
+                    got="a raster that lies elsewhere",
+                    expected=f"one that covers the area of interest of site {site.site_id}",
+                    fix="correct obs_id or path, or the raster's CRS and transform",
                 )
-            name = next(names, None)
-            if name is None:
+            layers = raster.read_onto(path, site.grid, nodata=entry.nodata, resampling=RESAMPLING[entry.product])
+            names = iter(entry.bands)
+            for dtype, values in layers:
+                if dtype not in DTYPES:
+                    raise InputError(
+                        f"{entry.where}, {entry.path}",
+                        got=f"pixels of {dtype}",
+                        expected=f"one of {', '.join(DTYPES)}",
+                        fix="export reflectance or backscatter, not complex samples",
+                    )
+                name = next(names, None)
+                if name is None:
+                    _refuse_count(entry)
+                if name in bands:
+                    yield entry, bands.index(name), values * entry.scale + entry.offset
+            if next(names, None) is not None:
                 _refuse_count(entry)
-            if name in bands:
-                yield entry, bands.index(name), values * entry.scale + entry.offset
-        if next(names, None) is not None:
-            _refuse_count(entry)
+
+
+@contextmanager
+def _on_disk(entry: _Entry) -> Iterator[Path]:
+    """Where GDAL finds the file, for as long as the block lasts."""
+    if entry.pinned is None:
+        yield entry.path
+    else:
+        with gcs.local_copy(entry.pinned) as path:
+            yield path
 
 
 def _check_reflectance(
@@ -297,12 +311,13 @@ def _entry(row: dict[str, str], where: str, folder: Path) -> _Entry:
             expected="0: products before baseline 04.00 carry no offset",
             fix="set offset to 0, or correct processing_baseline",
         )
-    path, name = _path(row, where, folder)
+    path, name, pinned = _path(row, where, folder)
     ids = [part for part in re.split(r"[\s;]+", row["source_ids"]) if part] or [name]
     return _Entry(
         where=where,
         product=product,
         path=path,
+        pinned=pinned,
         bands=bands,
         scale=scale,
         offset=offset,
@@ -313,18 +328,21 @@ def _entry(row: dict[str, str], where: str, folder: Path) -> _Entry:
     )
 
 
-def _path(row: dict[str, str], where: str, folder: Path) -> tuple[Path, str]:
-    """GDAL's path of a file, and the name that outputs give it: never an absolute path of this machine."""
+def _path(row: dict[str, str], where: str, folder: Path) -> tuple[Path, str, str | None]:
+    """GDAL's path of a file, the name that outputs give it (never an absolute path of this machine), and its pin."""
     given = row["path"]
     if given.startswith("gs://"):
+        pinned = re.fullmatch(r"gs://(.+)#\d+", given)
+        if pinned:
+            return Path("/vsigs") / pinned[1], given, given
         if row["sha256"]:
             raise InputError(
                 f"{where}, sha256",
-                got=f"a hash of {given}",
-                expected="hashes of local files only",
-                fix="remove it, or download the file",
+                got=f"a hash of {given}, which is read in place",
+                expected="hashes of files on this machine, or of pinned ones",
+                fix="remove it, or pin the object: gs://bucket/key#generation",
             )
-        return Path("/vsigs") / given.removeprefix("gs://"), given
+        return Path("/vsigs") / given.removeprefix("gs://"), given, None
     path = folder / given
     if not given or not path.is_file():
         raise InputError(
@@ -334,7 +352,7 @@ def _path(row: dict[str, str], where: str, folder: Path) -> tuple[Path, str]:
             fix="correct it, or fetch the file",
         )
     outside = Path(given).is_absolute() or ".." in Path(given).parts
-    return path, path.name if outside else Path(given).as_posix()
+    return path, path.name if outside else Path(given).as_posix(), None
 
 
 def _number(text: str, where: str, *, finite: bool = True) -> float:
