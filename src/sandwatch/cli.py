@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sandwatch import cli_labelbox
+from sandwatch.audit import cli as cli_audit
 from sandwatch.errors import InputError
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(cli_labelbox.app, name="labelbox")
+app.add_typer(cli_audit.app, name="audit")
 MARKS = {"ok": "[green]ok[/]", "missing": "[yellow]--[/]", "problem": "[red]!![/]"}
 
 

@@ -1,0 +1,201 @@
+"""What is different between two models: labels, chips, folds, params, code, and what it did to the metrics."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import shapely
+
+from sandwatch.audit import chain
+from sandwatch.audit.chain import MODELS
+from sandwatch.audit.forward import follow
+from sandwatch.audit.history import History
+from sandwatch.audit.objects import CorruptError, MissingError, Objects
+from sandwatch.audit.record import Audit
+from sandwatch.errors import InputError
+
+EVALUATION = "results/evaluate"
+"""Output of the stage that judges a model. Source: dvc.yaml."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """From A to B.
+
+    Attributes:
+        a, b: both audits.
+        labels: a row a label that is not the same in both: feature_id, obs_id, change (``added``, ``removed``,
+            ``moved``, ``reclassified``, ``moved+reclassified``), iou of its two outlines (1 where it did not move, NaN
+            where it is in one only), class and confidence in both, the fold in both, and geometry (of B, of A where it
+            was removed).
+        observations: a row an observation that is not the same in both: obs_id, change (``added``, ``removed``,
+            ``mines``, ``fold``), and has_mines and fold in both.
+        windows: number of windows by change: ``added``, ``removed``, ``fold``, ``same``.
+        params: dotted key to both values.
+        code: source files that differ, as the cards record them.
+        metrics: of the evaluation: name, a, b, change; None where one of them was not evaluated.
+        rivers: likewise, a row a fold, river and metric.
+        notes: what could not be compared.
+    """
+
+    a: Audit
+    b: Audit
+    labels: gpd.GeoDataFrame
+    observations: pd.DataFrame
+    windows: Mapping[str, int]
+    params: Mapping[str, tuple[Any, Any]]
+    code: tuple[str, ...]
+    metrics: pd.DataFrame | None
+    rivers: pd.DataFrame | None
+    notes: tuple[str, ...]
+
+
+def diff(
+    a: str, b: str, *, where: Path | None = None, remote: str | None = None, offline: bool = False
+) -> Difference:
+    """Compares two models.
+
+    Args:
+        a: a model, a raster, a revision or an experiment: before.
+        b: likewise: after.
+        where: a path in the DVC repository; None for the working directory.
+        remote: of DVC, to pull tables from; None for the default one.
+        offline: don't ask any remote.
+
+    Raises:
+        InputError: there is no repository here, or one of the two can't be followed to its labels.
+    """
+    history = History.around(where or Path())
+    if history is None:
+        raise InputError(
+            str((where or Path()).resolve()), got="no DVC repository", expected="a clone", fix="run it in a clone"
+        )
+    try:
+        objects = Objects(history.root, remote=remote, offline=offline)
+        audits = [follow(chain.take(target, history, objects), history, objects) for target in (a, b)]
+        for audit in audits:
+            if audit.labels is None or audit.observations is None or audit.windows is None:
+                raise InputError(
+                    f"audit diff, {audit.target}",
+                    got=audit.verdict,
+                    expected="a model whose labels can be reached",
+                    fix=f"run sandwatch audit {audit.target}",
+                )
+        evaluations = [_evaluation(audit, history, objects) for audit in audits]
+    finally:
+        history.git.close()
+    first, second = audits
+    notes = [f"{audit.target}: {audit.verdict}" for audit in audits if audit.broken]
+    notes += [f"{x.target}: {e}" for x, e in zip(audits, evaluations, strict=True) if isinstance(e, str)]
+    metrics = rivers = None
+    if not any(isinstance(evaluation, str) for evaluation in evaluations):
+        (figures_a, rivers_a), (figures_b, rivers_b) = evaluations  # type: ignore[misc]
+        metrics = _compared(pd.Series(figures_a, name="a"), pd.Series(figures_b, name="b")).rename_axis("metric")
+        rivers = _compared(rivers_a.rename("a"), rivers_b.rename("b"))
+    assert first.card is not None
+    assert second.card is not None
+    codes = [audit.card.code for audit in audits if audit.card is not None]
+    return Difference(
+        a=first,
+        b=second,
+        labels=changed_labels(first.labels, second.labels),
+        observations=_changed_observations(first.observations, second.observations),
+        windows=_changed_windows(first.windows, second.windows),
+        params=chain.changes(first.params, second.params),
+        code=tuple(sorted(p for p in codes[0].keys() | codes[1].keys() if codes[0].get(p) != codes[1].get(p))),
+        metrics=None if metrics is None else metrics.reset_index(),
+        rivers=None if rivers is None else rivers.reset_index(),
+        notes=tuple(notes),
+    )
+
+
+def changed_labels(before: gpd.GeoDataFrame, after: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
+    """The labels that differ; see :class:`Difference`. Overlap is measured in degrees, as a ratio it is the same."""
+    kept = ["feature_id", "obs_id", "class_name", "confidence", "fold", "label_sha256", "geometry"]
+    both = before[kept].merge(after[kept], on="feature_id", how="outer", suffixes=("_a", "_b"), indicator="where")
+    there = (both["where"] == "both").to_numpy()
+    named = ("class_name", "confidence", "obs_id")
+    renamed = there & np.logical_or.reduce([(both[f"{n}_a"] != both[f"{n}_b"]).to_numpy() for n in named])
+    touched = there & (both["label_sha256_a"] != both["label_sha256_b"]).to_numpy()
+    one, other = (both[f"geometry_{side}"].to_numpy() for side in "ab")
+    iou = np.full(len(both), np.nan)
+    iou[there] = 1.0
+    shared = shapely.area(shapely.intersection(one[touched], other[touched]))
+    total = shapely.area(one[touched]) + shapely.area(other[touched]) - shared
+    iou[touched] = np.round(np.divide(shared, total, out=np.zeros_like(shared), where=total > 0), 6)
+    moved = np.zeros(len(both), bool)
+    moved[touched] = ~shapely.equals_exact(one[touched], other[touched], tolerance=0.5e-7, normalize=True)
+    change = np.select(
+        [(both["where"] == "right_only"), (both["where"] == "left_only"), moved & renamed, moved, renamed],
+        ["added", "removed", "moved+reclassified", "moved", "reclassified"],
+        "same",
+    )
+    table = both.assign(change=change, iou=iou, obs_id=both["obs_id_b"].fillna(both["obs_id_a"]))
+    geometry = np.where(both["where"] == "left_only", one, other)
+    columns = ["feature_id", "obs_id", "change", "iou"]
+    columns += [f"{name}_{side}" for name in ("class_name", "confidence", "fold") for side in "ab"]
+    found = gpd.GeoDataFrame(table[columns], geometry=geometry, crs=before.crs)
+    return found[found["change"] != "same"].sort_values(["change", "obs_id", "feature_id"], ignore_index=True)
+
+
+def _changed_observations(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
+    kept = ["obs_id", "has_mines", "fold"]
+    both = before[kept].merge(after[kept], on="obs_id", how="outer", suffixes=("_a", "_b"), indicator="where")
+    both["change"] = np.select(
+        [
+            both["where"] == "right_only",
+            both["where"] == "left_only",
+            both["has_mines_a"] != both["has_mines_b"],
+            both["fold_a"] != both["fold_b"],
+        ],
+        ["added", "removed", "mines", "fold"],
+        "same",
+    )
+    columns = ["obs_id", "change", "has_mines_a", "has_mines_b", "fold_a", "fold_b"]
+    return both.loc[both["change"] != "same", columns].reset_index(drop=True)
+
+
+def _changed_windows(before: pd.DataFrame, after: pd.DataFrame) -> dict[str, int]:
+    a, b = (table.set_index("chip_id")["fold"] for table in (before, after))
+    shared = a.index.intersection(b.index)
+    moved = int((a[shared] != b[shared]).sum())
+    return {
+        "added": len(b) - len(shared),
+        "removed": len(a) - len(shared),
+        "fold": moved,
+        "same": len(shared) - moved,
+    }
+
+
+def _evaluation(audit: Audit, history: History, objects: Objects) -> tuple[dict[str, Any], pd.Series] | str:
+    """The figures of a model's evaluation, all and by river; or why there are none."""
+    assert audit.revision is not None
+    lock = history.lock(audit.revision)
+    stage = lock.stage("evaluate")
+    if stage is None or EVALUATION not in stage.outs:
+        return "it was not evaluated at that revision"
+    if stage.deps.get(MODELS) != chain.model_of(lock):
+        return "the evaluation at that revision is of another model"
+    try:
+        folder = stage.outs[EVALUATION]
+        figures = json.loads(objects.file(folder, "metrics.json", EVALUATION).read_bytes())
+        table = pd.read_csv(io.BytesIO(objects.file(folder, "rivers.csv", EVALUATION).read_bytes()))
+    except (MissingError, CorruptError) as error:
+        return f"no evaluation: {error}"
+    numbers = {name: value for name, value in figures.items() if isinstance(value, int | float)}
+    names = [name for name in ("fold", "river") if name in table.columns]
+    long = table.melt(names, table.select_dtypes("number").columns, "metric").set_index([*names, "metric"])["value"]
+    return numbers, long
+
+
+def _compared(a: pd.Series, b: pd.Series) -> pd.DataFrame:
+    both = pd.concat([a, b], axis=1)
+    return both.assign(change=(both["b"] - both["a"]).round(6))

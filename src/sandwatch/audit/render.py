@@ -1,0 +1,294 @@
+"""Answers of the audit as JSON, CSV, GeoParquet, and tables for a terminal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from sandwatch.audit.backward import Backward
+from sandwatch.audit.diff import Difference
+from sandwatch.audit.record import Audit, LabelRows, Revision
+from sandwatch.errors import InputError
+from sandwatch.files import whole
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+SHOWN = 40
+"""Rows of a table on the terminal; files hold all."""
+MARKS = {"verified": "[green]ok[/]", "broken": "[red]!![/]", "unverified": "[yellow]??[/]"}
+
+
+def audit_json(audit: Audit) -> dict[str, Any]:
+    """An audit as plain values; geometries as GeoJSON."""
+    return {
+        "target": audit.target,
+        "verdict": audit.verdict,
+        "links": [vars(link) for link in audit.links],
+        "model": None if audit.card is None else audit.card.model_dump(mode="json"),
+        "revision": None if audit.revision is None else _revision(audit.revision),
+        "holders": [
+            {**_revision(holder.revision), "links": [vars(link) for link in holder.links]} for holder in audit.holders
+        ],
+        "params": audit.params,
+        "labels": _records(audit.labels),
+        "chips": _records(audit.chips),
+        "observations": _records(audit.observations),
+        "quarantine": _records(audit.quarantine),
+        "imagery": _records(audit.imagery),
+        "notes": list(audit.notes),
+    }
+
+
+def backward_json(found: Backward) -> dict[str, Any]:
+    """An answer of the backward audit as plain values."""
+    return {
+        "question": {name: value for name, value in vars(found.question).items() if value is not None},
+        "labels": _records(found.labels),
+        "models": [
+            {**vars(model), "uses": dict(model.uses), "revisions": [_revision(r) for r in model.revisions]}
+            for model in found.models
+        ],
+        "notes": list(found.notes),
+    }
+
+
+def diff_json(found: Difference) -> dict[str, Any]:
+    """A difference as plain values."""
+    return {
+        "a": {"target": found.a.target, "verdict": found.a.verdict},
+        "b": {"target": found.b.target, "verdict": found.b.verdict},
+        "labels": _records(found.labels),
+        "observations": _records(found.observations),
+        "windows": dict(found.windows),
+        "params": {key: list(values) for key, values in found.params.items()},
+        "code": list(found.code),
+        "metrics": _records(found.metrics),
+        "rivers": _records(found.rivers),
+        "notes": list(found.notes),
+    }
+
+
+def write_csv(table: pd.DataFrame, path: Path) -> None:
+    """Writes a table as CSV, geometry as WKT in longitude and latitude."""
+    values = table.to_wkt() if hasattr(table, "to_wkt") else table
+    with whole(path) as partial:
+        values.to_csv(partial, index=False)
+
+
+def write_geoparquet(audit: Audit, path: Path) -> None:
+    """Writes the labels of an audit, rows of :class:`sandwatch.audit.record.LabelRows`.
+
+    Raises:
+        InputError: the audit did not reach the labels.
+    """
+    LabelRows.write(labels_of(audit), path)
+
+
+def labels_of(audit: Audit) -> Any:
+    """The labels of an audit.
+
+    Raises:
+        InputError: it did not reach them.
+    """
+    if audit.labels is None:
+        raise InputError(
+            f"the labels behind {audit.target}",
+            got=audit.verdict,
+            expected="a model whose labels can be reached",
+            fix="run it in the clone that the model was trained in, with its remote",
+        )
+    return audit.labels
+
+
+def print_audit(audit: Audit, console: Console) -> None:
+    """An audit for people."""
+    from rich.markup import escape
+
+    console.print(f"[bold]{escape(audit.target)}[/]")
+    if audit.card is not None:
+        card = audit.card
+        console.print(
+            f"{card.architecture} with {card.encoder}, {card.method}, {len(card.bands)} bands, "
+            f"threshold {card.threshold:.3f}\nweights {card.weights_sha256}\nlabels  {card.label_fingerprint}"
+        )
+    _chain(audit, console)
+    if audit.holders:
+        console.print("\n[bold]revisions that hold this model[/]")
+        for holder in audit.holders[:SHOWN]:
+            wrong = ", ".join(dict.fromkeys(link.name for link in holder.broken))
+            said = f"differs in {wrong}" if wrong else "code, inputs and params match"
+            revision = holder.revision
+            console.print(f"  {escape(str(revision))}  {revision.time[:10]}  {escape(revision.subject[:50])}  {said}")
+        _more(console, len(audit.holders))
+    if audit.labels is not None and audit.observations is not None:
+        _counts(audit, console)
+        columns = {"feature_id": "feature", "class_name": "class", "confidence": "confidence",
+                   "created_by": "annotator", "created_at": "created", "area_m2": "area m2", "obs_id": "observation",
+                   "use": "use", "chips": "chips", "draws": "draws", "positives_drawn": "positives drawn"}  # fmt: skip
+        ordered = audit.labels.sort_values("positives_drawn", ascending=False, kind="stable")
+        _table(console, "labels", ordered, columns)
+    if audit.negatives is not None:
+        _table(console, "negatives", audit.negatives, {"obs_id": "observation", "created_by": "annotator",
+               "fold": "fold", "windows": "windows", "draws": "draws"})  # fmt: skip
+    if audit.quarantine is not None and len(audit.quarantine):
+        _table(console, "quarantine: kept out", audit.quarantine, {"row_id": "row", "obs_id": "observation",
+               "feature_id": "feature", "polygons": "polygons", "reason": "reason", "detail": "detail"})  # fmt: skip
+    if audit.imagery is not None:
+        shown = audit.imagery.assign(
+            images=[", ".join(str(image.get("id")) for image in json.loads(t)[:3]) for t in audit.imagery["source_images"]]
+        )
+        _table(console, "imagery", shown, {"obs_id": "observation", "product": "product", "fold": "fold",
+               "source": "source", "images": "source images"})  # fmt: skip
+    _notes(console, audit.notes)
+    _verdict(console, audit.verdict)
+
+
+def print_proof(audit: Audit, console: Console) -> None:
+    """A verification for people: the chain and the verdict."""
+    _chain(audit, console)
+    _notes(console, audit.notes)
+    _verdict(console, audit.verdict)
+
+
+def print_backward(found: Backward, console: Console) -> None:
+    """An answer of the backward audit for people."""
+    from rich.markup import escape
+
+    console.print(f"[bold]{len(found.labels)} labels[/] in {len(found.models)} models")
+    rows = pd.DataFrame(
+        {
+            "state": [model.state for model in found.models],
+            "model": [(model.weights_sha256 or model.folder)[:12] for model in found.models],
+            "revisions": [_revisions(model.revisions) for model in found.models],
+            "labels": [model.labels for model in found.models],
+            "negatives": [model.negatives for model in found.models],
+            "use": [", ".join(f"{n} {use}" for use, n in model.uses.items()) or model.detail for model in found.models],
+            "positives drawn": [model.positives_drawn for model in found.models],
+        }
+    )
+    for state in ("trained", "validated", "tested", "unknown", "never saw"):
+        part = rows[rows["state"] == state]
+        if len(part):
+            _table(console, state, part, {name: name for name in rows.columns if name != "state"})
+    _notes(console, found.notes)
+    counts = {state: int((rows["state"] == state).sum()) for state in dict.fromkeys(rows["state"])}
+    console.print(escape("; ".join(f"{state}: {count}" for state, count in counts.items())))
+
+
+def print_diff(found: Difference, console: Console) -> None:
+    """A difference for people."""
+    from rich.markup import escape
+
+    console.print(f"[bold]{escape(found.a.target)}[/] to [bold]{escape(found.b.target)}[/]")
+    counts = found.labels["change"].value_counts().sort_index()
+    console.print("labels: " + (", ".join(f"{n} {change}" for change, n in counts.items()) or "the same"))
+    if len(found.labels):
+        _table(console, "labels", found.labels, {"feature_id": "feature", "obs_id": "observation", "change": "change",
+               "iou": "IoU", "confidence_a": "before", "confidence_b": "after"})  # fmt: skip
+    if len(found.observations):
+        _table(console, "observations", found.observations, {name: name for name in found.observations.columns})
+    console.print("windows: " + ", ".join(f"{n} {change}" for change, n in found.windows.items()))
+    for key, (a, b) in found.params.items():
+        console.print(f"param {escape(f'{key}: {a} -> {b}')}")
+    for path in found.code:
+        console.print(f"code {escape(path)} differs")
+    for name, table in (("metrics", found.metrics), ("rivers", found.rivers)):
+        if table is not None and len(changed := table[table["change"] != 0]):
+            _table(console, name, changed, {column: column for column in table.columns})
+    _notes(console, found.notes)
+
+
+def _chain(audit: Audit, console: Console) -> None:
+    from rich.markup import escape
+
+    console.print("\n[bold]chain[/]")
+    for link in audit.links:
+        console.print(f"  {MARKS[link.state]} {link.name:<19} {escape(link.detail)}")
+
+
+def _counts(audit: Audit, console: Console) -> None:
+    assert audit.labels is not None
+    assert audit.observations is not None
+    labels = audit.labels
+    uses = pd.Series([use for uses in labels["use"] for use in uses.split("+")]).value_counts()
+    console.print("\n[bold]what it was made of[/]")
+    console.print(
+        f"  {len(labels)} labels in {audit.observations['has_mines'].sum()} observations, "
+        f"{(~audit.observations['has_mines']).sum()} negatives; "
+        + ", ".join(f"{count} {use}" for use, count in uses.items())
+    )
+    console.print(
+        f"  {labels['pixels_drawn'].sum()} label pixels drawn in training, {labels['positives_drawn'].sum()} of them "
+        f"as mine; annotators: {', '.join(sorted(set(labels['created_by'].dropna()))) or 'not recorded'}",
+        markup=False,
+    )
+
+
+def _table(console: Console, title: str, rows: pd.DataFrame, columns: Mapping[str, str]) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title=f"{title} ({len(rows)})", title_justify="left", title_style="bold", box=None, pad_edge=False)
+    numeric = {name for name in columns if pd.api.types.is_numeric_dtype(rows[name])}
+    for name, head in columns.items():
+        table.add_column(head, justify="right" if name in numeric else "left", overflow="fold")
+    for row in rows[list(columns)].head(SHOWN).itertuples(index=False, name=None):
+        table.add_row(*(escape(_text(value)) for value in row))
+    console.print()
+    console.print(table)
+    _more(console, len(rows))
+
+
+def _text(value: Any) -> str:
+    if value is None or (isinstance(value, float) and np.isnan(value)):
+        return ""
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _more(console: Console, count: int) -> None:
+    if count > SHOWN:
+        console.print(f"  ... and {count - SHOWN} more: --json or --csv give all")
+
+
+def _notes(console: Console, notes: Iterable[str]) -> None:
+    for note in notes:
+        console.print(f"note: {note}", markup=False)
+
+
+def _verdict(console: Console, verdict: str) -> None:
+    from rich.markup import escape
+
+    colour = {"BROKEN": "red", "UNVERIFIED": "yellow"}.get(verdict.split(" ")[0], "green")
+    console.print(f"[bold {colour}]{escape(verdict)}[/]")
+
+
+def _revisions(revisions: Iterable[Revision]) -> str:
+    names = [f"{name.kind} {name.name}" for revision in revisions for name in revision.names]
+    first = next(iter(revisions))
+    return ", ".join(names[:4]) + (f", {len(names) - 4} more" if len(names) > 4 else "") if names else str(first)
+
+
+def _revision(revision: Revision) -> dict[str, Any]:
+    return {**vars(revision), "names": [name._asdict() for name in revision.names]}
+
+
+def _records(table: pd.DataFrame | None) -> list[dict[str, Any]] | None:
+    """Rows as plain values."""
+    if table is None:
+        return None
+    columns = {}
+    for name in table.columns:
+        if name == "geometry":
+            import shapely
+
+            columns[name] = [json.loads(text) for text in shapely.to_geojson(table[name].to_numpy())]
+        else:
+            values = table[name].astype(object)
+            columns[name] = values.where(values.notna(), None).tolist()
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
