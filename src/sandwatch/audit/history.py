@@ -405,7 +405,8 @@ def _name(ref: str, experiment: re.Match[str] | None) -> Name:
 def _blocks(text: str) -> dict[str, str]:
     """The text of each stage. DVC's own layout is cut without a parser; any other is parsed and written out again."""
     head, _, body = text.partition("stages:\n")
-    if re.fullmatch(r"schema: '2\.0'\n", head) and re.fullmatch(r"(?:  \S[^\n]*:\n(?:    ?[^\n]*\n)+)*", body):
+    plain = not re.search(r": [&*]\w", text)  # an alias may stand for what another stage holds
+    if plain and re.fullmatch(r"schema: '2\.0'\n", head) and re.fullmatch(r"(?:  \S[^\n]*:\n(?:    ?[^\n]*\n)+)*", body):
         parts = re.split(r"^  (?=\S)", body, flags=re.MULTILINE)[1:]
         return {name.strip("'\""): block for name, _, block in (part.partition(":\n") for part in parts)}
     stages = read_yaml(text).get("stages")
@@ -426,7 +427,7 @@ def read_yaml(text: str) -> Mapping[str, Any]:
     try:
         values = parse_yaml(text, LOCK, typ="safe")
     except YAMLFileCorruptedError as error:
-        raise _no_lock(error) from None
+        raise _no_lock(error.__cause__ or error) from None
     if not isinstance(values, dict):
         raise _no_lock(values)
     return values

@@ -11,9 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from sandwatch.audit import chain
-from sandwatch.audit.chain import MODELS, TRAIN, broken, unverified, verified
+from sandwatch.audit.chain import ANNOTATIONS, MODELS, TRAIN, broken, unverified, verified
 from sandwatch.audit.forward import NOT_READ, follow
-from sandwatch.audit.history import LOCK, History, Lock, Stage
+from sandwatch.audit.history import LOCK, History, Lock, Stage, read_yaml
 from sandwatch.audit.objects import CorruptError, MissingError, Objects, hash_folder
 from sandwatch.audit.record import Audit, Link, in_order
 from sandwatch.errors import InputError
@@ -75,8 +75,9 @@ def verify(
             with tempfile.TemporaryDirectory(prefix="sandwatch-verify-") as folder:
                 report(f"cloning {audit.revision} to {folder}")
                 clone = _Clone(Path(folder), history, audit.revision.commit)
-                links += _rebuild(clone, lock, stages, keep, objects, report)
-                if links[-1].state != "broken":
+                rebuilt = _rebuild(clone, lock, stages, keep, objects, report)
+                links += rebuilt
+                if len(rebuilt) == len(stages) and rebuilt[-1].state != "broken":
                     links.append(_inputs(clone.root, audit))
         skipped = () if retrain else ("the training was not run again: --retrain does",)
         notes = tuple(note for note in audit.notes if note != NOT_READ)
@@ -166,31 +167,58 @@ def _rebuild(
     for number, name in enumerate(stages, 1):
         recorded = lock.stage(name)
         assert recorded is not None
+        source = recorded.params.get({"export": "imagery", "annotations": "annotations"}.get(name, ""), {}).get("source")
         link = f"rebuild {name}"
-        if name in keep:
+        if name in keep or source == "earthengine":
             report(f"[{number}/{len(stages)}] {name}: pulled, not run again")
-            links.append(_pulled(link, name, recorded, clone.root, objects))
+            links.append(_pulled(link, name, recorded.outs, clone.root, objects))
         else:
             report(f"[{number}/{len(stages)}] {name}: running again")
-            failed = clone.repro(name)
+            try:
+                compared = _from_snapshot(clone, recorded, objects) if source == "labelbox" else recorded.outs
+                failed = clone.repro(name)
+            except (MissingError, CorruptError) as error:
+                compared, failed = {}, f"{name} needs its snapshot: {error}"
             again = None if failed else clone.lock().stage(name)
-            wrong = [failed] if failed else _different(recorded, again, clone.root, objects, name)
+            wrong = [failed] if failed else _different(compared, again, clone.root, objects, name)
             more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
-            outs = ", ".join(recorded.outs)
+            how = "derived from the recorded snapshot" if source == "labelbox" else "run again"
             links.append(
                 broken(name=link, detail=f"{wrong[0]}{more}")
                 if wrong
-                else verified(name=link, detail=f"run again, {outs}: same hashes")
+                else verified(name=link, detail=f"{how}, {', '.join(compared)}: same hashes")
             )
-        if links[-1].state == "broken":
+            rest = {path: oid for path, oid in recorded.outs.items() if path not in compared}
+            if rest and not wrong:
+                _put(rest, clone.root, objects)
+        if links[-1].state == "broken" or not all((clone.root / path).exists() for path in recorded.outs):
             break
     return links
 
 
-def _different(recorded: Stage, again: Stage | None, root: Path, objects: Objects, name: str) -> list[str]:
+def _from_snapshot(clone: _Clone, recorded: Stage, objects: Objects) -> dict[str, str]:
+    """Has the clone read the labels from the snapshot as recorded, since the labelling project has moved on.
+
+    Returns:
+        What can be compared then: the tables. The metrics count what was taken out of the rows on their way in.
+    """
+    from dvc.utils.serialize import dump_yaml
+
+    params = dict(read_yaml((clone.root / "params.yaml").read_text()))
+    params["annotations"]["source"] = "labelbox_export"
+    dump_yaml(str(clone.root / "params.yaml"), params)
+    snapshot = clone.root / "data/regions" / params["region"] / "annotations/export.ndjson"
+    snapshot.parent.mkdir(parents=True, exist_ok=True)
+    snapshot.write_bytes(objects.file(recorded.outs[ANNOTATIONS], "export.ndjson", ANNOTATIONS).read_bytes())
+    return {ANNOTATIONS: recorded.outs[ANNOTATIONS]}
+
+
+def _different(
+    recorded: Mapping[str, str], again: Stage | None, root: Path, objects: Objects, name: str
+) -> list[str]:
     """What a stage made otherwise, by file where the recorded listing can be had."""
     wrong = []
-    for path, was in recorded.outs.items():
+    for path, was in recorded.items():
         now = again.outs.get(path) if again is not None else None
         if now == was:
             continue
@@ -208,20 +236,29 @@ def _different(recorded: Stage, again: Stage | None, root: Path, objects: Object
     return wrong
 
 
-def _pulled(link: str, name: str, recorded: Stage, root: Path, objects: Objects) -> Link:
-    """Puts what a stage wrote where the next ones will read it; every file is hashed on the way."""
+def _pulled(link: str, name: str, outs: Mapping[str, str], root: Path, objects: Objects) -> Link:
+    """Takes what a stage wrote as recorded."""
     try:
-        for path, oid in recorded.outs.items():
-            files = {f"{path}/{file}": md5 for file, md5 in objects.tree(oid, path).items()} if oid.endswith(".dir") else {path: oid}  # fmt: skip
-            objects.fetch(files.values())
-            for file, found in files.items():
-                (root / file).parent.mkdir(parents=True, exist_ok=True)
-                (root / file).symlink_to(objects.path(found, file).resolve())
+        _put(outs, root, objects)
     except MissingError as error:
-        return broken(name=link, detail=f"{name} was to be pulled: {error}")
+        return unverified(name=link, detail=f"{name} was to be pulled: {error}")
     except CorruptError as error:
         return broken(name=link, detail=str(error))
     return unverified(name=link, detail="taken as recorded: its files have their hashes, but were not derived again")
+
+
+def _put(outs: Mapping[str, str], root: Path, objects: Objects) -> None:
+    """Puts outputs where the next stages will read them; every file is hashed on the way."""
+    for path, oid in outs.items():
+        files = {path: oid}
+        if oid.endswith(".dir"):
+            files = {f"{path}/{file}": found for file, found in objects.tree(oid, path).items()}
+        objects.fetch(files.values())
+        for file, found in files.items():
+            there = root / file
+            there.parent.mkdir(parents=True, exist_ok=True)
+            there.unlink(missing_ok=True)
+            there.symlink_to(objects.path(found, file).resolve())
 
 
 def _inputs(root: Path, audit: Audit) -> Link:
