@@ -19,11 +19,11 @@ from sandwatch import params, raster
 from sandwatch.errors import InputError
 from sandwatch.files import sha256
 from sandwatch.imagery import Raster, Site, Source, Unfetched, river_lines
+from sandwatch.params import RGB_BANDS
 
 if TYPE_CHECKING:
     import pandas as pd
 
-RGB_BANDS = ("B4", "B3", "B2")
 RGB_WHITE = 3500
 """Reflectance x 10000 that annotators see as white. Source: the predecessor's exports, stretched 0..3500."""
 

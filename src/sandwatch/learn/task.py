@@ -141,6 +141,7 @@ class Segmentation(lightning.LightningModule):
         train_loss: mean of the epoch so far.
         val_loss: mean of the epoch's validation.
         histogram: of the epoch's validation.
+        rate: learning rate of the last step.
     """
 
     mean: Tensor
@@ -163,6 +164,7 @@ class Segmentation(lightning.LightningModule):
         self.register_buffer("std", torch.tensor(std), persistent=False)
         self.train_loss, self.val_loss = _Mean(), _Mean()
         self.histogram = ScoreHistogram.empty()
+        self.rate = 0.0
 
     def configure_optimizers(self) -> Any:
         """AdamW on a one-cycle schedule. Source: Smith and Topin 2018."""
@@ -182,6 +184,7 @@ class Segmentation(lightning.LightningModule):
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
         """int16 (n, band, y, x) and uint8 (n, y, x) to the loss."""
+        self.rate = float(self.trainer.optimizers[0].param_groups[0]["lr"])
         pixels, mask = augment(
             *batch, self._generator, flips=self.train_params.flips, quarter_turns=self.train_params.quarter_turns
         )
@@ -198,6 +201,13 @@ class Segmentation(lightning.LightningModule):
         """Adds a batch to the loss and the histogram."""
         pixels, mask = batch
         logits = self.network(normalise(pixels, self.mean, self.std))
+        if not bool(torch.isfinite(logits).all()):
+            raise InputError(
+                "training",
+                got=f"scores that are no numbers after epoch {self.current_epoch + 1}",
+                expected="weights that settle",
+                fix="lower params.yaml, train.learning_rate",
+            )
         self.val_loss.add(loss(logits, mask, method=self.method, weights=self.train_params.loss), len(mask))
         keep = counted(mask, self.method)
         self.histogram += ScoreHistogram.of_logits(
@@ -209,7 +219,7 @@ class Segmentation(lightning.LightningModule):
         counts = torch.tensor(np.stack([self.histogram.positives, self.histogram.negatives]), device=self.device)
         total = self.trainer.strategy.reduce(counts, reduce_op="sum")
         self.histogram = ScoreHistogram(positives=total[0].cpu().numpy(), negatives=total[1].cpu().numpy())
-        self.log("val/AP", self.histogram.average_precision())
+        self.log("val/AP", self.histogram.average_precision(), sync_dist=True)
 
 
 class _Mean:
@@ -253,7 +263,7 @@ class Tracker(lightning.Callback):
             "val/loss": pl_module.val_loss.value(),
             "val/AP": round(pl_module.histogram.average_precision(), 6),
             "val/F1": round(f1, 6),
-            "lr": round(float(trainer.optimizers[0].param_groups[0]["lr"]), 9),
+            "lr": round(pl_module.rate, 9),
         }
         if metrics["val/AP"] > self.best.get("val/AP", -1.0):
             self.best, self.best_epoch = metrics, self.epochs

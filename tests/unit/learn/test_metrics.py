@@ -148,6 +148,13 @@ def test_bootstrap_covers_the_truth_about_as_often_as_it_says():
     assert inside >= 24
 
 
+def test_bootstrap_of_a_mean_is_as_wide_as_its_standard_error():
+    shares = np.random.default_rng(6).random(40)
+    kinds = [ScoreHistogram.of(np.zeros(1000), np.arange(1000) < 1000 * share) for share in shares]
+    low, high = bootstrap(kinds, lambda histogram: histogram.prevalence, samples=1000, seed=0)
+    assert high - low == pytest.approx(2 * 1.96 * shares.std() / math.sqrt(len(shares)), rel=0.1)
+
+
 def test_bootstrap_is_the_same_for_the_same_seed_and_wider_with_fewer_observations():
     kinds = [ScoreHistogram.of(*world(seed, pixels=500, prevalence=0.2, skill=seed % 4)) for seed in range(40)]
     one = bootstrap(kinds, ScoreHistogram.average_precision, samples=200, seed=0)
