@@ -68,7 +68,7 @@ class Cache:
         return oid
 
     def folder_of(self, files: dict[str, str]) -> str:
-        listing = [{"md5": files[path], "relpath": path} for path in sorted(files, key=lambda path: path.split("/"))]
+        listing = [{"md5": files[path], "relpath": path} for path in sorted(files)]
         return self.put(json.dumps(listing, sort_keys=True).encode(), ".dir")
 
     def table(self, schema: type[schemas.Table], rows: pd.DataFrame, scratch: Path) -> tuple[str, str]:

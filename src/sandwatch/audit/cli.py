@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import click
 import typer
 from typer.core import TyperGroup
 
 from sandwatch.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 DEFAULT = "of"
 
@@ -69,13 +72,7 @@ def of(
             )
         found = backward(question, remote=remote, offline=offline)
         if csv is not None:
-            import pandas as pd
-
-            models = [
-                {**model, "revisions": " ".join(r["commit"] for r in model["revisions"]), "uses": json.dumps(model["uses"])}
-                for model in render.backward_json(found)["models"]
-            ]
-            render.write_csv(pd.DataFrame(models), csv)
+            render.write_csv(render.backward_table(found), csv)
         _say(as_json, lambda: render.backward_json(found), lambda console: render.print_backward(found, console))
         return
     if any((label, annotator, since, until)):
@@ -139,17 +136,11 @@ def verify(
         raise typer.Exit(2)
 
 
-def _say(as_json: bool, values: Any, show: Any) -> None:
+def _say(as_json: bool, values: Callable[[], str], show: Callable[[Console], None]) -> None:
     """Prints an answer: JSON for programs, tables for people."""
     if as_json:
-        json.dump(values(), sys.stdout, indent=1, ensure_ascii=False, allow_nan=False, default=_plain)
-        print()
+        print(values())
         return
     from rich.console import Console
 
     show(Console(highlight=False, soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 200))
-
-
-def _plain(value: Any) -> Any:
-    """Numbers of numpy."""
-    return value.item()

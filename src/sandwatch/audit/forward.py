@@ -241,7 +241,7 @@ class _Walk:
         self._note("chips", wrong, f"{len(windows)} windows as the card says; their labels give all labelled pixels")
         parts = parts.join(windows.set_index("chip_id")[["fold", "draws"]], on="chip_id")
         self.tables["windows"] = windows
-        self.tables["chips"] = ChipRows.checked(parts, "chips of the audit")
+        self.tables["chips"] = _in_order(ChipRows, parts)
         return windows, self.tables["chips"]
 
     def _metrics(self, train: Stage) -> None:
@@ -289,10 +289,8 @@ class _Walk:
                 off = held.index[held != given.reindex(held.index, fill_value=0)]
                 wrong += [f"window {chip}: {held[chip]} pixels of {name} confidence, its labels gave {given.get(chip, 0)}"
                           for chip in off[:9]]  # fmt: skip
-            self.tables["labels"] = LabelRows.checked(label_rows(labels, parts, self.card.method), "labels of the audit")
-            self.tables["observations"] = ObservationRows.checked(
-                observation_rows(observations, windows), "observations of the audit"
-            )
+            self.tables["labels"] = _in_order(LabelRows, label_rows(labels, parts, self.card.method))
+            self.tables["observations"] = _in_order(ObservationRows, observation_rows(observations, windows))
         self._note("labels", wrong, f"{len(labels)} labels are what their hashes were made of, and what the chips hold")
         self.tables["quarantine"] = quarantine
         return labels, quarantine
@@ -313,9 +311,7 @@ class _Walk:
         manifest = schemas.Scenes.read(self.objects.path(oid, SCENES))
         folds = _folds(windows, "obs_id")
         rows = manifest[(manifest["status"] == "exported") & manifest["obs_id"].isin(folds.index)]
-        self.tables["imagery"] = SceneRows.checked(
-            rows.assign(fold=rows["obs_id"].map(folds))[list(SceneRows.to_schema().columns)], "imagery of the audit"
-        )
+        self.tables["imagery"] = _in_order(SceneRows, rows.assign(fold=rows["obs_id"].map(folds)))
         without = sorted(set(folds.index) - set(rows["obs_id"]))
         wrong = [f"observation {obs_id} has windows but no scene in {SCENES}" for obs_id in without]
         self._note("imagery", wrong, f"{SCENES} names the {len(rows)} rasters and their source images")
@@ -378,6 +374,11 @@ def observation_rows(observations: pd.DataFrame, windows: pd.DataFrame) -> pd.Da
         windows=grouped.size().reindex(ids, fill_value=0).to_numpy(np.int64),
         draws=grouped["draws"].sum().reindex(ids, fill_value=0).to_numpy(np.int64),
     )
+
+
+def _in_order(table: type[schemas.Table], rows: Any) -> Any:
+    """Rows with a table's columns, in its order; what they are made of has been checked when it was read."""
+    return rows[list(table.to_schema().columns)].sort_values(table._sort_by, kind="stable", ignore_index=True)
 
 
 def _folds(rows: pd.DataFrame, by: str) -> pd.Series:

@@ -53,7 +53,7 @@ class Stage:
     def _entries(self, key: str) -> Mapping[str, str]:
         """Without a parser where DVC's layout allows it: histories hold thousands of stages."""
         part = re.search(rf"^    {key}:\n((?:    [- ].*\n)*)", self._block, re.MULTILINE)
-        if part is None and not re.search(rf"\b{key}:", self._block):
+        if part is None and not re.search(rf"\b{key}\b", self._block):
             return {}
         if part is not None:
             found = ENTRY.findall(part[1])
@@ -389,7 +389,7 @@ class History:
 
 def folder_md5(files: Mapping[str, str]) -> str:
     """The MD5 of a folder as DVC writes it: of the listing of its files' MD5. Source: dvc_data.hashfile.tree."""
-    listing = [{"md5": files[path], "relpath": path} for path in sorted(files, key=lambda path: path.split("/"))]
+    listing = [{"md5": files[path], "relpath": path} for path in sorted(files)]
     return hashlib.md5(json.dumps(listing, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
 
 
@@ -416,6 +416,7 @@ def _blocks(text: str) -> dict[str, str]:
     return {str(name): json.dumps(stage) for name, stage in stages.items()}
 
 
+@lru_cache(maxsize=512)
 def read_yaml(text: str) -> Mapping[str, Any]:
     """A mapping, read as DVC reads it: YAML 1.2, where ``Yes`` is a word.
 

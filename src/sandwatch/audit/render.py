@@ -24,59 +24,75 @@ SHOWN = 40
 MARKS = {"verified": "[green]ok[/]", "broken": "[red]!![/]", "unverified": "[yellow]??[/]"}
 
 
-def audit_json(audit: Audit) -> dict[str, Any]:
-    """An audit as plain values; geometries as GeoJSON."""
-    return {
-        "target": audit.target,
-        "verdict": audit.verdict,
-        "links": [vars(link) for link in audit.links],
-        "model": None if audit.card is None else audit.card.model_dump(mode="json"),
-        "revision": None if audit.revision is None else _revision(audit.revision),
-        "holders": [
-            {**_revision(holder.revision), "links": [vars(link) for link in holder.links]} for holder in audit.holders
-        ],
-        "params": audit.params,
-        "labels": _records(audit.labels),
-        "chips": _records(audit.chips),
-        "observations": _records(audit.observations),
-        "quarantine": _records(audit.quarantine),
-        "imagery": _records(audit.imagery),
-        "notes": list(audit.notes),
-    }
+def audit_json(audit: Audit) -> str:
+    """An audit as JSON; geometries as GeoJSON."""
+    return _json(
+        {
+            "target": audit.target,
+            "verdict": audit.verdict,
+            "links": [vars(link) for link in audit.links],
+            "model": None if audit.card is None else audit.card.model_dump(mode="json"),
+            "revision": None if audit.revision is None else _revision(audit.revision),
+            "holders": [
+                {**_revision(holder.revision), "links": [vars(link) for link in holder.links]}
+                for holder in audit.holders
+            ],
+            "params": audit.params,
+            "labels": audit.labels,
+            "chips": audit.chips,
+            "observations": audit.observations,
+            "quarantine": audit.quarantine,
+            "imagery": audit.imagery,
+            "notes": audit.notes,
+        }
+    )
 
 
-def backward_json(found: Backward) -> dict[str, Any]:
-    """An answer of the backward audit as plain values."""
-    return {
-        "question": {name: value for name, value in vars(found.question).items() if value is not None},
-        "labels": _records(found.labels),
-        "models": [
-            {**vars(model), "uses": dict(model.uses), "revisions": [_revision(r) for r in model.revisions]}
-            for model in found.models
-        ],
-        "notes": list(found.notes),
-    }
+def backward_json(found: Backward) -> str:
+    """An answer of the backward audit as JSON."""
+    return _json(
+        {
+            "question": {name: value for name, value in vars(found.question).items() if value is not None},
+            "labels": found.labels,
+            "models": [
+                {**vars(model), "uses": dict(model.uses), "revisions": [_revision(r) for r in model.revisions]}
+                for model in found.models
+            ],
+            "notes": found.notes,
+        }
+    )
 
 
-def diff_json(found: Difference) -> dict[str, Any]:
-    """A difference as plain values."""
-    return {
-        "a": {"target": found.a.target, "verdict": found.a.verdict},
-        "b": {"target": found.b.target, "verdict": found.b.verdict},
-        "labels": _records(found.labels),
-        "observations": _records(found.observations),
-        "windows": dict(found.windows),
-        "params": {key: list(values) for key, values in found.params.items()},
-        "code": list(found.code),
-        "metrics": _records(found.metrics),
-        "rivers": _records(found.rivers),
-        "notes": list(found.notes),
-    }
+def backward_table(found: Backward) -> pd.DataFrame:
+    """A row a model."""
+    rows = [
+        {**vars(model), "uses": json.dumps(model.uses), "revisions": " ".join(r.commit for r in model.revisions)}
+        for model in found.models
+    ]
+    return pd.DataFrame(rows)
+
+
+def diff_json(found: Difference) -> str:
+    """A difference as JSON."""
+    return _json(
+        {
+            "a": {"target": found.a.target, "verdict": found.a.verdict},
+            "b": {"target": found.b.target, "verdict": found.b.verdict},
+            "labels": found.labels,
+            "observations": found.observations,
+            "windows": dict(found.windows),
+            "params": found.params,
+            "code": found.code,
+            "metrics": found.metrics,
+            "rivers": found.rivers,
+            "notes": found.notes,
+        }
+    )
 
 
 def write_csv(table: pd.DataFrame, path: Path) -> None:
     """Writes a table as CSV, geometry as WKT in longitude and latitude."""
-    values = table.to_wkt() if hasattr(table, "to_wkt") else table
+    values = table.to_wkt(rounding_precision=-1) if hasattr(table, "to_wkt") else table
     with whole(path) as partial:
         values.to_csv(partial, index=False)
 
@@ -278,17 +294,22 @@ def _revision(revision: Revision) -> dict[str, Any]:
     return {**vars(revision), "names": [name._asdict() for name in revision.names]}
 
 
-def _records(table: pd.DataFrame | None) -> list[dict[str, Any]] | None:
-    """Rows as plain values."""
-    if table is None:
-        return None
-    columns = {}
-    for name in table.columns:
-        if name == "geometry":
-            import shapely
+def _json(values: Mapping[str, Any]) -> str:
+    """One key a line; tables as lists of objects, a row a line: hundreds of thousands of rows take no time."""
+    texts = {
+        name: _rows(value) if isinstance(value, pd.DataFrame) else json.dumps(value, ensure_ascii=False, allow_nan=False)
+        for name, value in values.items()
+    }
+    return "{\n" + ",\n".join(f"{json.dumps(name)}: {text}" for name, text in texts.items()) + "\n}"
 
-            columns[name] = [json.loads(text) for text in shapely.to_geojson(table[name].to_numpy())]
-        else:
-            values = table[name].astype(object)
-            columns[name] = values.where(values.notna(), None).tolist()
-    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+def _rows(table: pd.DataFrame) -> str:
+    plain = pd.DataFrame(table.drop(columns="geometry", errors="ignore"))
+    # 15 digits give back every number in these tables; dates are strings in them.
+    lines = plain.to_json(orient="records", lines=True, double_precision=15, force_ascii=False).splitlines()
+    if "geometry" in table.columns:
+        import shapely
+
+        shapes = shapely.to_geojson(table["geometry"].to_numpy())
+        lines = [f'{line[:-1]},"geometry":{shape}}}' for line, shape in zip(lines, shapes, strict=True)]
+    return "[\n" + ",\n".join(lines) + "\n]"

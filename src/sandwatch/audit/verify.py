@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -204,7 +205,7 @@ def _from_snapshot(clone: _Clone, recorded: Stage, objects: Objects) -> dict[str
     """
     from dvc.utils.serialize import dump_yaml
 
-    params = dict(read_yaml((clone.root / "params.yaml").read_text()))
+    params = deepcopy(dict(read_yaml((clone.root / "params.yaml").read_text())))
     params["annotations"]["source"] = "labelbox_export"
     dump_yaml(str(clone.root / "params.yaml"), params)
     snapshot = clone.root / "data/regions" / params["region"] / "annotations/export.ndjson"

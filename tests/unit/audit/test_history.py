@@ -1,0 +1,184 @@
+"""Git and dvc.lock as the audit reads them."""
+
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sandwatch.audit.history import History, Lock, folder_md5, read_yaml
+from sandwatch.audit.objects import hash_folder
+from sandwatch.audit.record import Name
+from sandwatch.errors import InputError
+from tests.audit_history import Made
+
+LOCK = """schema: '2.0'
+stages:
+  first:
+    cmd: make first --with words that
+      go on
+    deps:
+    - path: in.csv
+      hash: md5
+      md5: 0123456789abcdef0123456789abcdef
+      size: 3
+    params:
+      params.yaml:
+        first:
+          answers:
+            Yes: true
+            No: false
+    outs:
+    - path: made
+      hash: md5
+      md5: 1123456789abcdef0123456789abcdef.dir
+      size: 3
+      nfiles: 2
+  second:
+    cmd: make second
+    deps:
+    - path: made
+      hash: md5
+      md5: 1123456789abcdef0123456789abcdef.dir
+      size: 3
+      nfiles: 2
+    - path: '%odd'
+      hash: md5
+      md5: 2123456789abcdef0123456789abcdef
+      size: 3
+    outs:
+    - path: last
+      hash: md5
+      md5: 3123456789abcdef0123456789abcdef
+      size: 3
+"""
+
+
+def git(root: Path, *arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=root, check=True, capture_output=True, text=True).stdout.strip()
+
+
+@pytest.fixture
+def clone(made: Made, tmp_path: Path) -> Path:
+    """A clone with everything, that a test may change."""
+    root = tmp_path / "clone"
+    git(tmp_path, "clone", "-q", str(made.root), str(root))
+    git(root, "fetch", "-q", "origin", "refs/exps/*:refs/exps/*")
+    git(root, "config", "user.email", "t@e.org")
+    git(root, "config", "user.name", "t")
+    (root / ".dvc").mkdir(exist_ok=True)
+    return root
+
+
+def test_a_lock_is_read_without_a_parser_as_with_one() -> None:
+    lock = Lock(LOCK)
+    other = Lock(json.dumps(read_yaml(LOCK)))
+    for read in (lock, other):
+        assert read.names == ("first", "second")
+        first, second = (read.stage(name) for name in read.names)
+        assert first is not None
+        assert second is not None
+        assert dict(first.outs) == {"made": "1123456789abcdef0123456789abcdef.dir"}
+        assert dict(first.deps) == {"in.csv": "0123456789abcdef0123456789abcdef"}
+        assert dict(second.deps) == {
+            "made": "1123456789abcdef0123456789abcdef.dir",
+            "%odd": "2123456789abcdef0123456789abcdef",
+        }
+        assert first.params == {"first": {"answers": {"Yes": True, "No": False}}}
+        assert second.params == {}
+        assert read.maker("made") == "first"
+        assert read.maker("in.csv") is None
+        assert read.upstream("second") == ("first", "second")
+        assert read.stage("third") is None
+
+
+@pytest.mark.parametrize("text", ["", "stages: 3", "stages:\n  a: [", "stages:\n  a:\n    outs: [{path: x}]\n"])
+def test_what_is_no_lock_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match="a lock of DVC 3"):
+        Lock(text).maker("x")
+
+
+def test_a_folder_hashes_as_dvc_hashes_it(tmp_path: Path) -> None:
+    for name in ("b/c.txt", "b c.txt", "a.txt", "b/a/z.txt"):
+        (tmp_path / "folder" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "folder" / name).write_text(name)
+    git(tmp_path, "init", "-q")
+    subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], cwd=tmp_path, check=True)
+    subprocess.run([sys.executable, "-m", "dvc", "add", "-q", "folder"], cwd=tmp_path, check=True)
+    assert folder_md5(hash_folder(tmp_path / "folder")) in (tmp_path / "folder.dvc").read_text()
+
+
+def test_revisions_tags_artifacts_and_experiments(clone: Path) -> None:
+    git(clone, "tag", "v1", "HEAD~3")
+    git(clone, "tag", "-a", "-m", "registered", "sand-mines@v1.0.0", "HEAD~3")
+    git(clone, "update-ref", "refs/exps/stash", "HEAD")
+    git(clone, "update-ref", "refs/exps/exec/EXEC_HEAD", "HEAD")
+    history = History(clone)
+    assert [r.kind for r in history.revisions].count("commit") == 20
+    experiments = [r for r in history.revisions if r.kind == "experiment"]
+    assert {name for r in experiments for name in r.names} == {Name("experiment", "exp-0"), Name("experiment", "exp-1")}
+    tagged = history.resolve("v1")
+    assert tagged is not None
+    assert set(tagged.names) == {Name("tag", "v1"), Name("artifact", "sand-mines@v1.0.0")}
+    assert tagged == history.resolve("HEAD~3") == history.resolve(tagged.commit[:12])
+    assert history.resolve("exp-1") in experiments
+    assert history.resolve("no such thing") is None
+    assert [r.time for r in history.revisions] == sorted((r.time for r in history.revisions), reverse=True)
+    assert history.notes == ()
+
+
+def test_the_working_tree_is_a_revision_where_its_lock_is_not_heads(clone: Path) -> None:
+    assert History(clone).revisions[0].kind == "experiment"
+    (clone / "dvc.lock").write_text(LOCK)
+    history = History(clone)
+    assert history.revisions[0].kind == "working tree"
+    assert history.lock(history.revisions[0]).names == ("first", "second")
+
+
+def test_hashes_of_files_and_folders_at_a_revision(clone: Path) -> None:
+    history = History(clone)
+    head = history.resolve("HEAD")
+    assert head is not None
+    (clone / "src/sandwatch/errors.py").write_text("changed, not committed\n")
+    content = b"errors\n"
+    found = history.hashes(head, ["src/sandwatch/errors.py", "src", "missing"], "dvc")
+    md5 = hashlib.md5(content).hexdigest()
+    assert found == {"src/sandwatch/errors.py": md5, "src": folder_md5({"sandwatch/errors.py": md5})}
+    assert history.hashes(head, ["src/sandwatch/errors.py"], "sha256") == {
+        "src/sandwatch/errors.py": hashlib.sha256(content).hexdigest()
+    }
+    assert history.files(head, ["stages/train.py", "missing"]) == {"stages/train.py": b"train\n"}
+
+
+def test_a_shallow_clone_says_what_it_cannot_see(made: Made, tmp_path: Path) -> None:
+    git(tmp_path, "clone", "-q", "--depth", "2", f"file://{made.root}", "shallow")
+    (tmp_path / "shallow/.dvc").mkdir(exist_ok=True)
+    history = History(tmp_path / "shallow")
+    assert len(history.revisions) == 2
+    assert "only 2 commits can be seen" in history.notes[0]
+    assert "dvc exp pull" in history.notes[1]
+
+
+def test_a_repository_below_the_root_of_git(made: Made, tmp_path: Path) -> None:
+    below = tmp_path / "top" / "below"
+    git(tmp_path, "clone", "-q", str(made.root), str(below))
+    (below / ".git").rename(tmp_path / "elsewhere")
+    (below / ".dvc").mkdir(exist_ok=True)
+    git(tmp_path / "top", "init", "-q")
+    git(tmp_path / "top", "add", "-A")
+    git(tmp_path / "top", "-c", "user.email=t@e.org", "-c", "user.name=t", "commit", "-q", "-m", "all")
+    history = History.around(below / "stages")
+    assert history is not None
+    assert history.root == below
+    assert history.hashes(history.revisions[0], ["stages/train.py"], "md5") == {
+        "stages/train.py": hashlib.md5(b"train\n").hexdigest()
+    }
+
+
+def test_outside_any_repository_there_is_no_history(tmp_path: Path) -> None:
+    assert History.around(tmp_path) is None
+    (tmp_path / ".dvc").mkdir()
+    with pytest.raises(InputError, match="no git repository"):
+        History(tmp_path)
