@@ -105,13 +105,17 @@ def write_history(
     locks = []
     for i in range(models):
         locks.append(_model(cache, scratch, tables[i * snapshots // models], params, i))
-    stream = [_blob(i, content) for i, content in enumerate([*CODE.values(), *SITES.values(), dumps_yaml(params).encode()], 1)]
+    stream = [
+        _blob(i, content) for i, content in enumerate([*CODE.values(), *SITES.values(), dumps_yaml(params).encode()], 1)
+    ]
     paths = [*CODE, *SITES, "params.yaml"]
     files = "".join(f"M 100644 :{i} {path}\n" for i, path in enumerate(paths, 1))
     mark = 1000
     for i in range(revisions):
         lock = dumps_yaml(locks[i * models // revisions]).encode()
-        stream.append(_commit("refs/heads/main", mark + i, f"commit {i}", 1_600_000_000 + i * 3600, files, lock, i, mark))
+        stream.append(
+            _commit("refs/heads/main", mark + i, f"commit {i}", 1_600_000_000 + i * 3600, files, lock, i, mark)
+        )
     done = _import(root, stream)
     head = done.split()[-1]
     stream = []
@@ -188,7 +192,7 @@ def _snapshot(
     quarantine = pd.DataFrame(
         {"row_id": ["r"], "obs_id": [None], "label_id": [None], "feature_id": [None], "polygons": [1],
          "reason": ["not_done"], "detail": ["d"], "row_sha256": [next(iter(raw_of.values()))]}
-    ).astype({name: "str" for name in ("obs_id", "label_id", "feature_id")})  # fmt: skip
+    ).astype(dict.fromkeys(("obs_id", "label_id", "feature_id"), "str"))  # fmt: skip
     windows, parts = _chips(labels, [*obs_ids, "negative_2021-03-01"])
     scenes = _scenes([*obs_ids, "negative_2021-03-01"])
     annotations = {
@@ -241,9 +245,7 @@ def _chips(labels: gpd.GeoDataFrame, obs_ids: list[str]) -> tuple[pd.DataFrame, 
         [
             pd.DataFrame(
                 {
-                    "chip_id": [
-                        f"{o}_g{(i + shift) % n * 160}_0" for i, o in zip(at, labels["obs_id"], strict=True)
-                    ],
+                    "chip_id": [f"{o}_g{(i + shift) % n * 160}_0" for i, o in zip(at, labels["obs_id"], strict=True)],
                     "feature_id": labels["feature_id"].to_numpy(),
                     "pixels": 10 * (shift + 1) + at % 3,
                 }
@@ -366,7 +368,8 @@ def _commit(ref: str, mark: int, message: str, time: int, files: str, lock: byte
     parent = f"from :{mark - 1}\n" if mark > first else ""
     note = f"note {number}\n"
     return (
-        f"commit {ref}\nmark :{mark}\ncommitter t <t@e.org> {time} +0000\ndata {len(message)}\n{message}\n{parent}".encode()
+        f"commit {ref}\nmark :{mark}\ncommitter t <t@e.org> {time} +0000\n".encode()
+        + f"data {len(message)}\n{message}\n{parent}".encode()
         + files.encode()
         + f"M 100644 inline NOTES\ndata {len(note)}\n{note}\n".encode()
         + f"M 100644 inline dvc.lock\ndata {len(lock)}\n".encode()

@@ -21,8 +21,8 @@ from sandwatch import schemas
 from sandwatch.audit.backward import Question, backward
 from sandwatch.audit.diff import diff
 from sandwatch.audit.forward import audit
-from sandwatch.audit.history import folder_md5, read_yaml
-from sandwatch.audit.objects import hash_folder
+from sandwatch.audit.hashes import folder_md5, hash_folder
+from sandwatch.audit.history import read_yaml
 from sandwatch.audit.record import Audit, Link
 from sandwatch.audit.verify import verify
 from sandwatch.learn.card import Card
@@ -337,9 +337,7 @@ def test_positives_drawn_are_those_that_the_loss_saw(trained: Workspace) -> None
     chips = Chips(trained.root / "data/chips")
     training = chips.of("train")
     mined = chips.mine_px("binary")[training] > 0
-    draws = Draws(
-        training[mined], training[~mined], per_epoch=params["windows_per_epoch"], seed=params["seed"]
-    )
+    draws = Draws(training[mined], training[~mined], per_epoch=params["windows_per_epoch"], seed=params["seed"])
     metrics = json.loads((trained.root / "results/train/metrics.json").read_text())
     seen = 0
     sampler = TrainingBatches(draws, batch_size=params["batch_size"], rank=0, world=1)
@@ -403,7 +401,9 @@ def test_a_shallow_clone_with_an_empty_cache_pulls_tables_only(
     assert found.labels is not None
     pd.testing.assert_frame_equal(pd.DataFrame(found.labels), pd.DataFrame(offline.labels))
     assert any("shallow" in note for note in found.notes)
-    pulled = {path.parent.name + path.name for path in (clone.root / ".dvc/cache/files/md5").rglob("*") if path.is_file()}
+    pulled = {
+        path.parent.name + path.name for path in (clone.root / ".dvc/cache/files/md5").rglob("*") if path.is_file()
+    }
     tables = hash_folder(copy.root / "data/annotations") | {
         name: md5
         for folder in ("models", "data/chips")
@@ -411,14 +411,19 @@ def test_a_shallow_clone_with_an_empty_cache_pulls_tables_only(
         if name.endswith((".parquet", "model.json"))
     }
     listings = {oid for oid in pulled if oid.endswith(".dir")}
-    others = {hash_folder(copy.root / "data")["scenes.parquet"], hash_folder(copy.root / "results")["annotations/metrics.json"]}
+    others = {
+        hash_folder(copy.root / "data")["scenes.parquet"],
+        hash_folder(copy.root / "results")["annotations/metrics.json"],
+    }
     assert pulled - listings == set(tables.values()) | others
 
 
 @pytest.mark.slow
 def test_experiments_in_the_queue_and_in_a_folder_of_their_own_are_found(copy: Workspace) -> None:
     copy.run("dvc", "exp", "run", "-q", "--temp", "-n", "apart", "-S", "train.epochs=1", "train")
-    copy.run("dvc", "exp", "run", "-q", "--queue", "-n", "queued", "-S", "train.seed=1", "-S", "train.epochs=1", "train")
+    copy.run(
+        "dvc", "exp", "run", "-q", "--queue", "-n", "queued", "-S", "train.seed=1", "-S", "train.epochs=1", "train"
+    )
     copy.run("dvc", "exp", "run", "-q", "--run-all")
     for name in ("apart", "queued"):
         found = audit(name, where=copy.root)
@@ -427,8 +432,22 @@ def test_experiments_in_the_queue_and_in_a_folder_of_their_own_are_found(copy: W
         assert found.revision.kind == "experiment"
     feature_id = found.labels["feature_id"][found.labels["fold"] == "train"].iloc[0]  # type: ignore[index]
     models = backward(Question(label=feature_id), where=copy.root).models
-    assert sorted(name.name for model in models for r in model.revisions for name in r.names) == ["apart", "main", "queued"]
+    assert sorted(name.name for model in models for r in model.revisions for name in r.names) == [
+        "apart",
+        "main",
+        "queued",
+    ]
     assert diff("apart", "queued", where=copy.root).params == {"train.seed": (0, 1)}
+
+
+def test_a_difference_holds_the_metrics_a_river_at_a_time(trained: Workspace) -> None:
+    found = diff("main", str(trained.root / "models"), where=trained.root)
+    assert found.labels.empty
+    assert found.metrics is not None
+    assert found.rivers is not None
+    assert "ap" in set(found.metrics["metric"])
+    assert "Ondara" in set(found.rivers["river"])
+    assert (found.metrics["change"].dropna() == 0).all()
 
 
 # --- sources that ask the outside world ---------------------------------------------------------------------------
@@ -453,5 +472,3 @@ def test_labels_of_a_labelling_project_are_derived_from_the_snapshot(copy: Works
     change_labels(copy, lambda labels: labels.assign(created_by="somebody@example.org"))
     forge(copy, "data/annotations")
     assert first_broken(prove(copy, "main")).name == "rebuild annotations"
-
-

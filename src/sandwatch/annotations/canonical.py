@@ -37,6 +37,8 @@ REPAIR_TOLERANCE = 0.01
 """A broken polygon is repaired where its area changes by no more than this share; a bow-tie's lobes cancel out in the
 shoelace formula, so it is far beyond, whereas a small loop at one vertex is within."""
 
+_ENCODE = json.JSONEncoder(separators=(",", ":")).encode
+
 Ring = tuple[tuple[int, int], ...]
 Shape = tuple[tuple[Ring, ...], ...]
 """Canonical form: polygons, each its rings, the exterior first."""
@@ -83,7 +85,7 @@ def canonical(geometry: Polygon | MultiPolygon) -> Shape:
 
 def canonical_row(feature_id: str, obs_id: str, class_name: str, confidence: str, shape: Shape) -> bytes:
     """The bytes that stand for one label in the fingerprint; the module's docstring defines them."""
-    return json.dumps([feature_id, obs_id, class_name, confidence, shape], separators=(",", ":")).encode()
+    return _ENCODE([feature_id, obs_id, class_name, confidence, shape]).encode()
 
 
 def label_fingerprint(labels: Any, observations: Any) -> str:
@@ -113,7 +115,7 @@ def canonical_rows(labels: Any) -> list[bytes]:
 
     Polygons without holes are done all at once, in a tenth of the time; the others one by one.
     """
-    names = [labels[name].tolist() for name in ("feature_id", "obs_id", "class_name", "confidence")]
+    names = [labels[name].to_numpy(object).tolist() for name in ("feature_id", "obs_id", "class_name", "confidence")]
     geometries = labels["geometry"].to_numpy()
     simple = np.flatnonzero(
         (shapely.get_type_id(geometries) == shapely.GeometryType.POLYGON)
@@ -121,12 +123,12 @@ def canonical_rows(labels: Any) -> list[bytes]:
     )
     rings = dict(zip(simple.tolist(), _rings(geometries[simple]), strict=True))
     rows = []
-    for place, values in enumerate(zip(*names, strict=True)):
+    for place, (feature_id, obs_id, class_name, confidence) in enumerate(zip(*names, strict=True)):
         ring = rings.get(place)
         if ring is None:
-            rows.append(canonical_row(*values, canonical(geometries[place])))
+            rows.append(canonical_row(feature_id, obs_id, class_name, confidence, canonical(geometries[place])))
         else:
-            rows.append(f"{json.dumps(values, separators=(',', ':'))[:-1]},[[[{ring}]]]]".encode())
+            rows.append(f"{_ENCODE([feature_id, obs_id, class_name, confidence])[:-1]},[[[{ring}]]]]".encode())
     return rows
 
 

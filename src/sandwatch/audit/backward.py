@@ -224,7 +224,9 @@ class _Search:
             if labels.empty and not negatives:
                 return Touched(**base, state="never saw")
             windows, parts = self._chips(chips, annotations)
-            exposures = self._read(self._objects.file(folder, EXPOSURES, MODELS), ["chip_id", "draws"], windows["chip_id"])
+            exposures = self._read(
+                self._objects.file(folder, EXPOSURES, MODELS), ["chip_id", "draws"], windows["chip_id"]
+            )
         except (MissingError, CorruptError, KeyError) as error:
             return Touched(**base, detail=str(error))
         draws = exposures.set_index("chip_id")["draws"]

@@ -8,8 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sandwatch.audit.history import History, Lock, folder_md5, read_yaml
-from sandwatch.audit.objects import CorruptError, MissingError, Objects, hash_folder, md5
+from sandwatch.audit.hashes import folder_md5, hash_folder, md5
+from sandwatch.audit.history import History, Lock, read_yaml
+from sandwatch.audit.objects import CorruptError, MissingError, Objects
 from sandwatch.audit.record import Holder, Link, Revision
 from sandwatch.errors import InputError
 from sandwatch.files import sha256
@@ -227,7 +228,9 @@ def models(history: History) -> dict[str, list[Revision]]:
     return found
 
 
-def find(hand: InHand, history: History, objects: Objects) -> tuple[dict[str, list[Revision]], tuple[Link, ...], list[str]]:
+def find(
+    hand: InHand, history: History, objects: Objects
+) -> tuple[dict[str, list[Revision]], tuple[Link, ...], list[str]]:
     """The revisions that hold what is in hand.
 
     Returns:
@@ -243,7 +246,10 @@ def find(hand: InHand, history: History, objects: Objects) -> tuple[dict[str, li
         return {whole: known[whole]}, (), []
     trees, absent = _trees(known, objects)
     notes = (
-        [f"{absent} of the {len(known)} models in the history are in neither cache nor remote: whether one is this is unknown"]
+        [
+            f"{absent} of the {len(known)} models in the history are in neither cache nor remote: "
+            "whether one of them is this one is unknown"
+        ]
         if absent
         else []
     )
@@ -395,9 +401,7 @@ def _is_code(path: str) -> bool:
     return path.startswith(("src/", "stages/")) or path.endswith(".py")
 
 
-def _params_link(
-    card: Card | None, lock: Lock, stages: Sequence[str], revision: Revision, history: History
-) -> Link:
+def _params_link(card: Card | None, lock: Lock, stages: Sequence[str], revision: Revision, history: History) -> Link:
     """The params that ran are those of params.yaml at the revision, and of the card."""
     content = history.files(revision, ["params.yaml"]).get("params.yaml")
     values = read_yaml(content.decode()) if content is not None else None

@@ -5,9 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
-import click
 import typer
 from typer.core import TyperGroup
 
@@ -22,7 +21,7 @@ DEFAULT = "of"
 class _Group(TyperGroup):
     """Takes what is no sub-command as arguments of the default one."""
 
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if args and args[0] not in self.commands and args[0] != "--help":
             args = [DEFAULT, *args]
         return super().parse_args(ctx, args)
@@ -77,7 +76,10 @@ def of(
         return
     if any((label, annotator, since, until)):
         raise InputError(
-            f"sandwatch audit {target}", got="a model and labels to look for", expected="one of the two", fix="ask twice"
+            f"sandwatch audit {target}",
+            got="a model and labels to look for",
+            expected="one of the two",
+            fix="ask twice",
         )
     from sandwatch.audit.forward import audit
 

@@ -58,9 +58,7 @@ class Difference:
     notes: tuple[str, ...]
 
 
-def diff(
-    a: str, b: str, *, where: Path | None = None, remote: str | None = None, offline: bool = False
-) -> Difference:
+def diff(a: str, b: str, *, where: Path | None = None, remote: str | None = None, offline: bool = False) -> Difference:
     """Compares two models.
 
     Args:
@@ -94,27 +92,29 @@ def diff(
         history.git.close()
     first, second = audits
     notes = [f"{audit.target}: {audit.verdict}" for audit in audits if audit.broken]
-    notes += [f"{x.target}: {e}" for x, e in zip(audits, evaluations, strict=True) if isinstance(e, str)]
+    notes += [f"{audit.target}: {why}" for audit, why in zip(audits, evaluations, strict=True) if isinstance(why, str)]
     metrics = rivers = None
-    if not any(isinstance(evaluation, str) for evaluation in evaluations):
-        (figures_a, rivers_a), (figures_b, rivers_b) = evaluations  # type: ignore[misc]
-        metrics = _compared(pd.Series(figures_a, name="a"), pd.Series(figures_b, name="b")).rename_axis("metric")
-        rivers = _compared(rivers_a.rename("a"), rivers_b.rename("b"))
-    assert first.card is not None
-    assert second.card is not None
-    codes = [audit.card.code for audit in audits if audit.card is not None]
+    a_was, b_was = evaluations
+    if not isinstance(a_was, str) and not isinstance(b_was, str):
+        metrics, rivers = (_compared(one, other) for one, other in zip(a_was, b_was, strict=True))
+    codes = [{} if audit.card is None else audit.card.code for audit in audits]
     return Difference(
         a=first,
         b=second,
-        labels=changed_labels(first.labels, second.labels),
-        observations=_changed_observations(first.observations, second.observations),
-        windows=_changed_windows(first.windows, second.windows),
+        labels=changed_labels(*(_there(audit.labels) for audit in audits)),
+        observations=_changed_observations(*(_there(audit.observations) for audit in audits)),
+        windows=_changed_windows(*(_there(audit.windows) for audit in audits)),
         params=chain.changes(first.params, second.params),
         code=tuple(sorted(p for p in codes[0].keys() | codes[1].keys() if codes[0].get(p) != codes[1].get(p))),
-        metrics=None if metrics is None else metrics.reset_index(),
-        rivers=None if rivers is None else rivers.reset_index(),
+        metrics=metrics,
+        rivers=rivers,
         notes=tuple(notes),
     )
+
+
+def _there(table: Any) -> Any:
+    assert table is not None, "diff() has refused audits without it"
+    return table
 
 
 def changed_labels(before: gpd.GeoDataFrame, after: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
@@ -175,7 +175,7 @@ def _changed_windows(before: pd.DataFrame, after: pd.DataFrame) -> dict[str, int
     }
 
 
-def _evaluation(audit: Audit, history: History, objects: Objects) -> tuple[dict[str, Any], pd.Series] | str:
+def _evaluation(audit: Audit, history: History, objects: Objects) -> tuple[pd.Series, pd.Series] | str:
     """The figures of a model's evaluation, all and by river; or why there are none."""
     assert audit.revision is not None
     lock = history.lock(audit.revision)
@@ -190,12 +190,12 @@ def _evaluation(audit: Audit, history: History, objects: Objects) -> tuple[dict[
         table = pd.read_csv(io.BytesIO(objects.file(folder, "rivers.csv", EVALUATION).read_bytes()))
     except (MissingError, CorruptError) as error:
         return f"no evaluation: {error}"
-    numbers = {name: value for name, value in figures.items() if isinstance(value, int | float)}
+    numbers = {name: float(value) for name, value in figures.items() if isinstance(value, int | float)}
     names = [name for name in ("fold", "river") if name in table.columns]
-    long = table.melt(names, table.select_dtypes("number").columns, "metric").set_index([*names, "metric"])["value"]
-    return numbers, long
+    rows = table.melt(names, list(table.select_dtypes("number").columns), "metric")
+    return pd.Series(numbers, dtype=float).rename_axis("metric"), rows.set_index([*names, "metric"])["value"]
 
 
 def _compared(a: pd.Series, b: pd.Series) -> pd.DataFrame:
-    both = pd.concat([a, b], axis=1)
-    return both.assign(change=(both["b"] - both["a"]).round(6))
+    both = pd.concat([a.rename("a"), b.rename("b")], axis=1)
+    return both.assign(change=(both["b"] - both["a"]).round(6)).reset_index()

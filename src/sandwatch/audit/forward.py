@@ -49,9 +49,7 @@ from sandwatch.learn.card import Card
 NOT_READ = "pixels, masks and rasters are not read here: sandwatch audit verify derives them again"
 
 
-def audit(
-    target: str, *, where: Path | None = None, remote: str | None = None, offline: bool = False
-) -> Audit:
+def audit(target: str, *, where: Path | None = None, remote: str | None = None, offline: bool = False) -> Audit:
     """Everything behind a target.
 
     Args:
@@ -120,9 +118,7 @@ def _alone(hand: InHand, why: str, *notes: str) -> Audit:
     """What can be said of a file that no revision in sight holds."""
     silent = ("revision", "lock", "code", "inputs", "params", "chips", "fingerprint", "labels", "snapshot", "imagery")
     revision = unverified(name="revision", detail=why)
-    rest = [
-        unverified(name=name, detail="only a revision that holds the model could tell") for name in silent[1:]
-    ]
+    rest = [unverified(name=name, detail="only a revision that holds the model could tell") for name in silent[1:]]
     return Audit(target=hand.target, card=hand.card, links=in_order([*hand.links, revision, *rest]), notes=notes)
 
 
@@ -273,10 +269,10 @@ class _Walk:
         said = self.card.label_fingerprint
         wrong = [] if found == said else [f"the labels have the fingerprint {found}; the card says {said}"]
         self._note("fingerprint", wrong, f"{said}, computed from {len(labels)} labels")
+        hashes = np.array([hashlib.sha256(row).hexdigest() for row in rows], object)
         wrong = [
             f"label {feature_id} is not the one that its hash was made of"
-            for feature_id, row, kept in zip(labels["feature_id"], rows, labels["label_sha256"], strict=True)
-            if hashlib.sha256(row).hexdigest() != kept
+            for feature_id in labels["feature_id"][labels["label_sha256"].to_numpy(object) != hashes]
         ]
         if chips is not None:
             windows, parts = chips
@@ -287,7 +283,7 @@ class _Walk:
                 given = parts[confidence == name].groupby("chip_id")["pixels"].sum()
                 held = windows.set_index("chip_id")[f"px_{name}"]
                 off = held.index[held != given.reindex(held.index, fill_value=0)]
-                wrong += [f"window {chip}: {held[chip]} pixels of {name} confidence, its labels gave {given.get(chip, 0)}"
+                wrong += [f"window {chip}: {held[chip]} px of {name} confidence, its labels gave {given.get(chip, 0)}"
                           for chip in off[:9]]  # fmt: skip
             self.tables["labels"] = _in_order(LabelRows, label_rows(labels, parts, self.card.method))
             self.tables["observations"] = _in_order(ObservationRows, observation_rows(observations, windows))
@@ -300,10 +296,9 @@ class _Walk:
         with path.open("rb") as lines:
             raw = {hashlib.sha256(line.rstrip(b"\r\n")).hexdigest() for line in lines if line.strip()}
         wrong = [
-            f"{what} {row[0]} comes from a raw row that export.ndjson lacks"
+            f"{what} {row} comes from a raw row that export.ndjson lacks"
             for what, table, name in (("label", labels, "feature_id"), ("quarantined row", quarantine, "row_id"))
-            for row in table[[name, "row_sha256"]].itertuples(index=False)
-            if row[1] not in raw
+            for row in table[name][~table["row_sha256"].isin(raw)]
         ]
         self._note("snapshot", wrong, f"every label comes from one of the {len(raw)} raw rows")
 
@@ -383,8 +378,10 @@ def _in_order(table: type[schemas.Table], rows: Any) -> Any:
 
 def _folds(rows: pd.DataFrame, by: str) -> pd.Series:
     """The folds that something has rows in, '+' between, by its name."""
-    pairs = rows[[by, "fold"]].drop_duplicates().sort_values([by, "fold"])
-    return pairs.groupby(by)["fold"].agg("+".join)
+    found: dict[str, str] = {}
+    for name, fold in rows[[by, "fold"]].drop_duplicates().sort_values([by, "fold"]).to_numpy(object).tolist():
+        found[name] = f"{found[name]}+{fold}" if name in found else fold
+    return pd.Series(found, dtype="str")
 
 
 def _joined(flags: dict[str, Any]) -> list[str]:

@@ -16,6 +16,7 @@ from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
+from sandwatch.audit.hashes import folder_md5, md5
 from sandwatch.audit.record import Name, Revision
 from sandwatch.errors import InputError
 
@@ -24,7 +25,9 @@ EXPERIMENT = re.compile(r"^refs/exps/[0-9a-f]{2}/[0-9a-f]{38}/(?P<name>.+)$")
 """Source: dvc.repo.experiments.refs."""
 ARTIFACT = re.compile(r"^(?:.+=)?[a-z][a-z0-9-/]*[a-z0-9](?:@v\d+\.\d+\.\d+.*|#[a-z0-9-]+(?:#\d+)?|@deprecated.*)$")
 """Tags that DVC's model registry (GTO) makes. Source: gto.constants."""
-ENTRY = re.compile(r"^    - path: ([^'\"&*!|>%@`\n]+)\n(?:      \w+: .*\n)*?      md5: ([0-9a-f]{32}(?:\.dir)?)\n", re.MULTILINE)
+ENTRY = re.compile(
+    r"^    - path: ([^'\"&*!|>%@`\n]+)\n(?:      \w+: .*\n)*?      md5: ([0-9a-f]{32}(?:\.dir)?)\n", re.MULTILINE
+)
 """A dependency or an output, as DVC writes them."""
 
 
@@ -180,7 +183,11 @@ class Git:
 
     def _answering(self, how: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
-            ["git", "cat-file", how], cwd=self.root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            ["git", "cat-file", how],
+            cwd=self.root,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
         )
 
     def _ask(self, process: subprocess.Popen[bytes], name: str) -> str:
@@ -279,6 +286,8 @@ class History:
             algorithm: of hashlib, or ``dvc`` for what DVC records: MD5, of a folder the MD5 of its listing.
         """
         if revision.kind == "working tree":
+            if algorithm == "dvc":
+                return {path: found for path in paths if (found := self._lying(path)) is not None}
             return {p: hashlib.new(algorithm, c).hexdigest() for p, c in self.files(revision, paths).items()}
         if algorithm == "dvc":
             return {path: found for path in paths if (found := self._dvc_hash(revision.commit, path)) is not None}
@@ -299,6 +308,14 @@ class History:
         wanted = sorted({oid for oid in oids if (oid, algorithm) not in self._digests})
         for oid, content in self.git.blobs(wanted):
             self._digests[oid, algorithm] = hashlib.new(algorithm, content).hexdigest()
+
+    def _lying(self, path: str) -> str | None:
+        """The hash of what lies in the working tree; of a folder without what git ignores, as DVC is told to."""
+        lying = self.root / path
+        if not lying.is_dir():
+            return md5(lying) if lying.is_file() else None
+        listed = Git(lying).run("ls-files", "-z", "--cached", "--others", "--exclude-standard").split("\0")[:-1]
+        return folder_md5({name: md5(lying / name) for name in set(listed) if (lying / name).is_file()})
 
     def _dvc_hash(self, commit: str, path: str) -> str | None:
         oid = self.git.oids([f"{commit}:{self._prefix}{path}"])[0]
@@ -387,12 +404,6 @@ class History:
         return tuple(notes)
 
 
-def folder_md5(files: Mapping[str, str]) -> str:
-    """The MD5 of a folder as DVC writes it: of the listing of its files' MD5. Source: dvc_data.hashfile.tree."""
-    listing = [{"md5": files[path], "relpath": path} for path in sorted(files)]
-    return hashlib.md5(json.dumps(listing, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
-
-
 def _name(ref: str, experiment: re.Match[str] | None) -> Name:
     if experiment:
         return Name("experiment", experiment["name"])
@@ -406,7 +417,11 @@ def _blocks(text: str) -> dict[str, str]:
     """The text of each stage. DVC's own layout is cut without a parser; any other is parsed and written out again."""
     head, _, body = text.partition("stages:\n")
     plain = not re.search(r": [&*]\w", text)  # an alias may stand for what another stage holds
-    if plain and re.fullmatch(r"schema: '2\.0'\n", head) and re.fullmatch(r"(?:  \S[^\n]*:\n(?:    ?[^\n]*\n)+)*", body):
+    if (
+        plain
+        and re.fullmatch(r"schema: '2\.0'\n", head)
+        and re.fullmatch(r"(?:  \S[^\n]*:\n(?:    ?[^\n]*\n)+)*", body)
+    ):
         parts = re.split(r"^  (?=\S)", body, flags=re.MULTILINE)[1:]
         return {name.strip("'\""): block for name, _, block in (part.partition(":\n") for part in parts)}
     stages = read_yaml(text).get("stages")

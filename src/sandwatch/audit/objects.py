@@ -5,14 +5,13 @@ Every object is hashed when it is first used: a cache that was tampered with is 
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from sandwatch.audit.history import folder_md5
+from sandwatch.audit.hashes import folder_md5, hash_folder, md5
 
 
 class MissingError(Exception):
@@ -138,13 +137,3 @@ class Objects:
         from dvc.repo import Repo
 
         return Repo(str(self._root))
-
-
-def hash_folder(folder: Path) -> dict[str, str]:
-    """MD5 of every file below a folder, by path in it."""
-    return {path.relative_to(folder).as_posix(): md5(path) for path in sorted(folder.rglob("*")) if path.is_file()}
-
-
-def md5(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()

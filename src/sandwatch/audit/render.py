@@ -92,7 +92,9 @@ def diff_json(found: Difference) -> str:
 
 def write_csv(table: pd.DataFrame, path: Path) -> None:
     """Writes a table as CSV, geometry as WKT in longitude and latitude."""
-    values = table.to_wkt(rounding_precision=-1) if hasattr(table, "to_wkt") else table
+    import geopandas as gpd
+
+    values = table.to_wkt(rounding_precision=-1) if isinstance(table, gpd.GeoDataFrame) else table
     with whole(path) as partial:
         values.to_csv(partial, index=False)
 
@@ -157,7 +159,9 @@ def print_audit(audit: Audit, console: Console) -> None:
                "feature_id": "feature", "polygons": "polygons", "reason": "reason", "detail": "detail"})  # fmt: skip
     if audit.imagery is not None:
         shown = audit.imagery.assign(
-            images=[", ".join(str(image.get("id")) for image in json.loads(t)[:3]) for t in audit.imagery["source_images"]]
+            images=[
+                ", ".join(str(image.get("id")) for image in json.loads(t)[:3]) for t in audit.imagery["source_images"]
+            ]
         )
         _table(console, "imagery", shown, {"obs_id": "observation", "product": "product", "fold": "fold",
                "source": "source", "images": "source images"})  # fmt: skip
@@ -297,7 +301,9 @@ def _revision(revision: Revision) -> dict[str, Any]:
 def _json(values: Mapping[str, Any]) -> str:
     """One key a line; tables as lists of objects, a row a line: hundreds of thousands of rows take no time."""
     texts = {
-        name: _rows(value) if isinstance(value, pd.DataFrame) else json.dumps(value, ensure_ascii=False, allow_nan=False)
+        name: _rows(value)
+        if isinstance(value, pd.DataFrame)
+        else json.dumps(value, ensure_ascii=False, allow_nan=False)
         for name, value in values.items()
     }
     return "{\n" + ",\n".join(f"{json.dumps(name)}: {text}" for name, text in texts.items()) + "\n}"

@@ -14,8 +14,9 @@ from pathlib import Path
 from sandwatch.audit import chain
 from sandwatch.audit.chain import ANNOTATIONS, MODELS, TRAIN, broken, unverified, verified
 from sandwatch.audit.forward import NOT_READ, follow
+from sandwatch.audit.hashes import hash_folder
 from sandwatch.audit.history import LOCK, History, Lock, Stage, read_yaml
-from sandwatch.audit.objects import CorruptError, MissingError, Objects, hash_folder
+from sandwatch.audit.objects import CorruptError, MissingError, Objects
 from sandwatch.audit.record import Audit, Link, in_order
 from sandwatch.errors import InputError
 from sandwatch.files import sha256
@@ -104,7 +105,8 @@ def _working_tree(history: History) -> Link:
         return broken(name="working tree", detail=f"dvc.lock is not that of HEAD: {', '.join(changed) or 'its text'}")
     status = Repo(str(history.root)).data_status(granular=True, untracked_files="no")
     uncommitted: Mapping[str, Sequence[object]] = status.get("uncommitted", {})
-    changed = sorted(str(path) for kind in ("modified", "added") for path in uncommitted.get(kind, []))
+    paths = [str(path) for kind in ("modified", "added") for path in uncommitted.get(kind, [])]
+    changed = sorted(path for path in paths if not path.endswith("/"))  # folders are named beside their files
     if changed:
         more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
         return broken(name="working tree", detail=f"{changed[0]} is not what dvc.lock says{more}")
@@ -168,7 +170,9 @@ def _rebuild(
     for number, name in enumerate(stages, 1):
         recorded = lock.stage(name)
         assert recorded is not None
-        source = recorded.params.get({"export": "imagery", "annotations": "annotations"}.get(name, ""), {}).get("source")
+        source = recorded.params.get({"export": "imagery", "annotations": "annotations"}.get(name, ""), {}).get(
+            "source"
+        )
         link = f"rebuild {name}"
         if name in keep or source == "earthengine":
             report(f"[{number}/{len(stages)}] {name}: pulled, not run again")
@@ -214,9 +218,7 @@ def _from_snapshot(clone: _Clone, recorded: Stage, objects: Objects) -> dict[str
     return {ANNOTATIONS: recorded.outs[ANNOTATIONS]}
 
 
-def _different(
-    recorded: Mapping[str, str], again: Stage | None, root: Path, objects: Objects, name: str
-) -> list[str]:
+def _different(recorded: Mapping[str, str], again: Stage | None, root: Path, objects: Objects, name: str) -> list[str]:
     """What a stage made otherwise, by file where the recorded listing can be had."""
     wrong = []
     for path, was in recorded.items():

@@ -102,7 +102,6 @@ class Card(BaseModel):
         """Writes the card, whole or not at all."""
         write_json(path, self.model_dump(mode="json"))
 
-
     def header(self) -> dict[str, str]:
         """The card, all but the hash of the weights, as metadata that the weights carry in their own file.
 

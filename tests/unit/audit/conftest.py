@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import pytest
 
 from tests.audit_history import Made, write_history

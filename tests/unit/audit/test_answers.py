@@ -72,7 +72,9 @@ def test_use_fold_and_counts_of_a_label() -> None:
         "a": "trained", "b": "left out", "c": "validated", "d": "trained+validated", "e": "never drawn",
         "f": "tested", "g": "no chip",
     }  # fmt: skip
-    assert rows["fold"].to_dict() == dict(zip(ids, ["train", "train", "val", "train+val", "train", "test", ""], strict=True))
+    assert rows["fold"].to_dict() == dict(
+        zip(ids, ["train", "train", "val", "train+val", "train", "test", ""], strict=True)
+    )
     assert rows["chips"].tolist() == [2, 1, 1, 2, 1, 1, 0]
     assert rows["pixels_train"].tolist() == [12, 3, 0, 13, 19, 0, 0]
     assert rows["pixels_val"].tolist() == [0, 0, 11, 17, 0, 0, 0]
@@ -161,8 +163,9 @@ def test_labels_that_changed_in_every_way() -> None:
         )
 
     unit, shifted = shapely.box(0, 0, 1, 1), shapely.box(0.5, 0, 1.5, 1)
-    before = table({"same": ("low", unit), "gone": ("low", unit), "moved": ("low", unit), "class": ("low", unit), "both": ("low", unit)})  # fmt: skip
-    after = table({"same": ("low", unit), "new": ("low", unit), "moved": ("low", shifted), "class": ("high", unit), "both": ("high", shifted)})  # fmt: skip
+    low, high = ("low", unit), ("high", unit)
+    before = table(dict.fromkeys(["same", "gone", "moved", "class", "both"], low))
+    after = table({"same": low, "new": low, "moved": ("low", shifted), "class": high, "both": ("high", shifted)})
     found = changed_labels(before, after).set_index("feature_id")
     assert found["change"].to_dict() == {
         "new": "added", "gone": "removed", "moved": "moved", "class": "reclassified", "both": "moved+reclassified",

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from sandwatch.audit.history import History, Lock, folder_md5, read_yaml
-from sandwatch.audit.objects import hash_folder
+from sandwatch.audit.hashes import folder_md5, hash_folder
+from sandwatch.audit.history import History, Lock, read_yaml
 from sandwatch.audit.record import Name
 from sandwatch.errors import InputError
 from tests.audit_history import Made
@@ -135,6 +135,13 @@ def test_the_working_tree_is_a_revision_where_its_lock_is_not_heads(clone: Path)
     history = History(clone)
     assert history.revisions[0].kind == "working tree"
     assert history.lock(history.revisions[0]).names == ("first", "second")
+    (clone / "src/sandwatch/__pycache__").mkdir()
+    (clone / "src/sandwatch/__pycache__/errors.pyc").write_text("byte code")
+    (clone / ".gitignore").write_text("__pycache__/\n")
+    paths = ["src", "stages/train.py", "missing"]
+    head = history.resolve("HEAD")
+    assert head is not None
+    assert history.hashes(history.revisions[0], paths, "dvc") == history.hashes(head, paths, "dvc")
 
 
 def test_hashes_of_files_and_folders_at_a_revision(clone: Path) -> None:

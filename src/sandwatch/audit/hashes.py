@@ -1,0 +1,25 @@
+"""MD5 as DVC keeps files by: of a file, and of a folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+
+def md5(path: Path) -> str:
+    """The MD5 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def folder_md5(files: Mapping[str, str]) -> str:
+    """The MD5 of a folder as DVC writes it: of the listing of its files' MD5. Source: dvc_data.hashfile.tree."""
+    listing = [{"md5": files[path], "relpath": path} for path in sorted(files)]
+    return hashlib.md5(json.dumps(listing, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
+
+
+def hash_folder(folder: Path) -> dict[str, str]:
+    """The MD5 of every file below a folder, by path in it."""
+    return {path.relative_to(folder).as_posix(): md5(path) for path in sorted(folder.rglob("*")) if path.is_file()}
