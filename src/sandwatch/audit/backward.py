@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sandwatch.audit.chain import ANNOTATIONS, CARD, CHIPS, EXPOSURES, MODELS, TRAIN, models
-from sandwatch.audit.forward import label_rows
+from sandwatch.audit.forward import Parts, count
 from sandwatch.audit.history import History
 from sandwatch.audit.objects import CorruptError, MissingError, Objects
 from sandwatch.audit.record import USES, Revision
@@ -178,7 +178,8 @@ class _Search:
         self.meant: dict[str, str] = {}
         self.negatives: set[str] = set()
         self._of_annotations: dict[str, tuple[pd.DataFrame, list[str]]] = {}
-        self._of_chips: dict[tuple[str, str], tuple[pd.DataFrame, pd.DataFrame]] = {}
+        self._of_chips: dict[tuple[str, str], tuple[pd.DataFrame, pd.Series, pd.Series, Parts]] = {}
+        self._places: dict[int, tuple[pa.ChunkedArray, pd.Series, Any]] = {}
         # Whoever ran a part of the stages has a lock whose chips are no longer those that training read.
         self._annotations: dict[str, str] = {}
         known: dict[str, None] = {}
@@ -223,19 +224,18 @@ class _Search:
             base |= {"labels": len(labels), "negatives": len(negatives)}
             if labels.empty and not negatives:
                 return Touched(**base, state="never saw")
-            windows, parts = self._chips(chips, annotations)
-            exposures = self._read(
-                self._objects.file(folder, EXPOSURES, MODELS), ["chip_id", "draws"], windows["chip_id"]
-            )
+            windows, window_ids, chip_ids, parts = self._chips(chips, annotations)
+            exposures = pq.read_table(self._objects.file(folder, EXPOSURES, MODELS))
         except (MissingError, CorruptError, KeyError) as error:
             return Touched(**base, detail=str(error))
-        draws = exposures.set_index("chip_id")["draws"]
-        parts = parts.assign(draws=parts["chip_id"].map(draws).fillna(0).astype(np.int64))
-        rows = label_rows(labels, parts, card["method"])
-        uses = Counter(use for uses in rows["use"] for use in uses.split("+"))
+        drawn = exposures["draws"].to_numpy()
+        of_parts, of_windows = (self._drawn(drawn, exposures["chip_id"], ids) for ids in (chip_ids, window_ids))
+        high = (labels["confidence"] == "high").to_numpy()
+        rows = count(parts, of_parts, counted=np.array(card["method"] != "binary") | high)
+        uses = Counter(use for uses, n in Counter(rows["use"]).items() for use in uses.split("+") * n)
         empty = windows[windows["obs_id"].isin(negatives)]
-        if empty["chip_id"].map(draws).gt(0).any():
-            uses["trained"] += len(negatives)
+        trained = windows["obs_id"].isin(negatives) & (of_windows > 0)
+        uses["trained"] += windows.loc[trained, "obs_id"].nunique()
         for fold, use in (("val", "validated"), ("test", "tested")):
             uses[use] += empty.loc[empty["fold"] == fold, "obs_id"].nunique()
         state = next((use for use in ("trained", "validated", "tested") if uses[use]), "never saw")
@@ -260,27 +260,32 @@ class _Search:
             self.negatives |= set(negatives)
         return self._of_annotations[oid]
 
-    def _chips(self, oid: str, annotations: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """The windows that hold labels or negatives that are meant, and what those labels put into them."""
+    def _chips(self, oid: str, annotations: str) -> tuple[pd.DataFrame, pd.Series, pd.Series, Parts]:
+        """The windows that hold labels or negatives that are meant; what those labels put into which of them."""
         if (oid, annotations) not in self._of_chips:
             labels, negatives = self._of_annotations[annotations]
-            path = self._objects.file(oid, "chip_labels.parquet", CHIPS)
+            table = pq.read_table(self._objects.file(oid, "chip_labels.parquet", CHIPS))
             ids = pa.array(labels["feature_id"], pa.string())
-            table = pq.read_table(path)
             parts = table.filter(pc.is_in(table["feature_id"], ids)).to_pandas()
-            table = pq.read_table(
-                self._objects.file(oid, "windows.parquet", CHIPS), columns=["chip_id", "obs_id", "fold"]
-            )
+            path = self._objects.file(oid, "windows.parquet", CHIPS)
+            table = pq.read_table(path, columns=["chip_id", "obs_id", "fold"])
             keep = pc.or_(
                 pc.is_in(table["chip_id"], pa.array(parts["chip_id"], pa.string())),
                 pc.is_in(table["obs_id"], pa.array(negatives, pa.string())),
             )
             windows = table.filter(keep).to_pandas()
             parts["fold"] = parts["chip_id"].map(windows.set_index("chip_id")["fold"])
-            self._of_chips[oid, annotations] = windows, parts
+            found = Parts.of(parts, labels["feature_id"])
+            self._of_chips[oid, annotations] = windows, windows["chip_id"], parts["chip_id"], found
         return self._of_chips[oid, annotations]
 
-    def _read(self, path: Path, columns: list[str], chips: pd.Series) -> pd.DataFrame:
-        table = pq.read_table(path, columns=columns)
-        kept: pd.DataFrame = table.filter(pc.is_in(table["chip_id"], pa.array(chips, pa.string()))).to_pandas()
-        return kept
+    def _drawn(self, draws: Any, listed: pa.ChunkedArray, wanted: pd.Series) -> Any:
+        """How often each of some windows was drawn, 0 where it is not listed: int64.
+
+        Models trained on the same chips list the same windows; where each is in the list is looked up once for them.
+        """
+        known = self._places.get(id(wanted))
+        if known is None or not known[0].equals(listed):
+            places = pd.Index(listed.to_pandas()).get_indexer(pd.Index(wanted))
+            known = self._places[id(wanted)] = listed, wanted, places
+        return np.where(known[2] >= 0, draws[known[2]], 0) if len(draws) else np.zeros(len(wanted), np.int64)

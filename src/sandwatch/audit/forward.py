@@ -11,6 +11,7 @@ from typing import Any
 
 import geopandas as gpd
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pyarrow.parquet as pq
 
@@ -46,6 +47,7 @@ from sandwatch.errors import InputError
 from sandwatch.files import sha256
 from sandwatch.learn.card import Card
 
+FOLDS = ("train", "val", "test")
 NOT_READ = "pixels, masks and rasters are not read here: sandwatch audit verify derives them again"
 
 
@@ -323,17 +325,58 @@ def label_rows(labels: gpd.GeoDataFrame, parts: pd.DataFrame, method: str) -> gp
     Returns:
         Rows of :class:`LabelRows`.
     """
-    ids = pd.Index(labels["feature_id"])
+    counts = count(
+        Parts.of(parts, labels["feature_id"]),
+        parts["draws"].to_numpy(),
+        counted=np.array(method != "binary") | (labels["confidence"] == "high").to_numpy(),
+    )
+    kept = [column for column in LabelRows.to_schema().columns if column in labels.columns]
+    return labels[kept].assign(**counts)
 
-    def total(values: pd.Series, kept: Any) -> Any:
-        return values[kept].groupby(parts["feature_id"][kept]).sum().reindex(ids, fill_value=0).to_numpy(np.int64)
 
-    in_fold = {fold: parts["fold"] == fold for fold in ("train", "val", "test")}
-    everywhere = pd.Series(True, parts.index)
-    drawn = total(parts["pixels"] * parts["draws"], everywhere)
-    counted = np.array(method != "binary") | (labels["confidence"] == "high").to_numpy()
-    pixels = {fold: total(parts["pixels"], kept) for fold, kept in in_fold.items()}
-    trains, validates, tests = (pixels[fold] > 0 for fold in in_fold)
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """Rows of schemas.ChipLabels with their folds, as arrays.
+
+    Attributes:
+        label: position of the label of each row among ``labels`` labels.
+        labels: how many labels there are.
+        fold: of each row, position in ``FOLDS``.
+        pixels: of each row.
+    """
+
+    label: npt.NDArray[np.int64]
+    labels: int
+    fold: npt.NDArray[np.int64]
+    pixels: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(cls, parts: pd.DataFrame, feature_ids: pd.Series) -> Parts:
+        """Takes columns feature_id, fold and pixels, and the labels' ids in order; other labels' rows are left out."""
+        label = pd.Index(feature_ids).get_indexer(pd.Index(parts["feature_id"]))
+        fold = pd.Index(FOLDS).get_indexer(pd.Index(parts["fold"]))
+        return cls(label=label, labels=len(feature_ids), fold=fold, pixels=parts["pixels"].to_numpy())
+
+
+def count(parts: Parts, draws: npt.NDArray[np.int64], *, counted: npt.NDArray[np.bool_]) -> dict[str, Any]:
+    """The columns of :class:`LabelRows` that say what a model did with each label.
+
+    Args:
+        parts: which label put how many pixels into which window.
+        draws: of the window of each row of ``parts``.
+        counted: of each label, whether the loss counts its class as mine.
+    """
+    mine = parts.label >= 0
+
+    def total(values: npt.NDArray[Any], kept: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+        kept = kept & mine
+        sums = np.bincount(parts.label[kept], weights=values[kept], minlength=parts.labels)
+        return sums.astype(np.int64)  # sums of integers below 2**53 are exact
+
+    everywhere = np.ones(len(parts.label), bool)
+    pixels = {fold: total(parts.pixels, parts.fold == place) for place, fold in enumerate(FOLDS)}
+    drawn = total(parts.pixels * draws, everywhere)
+    trains, validates, tests = (pixels[fold] > 0 for fold in FOLDS)
     uses = {
         "trained": (drawn > 0) & counted,
         "left out": (drawn > 0) & ~counted,
@@ -342,16 +385,15 @@ def label_rows(labels: gpd.GeoDataFrame, parts: pd.DataFrame, method: str) -> gp
         "tested": tests,
         "no chip": ~(trains | validates | tests),
     }
-    kept = [column for column in LabelRows.to_schema().columns if column in labels.columns]
-    return labels[kept].assign(
-        fold=_joined({fold: pixels[fold] > 0 for fold in in_fold}),
-        use=_joined(uses),
-        chips=total(everywhere.astype(np.int64), everywhere),
-        **{f"pixels_{fold}": pixels[fold] for fold in in_fold},
-        draws=total(parts["draws"], everywhere),
-        pixels_drawn=drawn,
-        positives_drawn=np.where(counted, drawn, 0),
-    )
+    return {
+        "fold": _joined({fold: pixels[fold] > 0 for fold in FOLDS}),
+        "use": _joined(uses),
+        "chips": total(np.ones(len(parts.label)), everywhere),
+        **{f"pixels_{fold}": values for fold, values in pixels.items()},
+        "draws": total(draws, everywhere),
+        "pixels_drawn": drawn,
+        "positives_drawn": np.where(counted, drawn, 0),
+    }
 
 
 def observation_rows(observations: pd.DataFrame, windows: pd.DataFrame) -> pd.DataFrame:
