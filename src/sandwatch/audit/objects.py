@@ -49,8 +49,8 @@ class Objects:
         from dvc_objects.errors import ObjectDBError
 
         try:
-            odb = self._repo.cloud.get_remote_odb(self._remote)
-            self._repo.cloud.transfer(odb, self._cache, {HashInfo("md5", oid) for oid in wanted}, cache_odb=self._cache)
+            remote, cache = self._repo.cloud.get_remote_odb(self._remote), self._repo.cache.local
+            self._repo.cloud.transfer(remote, cache, {HashInfo("md5", oid) for oid in wanted}, cache_odb=cache)
         except (DvcException, ObjectDBError, OSError) as error:
             self._why = str(error)
         got = {oid for oid in wanted if self._cached(oid).is_file()}
@@ -126,11 +126,15 @@ class Objects:
     _why = ""
 
     def _cached(self, oid: str) -> Path:
-        return Path(self._cache.oid_to_path(oid))
+        return self._cache_folder / oid[:2] / oid[2:]
 
-    @property
-    def _cache(self) -> Any:
-        return self._repo.cache.local
+    @cached_property
+    def _cache_folder(self) -> Path:
+        """Where DVC 3 keeps objects, without opening its repository, which takes a second. Source: dvc.cachemgr."""
+        from dvc.config import Config
+
+        folder = self._root / ".dvc"
+        return Path(Config(str(folder))["cache"].get("dir") or folder / "cache") / "files" / "md5"
 
     @cached_property
     def _repo(self) -> Any:
