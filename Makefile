@@ -37,7 +37,7 @@ repro: setup
 	@$(RUN) dvc metrics show
 
 test: setup
-	$(RUN) pytest
+	$(RUN) pytest -n 2 --dist loadfile
 
 real: setup
 	$(RUN) python benchmarks/real.py --data $(DATA)

@@ -58,7 +58,7 @@ def examine(root: Path, environment: Mapping[str, str], home: Path) -> list[Find
             raise InputError(
                 "this folder", got=f"no {name}", expected="a clone of sandwatch", fix="change into the clone's root"
             )
-    values = _values(root / "params.yaml")
+    values = params.read_file(root / "params.yaml")
     return [
         *_installed(),
         *_params(root),
@@ -83,16 +83,6 @@ def next_step(findings: list[Finding]) -> str:
     if remote and all(stage.detail == OUTPUTS_ABSENT for stage in stages if stage.state != "ok"):
         return f"dvc pull, to fetch the outputs of {', '.join(waiting)}; or dvc repro, to compute them"
     return f"dvc repro, to run {', '.join(waiting)}"
-
-
-def _values(path: Path) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise InputError(str(path), got=str(error), expected="YAML", fix="correct that line") from None
-    if not isinstance(values, dict):
-        raise InputError(str(path), got=type(values).__name__, expected="sections", fix="git checkout params.yaml")
-    return values
 
 
 def _installed() -> Iterator[Finding]:

@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 import yaml
+from ruamel.yaml import YAML
+
+from sandwatch.params import read_file
 
 ROOT = Path(__file__).parents[2]
 SMALL: dict[str, dict[str, Any]] = {
@@ -38,10 +41,10 @@ class Workspace:
 
     def set_params(self, changes: dict[str, dict[str, Any]]) -> None:
         path = self.root / "params.yaml"
-        values = yaml.safe_load(path.read_text())
+        values = read_file(path)
         for section, keys in changes.items():
             values[section].update(keys)
-        path.write_text(yaml.safe_dump(values, sort_keys=False))
+        YAML().dump(values, path)
 
     def lock(self) -> dict[str, dict[str, str]]:
         """stage -> output path -> hash."""
