@@ -28,7 +28,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
 
 @pytest.mark.slow
 def test_the_whole_pipeline_runs_through_the_clouds(run: Run) -> None:
-    assert len(run.proven) == 13
+    assert len(run.proven) == 14
     assert run.labelbox.calls["exportDataRowsInProjectPyApi"] == 1
     assert len(run.engine.started()) == len(set(run.engine.started())) == 22
     assert f"{len(STAGES)} stages done" in " ".join(run.proven)
