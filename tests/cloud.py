@@ -314,7 +314,8 @@ class Run:
     def check_secrets(self) -> None:
         """None of the secrets is anywhere."""
         found = self.scan()
-        self.prove(not found, f"none of {len(self.secrets)} secrets in repositories, logs, tables and URLs {found}")
+        line = f"none of {len(self.secrets)} secrets in repositories, logs, tables and stored URLs"
+        self.prove(not found, f"{line}: {', '.join(found)}" if found else line)
 
     def scan(self) -> list[str]:
         """Where secrets are: the repositories with their history and caches, logs, homes, the bucket, stored URLs."""

@@ -53,7 +53,7 @@ def test_a_secret_planted_in_the_run_ends_it(run: Run, name: str, where: str) ->
 def test_secrets_planted_in_the_bucket_and_in_stored_urls_are_found(run: Run) -> None:
     blob = run.gcs.client().bucket("sand-storage").blob("dvc/planted")
     blob.upload_from_string(gzip.compress(run.secrets["api key"].encode()))
-    row = next(iter(run.labelbox.data_rows.values()))
+    key, row = next(iter(run.labelbox.data_rows.items()))
     address = row["row_data"]["tileLayerUrl"]
     row["row_data"]["tileLayerUrl"] = f"{address}?access_token={run.secrets['access token']}"
     try:
@@ -61,7 +61,7 @@ def test_secrets_planted_in_the_bucket_and_in_stored_urls_are_found(run: Run) ->
     finally:
         blob.delete()
         row["row_data"]["tileLayerUrl"] = address
-    assert found == [f"access token in data row {row['globalKey']}", "api key in gs://sand-storage/dvc/planted"]
+    assert found == [f"access token in data row {key}", "api key in gs://sand-storage/dvc/planted"]
 
 
 def test_an_incomplete_proof_ends_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
