@@ -64,7 +64,7 @@ def show(
     out: Annotated[Path | None, typer.Option(help="PNG to write  [default: <obs_id>.png]")] = None,
 ) -> None:
     """Draw a scene with its labels and, if there, its prediction, as a PNG."""
-    from sandwatch import infer, raster, report, schemas
+    from sandwatch import infer, params, raster, report, schemas
 
     data = Path("data")
     manifest = schemas.Scenes.read(data / "scenes.parquet")
@@ -77,7 +77,7 @@ def show(
     path = out or Path(f"{obs_id}.png")
     report.scene_picture(
         path,
-        raster.read(scene, bands=report.RGB),
+        raster.read(scene, bands=params.RGB_BANDS),
         raster.read_grid(scene),
         title=obs_id,
         labels=_rows(data / "annotations" / "labels.parquet", obs_id, schemas.Labels),

@@ -19,13 +19,11 @@ from sandwatch import params, raster
 from sandwatch.errors import InputError
 from sandwatch.files import sha256
 from sandwatch.imagery import Raster, Site, Source, Unfetched, river_lines
+from sandwatch.params import RGB_BANDS
 
 if TYPE_CHECKING:
     import pandas as pd
 
-RGB_BANDS = ("B4", "B3", "B2")
-"""What the picture's bands, which are named for what annotators see (``report.RGB``), are made of."""
-RGB_NAMES = ("red", "green", "blue")
 RGB_WHITE = 3500
 """Reflectance x 10000 that annotators see as white. Source: the predecessor's exports, stretched 0..3500."""
 
@@ -148,7 +146,7 @@ def _export(
         products.append(_Product(name="s1", bands=bands.s1, raster=composite.s1, dtype="float32", nodata=np.nan))
     if set(RGB_BANDS) <= set(bands.s2):
         products.append(
-            _Product(name="rgb", bands=RGB_NAMES, raster=_rgb(composite.s2, bands.s2), dtype="uint8", nodata=0.0)
+            _Product(name="rgb", bands=RGB_BANDS, raster=_rgb(composite.s2, bands.s2), dtype="uint8", nodata=0.0)
         )
     lacking = [detail for product in products if (detail := product.lacks(aoi, imagery.min_coverage))]
     rows = []

@@ -16,6 +16,8 @@ S2_L2A_BANDS = ("B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B9", "B1
 """Bands of Sentinel-2 Level-2A, in the product's order (B10 exists in Level-1C only). Source: ESA S2 MSI user guide."""
 S2_BANDS = (*S2_L2A_BANDS[:10], "B10", *S2_L2A_BANDS[10:])
 S1_BANDS = ("VV", "VH")
+RGB_BANDS = ("B4", "B3", "B2")
+"""Red, green and blue: the bands of rgb.tif, and of pictures of a scene."""
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]

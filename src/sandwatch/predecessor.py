@@ -31,7 +31,7 @@ from shapely.geometry import mapping, shape
 from sandwatch import gcs, raster
 from sandwatch.errors import InputError
 from sandwatch.files import sha256, whole, write_json
-from sandwatch.params import S1_BANDS, S2_BANDS, S2_L2A_BANDS
+from sandwatch.params import RGB_BANDS, S1_BANDS, S2_BANDS, S2_L2A_BANDS
 
 _NUMBER = r"-?\d+(?:-\d+)?"
 _SITE = rf"(?P<site>(?P<river>[^_/]+)_(?P<district>[^_/]+)_(?P<longitude>{_NUMBER})_(?P<latitude>{_NUMBER}))"
@@ -43,7 +43,6 @@ LAYOUTS = (
 )
 STRETCH = 3500.0 / 255.0
 """The predecessor's rgb.tif holds B4, B3, B2: reflectance x 10000, stretched from 0..3500 to 0..255."""
-RGB_BANDS = ("B4", "B3", "B2")
 CONFIDENCE = "Confidence"
 """The property of an annotation that says High or Low."""
 LONGITUDE_LATITUDE = ("CRS84", "EPSG::4326", "EPSG:4326")

@@ -21,9 +21,8 @@ from sandwatch import raster
 from sandwatch.evaluate import Evaluation, Miss, grid_of
 from sandwatch.files import whole, write_json
 from sandwatch.grid import Grid
+from sandwatch.params import RGB_BANDS
 
-RGB = ("red", "green", "blue")
-"""Band names of rgb.tif."""
 OUTLINES: dict[str, tuple[str, Literal["-", ":"]]] = {
     "high": ("#ffe100", "-"),
     "low": ("#ffe100", ":"),
@@ -338,7 +337,7 @@ def _draw_miss(
     site_id = miss.obs_id.rsplit("_", 1)[0]
     scene = grid_of(aoi, site_id)
     part = scene.crop(miss.window)
-    _draw_rgb(left, raster.read(scenes / miss.obs_id / "rgb.tif", bands=RGB, grid=scene, window=miss.window))
+    _draw_rgb(left, raster.read(scenes / miss.obs_id / "rgb.tif", bands=RGB_BANDS, grid=scene, window=miss.window))
     _draw_score(right, miss.score.astype(np.float32))
     detected = miss.score >= threshold
     if detected.any() and not detected.all():

@@ -101,7 +101,7 @@ def scenes(tmp_path: Path) -> tuple[pd.DataFrame, Path]:
                 tmp_path / obs_id / "rgb.tif",
                 pixels.astype(np.uint8),
                 GRID,
-                bands=("red", "green", "blue"),
+                bands=("B4", "B3", "B2"),
                 nodata=0,
             )
         site, _, date = obs_id.partition("_")

@@ -225,7 +225,7 @@ def scene(clone):
     rgb = np.stack([np.full((60, 80), value, np.uint8) for value in (200, 40, 90)])
     rgb[:, :20, :10] = 250
     path = clone / "data" / "scenes" / obs_id / "rgb.tif"
-    raster.write_cog(path, rgb, grid, bands=("red", "green", "blue"), nodata=0)
+    raster.write_cog(path, rgb, grid, bands=("B4", "B3", "B2"), nodata=0)
     row = {
         "obs_id": obs_id, "site_id": "kanhan", "date": "2023-02-01", "product": "rgb", "status": "exported",
         "detail": None, "path": f"{obs_id}/rgb.tif", "bands": "red,green,blue", "crs": grid.crs,

@@ -6,6 +6,7 @@ Import it after :func:`sandwatch.reproducible.pin`, because it imports torch.
 from __future__ import annotations
 
 import logging
+import signal
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -50,6 +51,7 @@ ensure_torchvision()
 # After the guard, because it imports torchvision.
 import lightning  # noqa: E402
 from lightning.pytorch.callbacks import EarlyStopping  # noqa: E402
+from lightning.pytorch.utilities.exceptions import SIGTERMException  # noqa: E402
 
 SAMPLES = 4
 """Validation windows drawn as pictures."""
@@ -141,6 +143,7 @@ class Segmentation(lightning.LightningModule):
         train_loss: mean of the epoch so far.
         val_loss: mean of the epoch's validation.
         histogram: of the epoch's validation.
+        rate: learning rate of the last step.
     """
 
     mean: Tensor
@@ -163,6 +166,7 @@ class Segmentation(lightning.LightningModule):
         self.register_buffer("std", torch.tensor(std), persistent=False)
         self.train_loss, self.val_loss = _Mean(), _Mean()
         self.histogram = ScoreHistogram.empty()
+        self.rate = 0.0
 
     def configure_optimizers(self) -> Any:
         """AdamW on a one-cycle schedule. Source: Smith and Topin 2018."""
@@ -182,6 +186,7 @@ class Segmentation(lightning.LightningModule):
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
         """int16 (n, band, y, x) and uint8 (n, y, x) to the loss."""
+        self.rate = float(self.trainer.optimizers[0].param_groups[0]["lr"])
         pixels, mask = augment(
             *batch, self._generator, flips=self.train_params.flips, quarter_turns=self.train_params.quarter_turns
         )
@@ -198,6 +203,13 @@ class Segmentation(lightning.LightningModule):
         """Adds a batch to the loss and the histogram."""
         pixels, mask = batch
         logits = self.network(normalise(pixels, self.mean, self.std))
+        if not bool(torch.isfinite(logits).all()):
+            raise InputError(
+                "training",
+                got=f"scores that are no numbers after epoch {self.current_epoch + 1}",
+                expected="weights that settle",
+                fix="lower params.yaml, train.learning_rate",
+            )
         self.val_loss.add(loss(logits, mask, method=self.method, weights=self.train_params.loss), len(mask))
         keep = counted(mask, self.method)
         self.histogram += ScoreHistogram.of_logits(
@@ -209,7 +221,7 @@ class Segmentation(lightning.LightningModule):
         counts = torch.tensor(np.stack([self.histogram.positives, self.histogram.negatives]), device=self.device)
         total = self.trainer.strategy.reduce(counts, reduce_op="sum")
         self.histogram = ScoreHistogram(positives=total[0].cpu().numpy(), negatives=total[1].cpu().numpy())
-        self.log("val/AP", self.histogram.average_precision())
+        self.log("val/AP", self.histogram.average_precision(), sync_dist=True)
 
 
 class _Mean:
@@ -253,7 +265,7 @@ class Tracker(lightning.Callback):
             "val/loss": pl_module.val_loss.value(),
             "val/AP": round(pl_module.histogram.average_precision(), 6),
             "val/F1": round(f1, 6),
-            "lr": round(float(trainer.optimizers[0].param_groups[0]["lr"]), 9),
+            "lr": round(pl_module.rate, 9),
         }
         if metrics["val/AP"] > self.best.get("val/AP", -1.0):
             self.best, self.best_epoch = metrics, self.epochs
@@ -352,11 +364,14 @@ def learn(
     tracker = Tracker(_live(results) if first else None, report, train.epochs)
     trainer.callbacks.append(tracker)  # type: ignore[attr-defined]
     begin = time.perf_counter()
-    trainer.fit(
-        task,
-        _loader(chips, TrainingBatches(draws, batch_size=train.batch_size, rank=trainer.global_rank, world=world)),
-        _loader(chips, in_batches(chips.thin(validating)[trainer.global_rank :: world], train.batch_size)),
-    )
+    try:
+        trainer.fit(
+            task,
+            _loader(chips, TrainingBatches(draws, batch_size=train.batch_size, rank=trainer.global_rank, world=world)),
+            _loader(chips, in_batches(chips.thin(validating)[trainer.global_rank :: world], train.batch_size)),
+        )
+    except SIGTERMException:
+        raise SystemExit(128 + signal.SIGTERM) from None  # Lightning's own status is 0, which says that all went well
     seconds = time.perf_counter() - begin
     if tracker.live is None:
         return None

@@ -203,6 +203,9 @@ def test_it_learns(trained: tuple[Path, list[str]]) -> None:
     assert [line for line in lines if line.startswith("epoch 4/4: loss ")]
     for name in ("train/loss", "val/loss", "val/AP", "val/F1", "lr"):
         assert len(table(out / f"results/plots/metrics/{name}.tsv")) == 4
+    rates = table(out / "results/plots/metrics/lr.tsv")
+    assert max(rates) > 0.5 * TRAIN.learning_rate
+    assert rates[-1] < 0.001 * TRAIN.learning_rate
 
 
 def contents(out: Path) -> dict[str, bytes]:
@@ -272,6 +275,7 @@ def test_it_stops_when_nothing_gets_better_and_keeps_the_best(folder: Path, tmp_
     assert facts["epochs"] < 9
     metrics = json.loads((tmp_path / "results/metrics.json").read_text())
     assert metrics["best_epoch"] == facts["epochs"] - 1
+    assert sum(pq.read_table(tmp_path / "models/exposures.parquet")["draws"].to_pylist()) == metrics["best_epoch"] * 32
 
 
 def test_three_classes_are_told_apart(folder: Path, tmp_path: Path) -> None:
@@ -305,6 +309,11 @@ def test_params_that_contradict_are_refused_before_training(
         run(folder, tmp_path, **changes)
     assert message in str(caught.value)
     assert not list(tmp_path.iterdir())
+
+
+def test_weights_that_run_away_are_said_to(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no numbers after epoch \d; .* lower params\.yaml, train\.learning_rate"):
+        run(folder, tmp_path, train=TRAIN.model_copy(update={"learning_rate": 1e30}))
 
 
 @pytest.mark.parametrize("fold", ["train", "val"])
