@@ -617,6 +617,7 @@ def real(fresh: Workspace, tmp_path: Path) -> Workspace:
     return workspace
 
 
+@pytest.mark.slow
 def test_a_stopped_export_goes_on_and_either_way_gives_the_same_hashes(real: Workspace, server: EarthEngine) -> None:
     server.faults.add("image:computePixels", "status", status=403, message="Caller does not have permission.")
     printed = real.run("dvc", "repro", "export", fails=True)
@@ -642,6 +643,7 @@ def test_a_stopped_export_goes_on_and_either_way_gives_the_same_hashes(real: Wor
     assert real.lock()["export"] == scenes
 
 
+@pytest.mark.slow
 def test_no_secret_of_the_run_is_left_anywhere(
     real: Workspace, server: EarthEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
