@@ -64,6 +64,7 @@ def examine(root: Path, environment: Mapping[str, str], home: Path) -> list[Find
         *_params(root),
         *_sources(root, values),
         *_earthengine(values, environment, home),
+        *_labelbox(values, environment),
         *_credentials(environment, home),
         *_remote(root),
         *_stages(root),
@@ -145,6 +146,18 @@ def _earthengine(values: dict[str, Any], environment: Mapping[str, str], home: P
         yield Finding("sources", "earthengine", "problem", "no credentials: run: earthengine authenticate")
     if not environment.get("GOOGLE_CLOUD_PROJECT"):
         yield Finding("sources", "earthengine", "problem", "no project: run: export GOOGLE_CLOUD_PROJECT=<id>")
+
+
+def _labelbox(values: dict[str, Any], environment: Mapping[str, str]) -> Iterator[Finding]:
+    """What the source ``labelbox`` lacks."""
+    section = values.get("annotations") or {}
+    if section.get("source") != "labelbox":
+        return
+    if not environment.get("LABELBOX_API_KEY"):
+        yield Finding("sources", "labelbox", "problem", "no key: run: export LABELBOX_API_KEY=<key>")
+    if not section.get("labelbox_project"):
+        lacking = "no project: set annotations.labelbox_project in params.yaml to the id in the project's address"
+        yield Finding("sources", "labelbox", "problem", lacking)
 
 
 def _credentials(environment: Mapping[str, str], home: Path) -> Iterator[Finding]:
