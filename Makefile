@@ -38,7 +38,7 @@ repro: setup
 	@$(RUN) dvc metrics show
 
 test: setup
-	$(RUN) pytest -n 2 --dist loadfile -m 'not slow'
+	$(RUN) pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not slow'
 
 real: setup
 	$(RUN) python benchmarks/real.py --data $(DATA)

@@ -47,7 +47,8 @@ def main(
     call(sys.executable, "-m", "dvc", "metrics", "show", cwd=workspace)
     print(polygons(workspace))
     print(masks(data, workspace), flush=True)
-    call(sys.executable, ROOT / "benchmarks" / "learning.py", "--only", "forest", "--root", workspace, cwd=ROOT)
+    contenders = ("--only", "model", "--only", "forest")
+    call(sys.executable, ROOT / "benchmarks" / "learning.py", *contenders, "--root", workspace, cwd=ROOT)
     print(f"report and pictures: {workspace.relative_to(ROOT) / 'results' / 'evaluate'}")
 
 
