@@ -2,6 +2,7 @@
 #   make repro    install, then run the pipeline and print its metrics
 #   make test     install, then run the tests
 #   make real DATA=<folder>   install, then run the pipeline on real observations (benchmarks/real.py says how)
+#   make cloud    install, then run the pipeline through Earth Engine, a bucket and Labelbox, all on loopback (tests/cloud.py)
 #   make lint     ruff and mypy
 # TORCH=cpu (default) or TORCH=cuda chooses the pinned set under constraints/.
 
@@ -14,7 +15,7 @@ INSTALLED := $(VENV)/.installed-$(TORCH)
 # DVC runs stages with the `python` of PATH. The gRPC probe of gcsfs waits a minute where it can't connect.
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH" GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT=false
 
-.PHONY: setup repro test real lint clean
+.PHONY: setup repro test real cloud lint clean
 .DEFAULT_GOAL := repro
 
 setup: $(INSTALLED)
@@ -37,10 +38,13 @@ repro: setup
 	@$(RUN) dvc metrics show
 
 test: setup
-	$(RUN) pytest
+	$(RUN) pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not slow'
 
 real: setup
 	$(RUN) python benchmarks/real.py --data $(DATA)
+
+cloud: setup
+	$(RUN) python -m tests.cloud
 
 lint: setup
 	$(RUN) ruff check
@@ -48,4 +52,4 @@ lint: setup
 	$(RUN) mypy
 
 clean:
-	rm -rf $(VENV) .real .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) .real .cloud .mypy_cache .ruff_cache .pytest_cache

@@ -47,7 +47,8 @@ def main(
     call(sys.executable, "-m", "dvc", "metrics", "show", cwd=workspace)
     print(polygons(workspace))
     print(masks(data, workspace), flush=True)
-    call(sys.executable, ROOT / "benchmarks" / "learning.py", "--only", "forest", "--root", workspace, cwd=ROOT)
+    contenders = ("--only", "model", "--only", "forest")
+    call(sys.executable, ROOT / "benchmarks" / "learning.py", *contenders, "--root", workspace, cwd=ROOT)
     print(f"report and pictures: {workspace.relative_to(ROOT) / 'results' / 'evaluate'}")
 
 
@@ -61,8 +62,9 @@ def call(*command: str | Path, cwd: Path) -> None:
 
 def prepare(data: Path, holdout: str, workspace: Path) -> None:
     """Brings ``workspace`` to the state of this working tree, with the region and params of the real run."""
-    import yaml
+    from ruamel.yaml import YAML
 
+    from sandwatch.params import read_file
     from sandwatch.predecessor import write_region
 
     if not (workspace / ".git").exists():
@@ -82,12 +84,12 @@ def prepare(data: Path, holdout: str, workspace: Path) -> None:
     region = workspace / "data" / "regions" / "real"
     shutil.rmtree(region, ignore_errors=True)
     write_region(data.resolve(), region)
-    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    params = read_file(ROOT / "params.yaml")
     params["region"] = "real"
     params["split"]["holdout_rivers"] = [holdout]
     for section, values in PARAMS.items():
         params[section].update(values)
-    (workspace / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    YAML().dump(params, workspace / "params.yaml")
     call("git", "add", "-A", cwd=workspace)
     author = ("-c", "user.name=sandwatch", "-c", "user.email=sandwatch@localhost")
     call("git", *author, "commit", "-q", "--allow-empty", "-m", "Real observations", cwd=workspace)

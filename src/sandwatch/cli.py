@@ -94,15 +94,13 @@ def rivers(
     min_area_m2: Annotated[float, typer.Option(help="leave out water smaller than this, square metres")] = 50_000.0,
 ) -> None:
     """Make the file that params.yaml names in aoi.rivers from the water that Landsat ever saw (JRC, Earth Engine)."""
-    import yaml
-
     from sandwatch import params
     from sandwatch.aoi import read_sites
     from sandwatch.imagery.earthengine.water import write_rivers
 
     file = Path("params.yaml")
     aoi = params.read(file, params.Aoi)
-    region = Path("data") / "regions" / str(yaml.safe_load(file.read_text())["region"])
+    region = Path("data") / "regions" / str(params.read_file(file)["region"])
     path = region / aoi.rivers
     count = write_rivers(path, read_sites(region / "sites.csv"), extent_m=aoi.extent_m, min_area_m2=min_area_m2)
     print(f"{path}: {count} polygons of water; look at them, then commit the file")

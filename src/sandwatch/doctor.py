@@ -58,12 +58,13 @@ def examine(root: Path, environment: Mapping[str, str], home: Path) -> list[Find
             raise InputError(
                 "this folder", got=f"no {name}", expected="a clone of sandwatch", fix="change into the clone's root"
             )
-    values = _values(root / "params.yaml")
+    values = params.read_file(root / "params.yaml")
     return [
         *_installed(),
         *_params(root),
         *_sources(root, values),
         *_earthengine(values, environment, home),
+        *_labelbox(values, environment),
         *_credentials(environment, home),
         *_remote(root),
         *_stages(root),
@@ -83,16 +84,6 @@ def next_step(findings: list[Finding]) -> str:
     if remote and all(stage.detail == OUTPUTS_ABSENT for stage in stages if stage.state != "ok"):
         return f"dvc pull, to fetch the outputs of {', '.join(waiting)}; or dvc repro, to compute them"
     return f"dvc repro, to run {', '.join(waiting)}"
-
-
-def _values(path: Path) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise InputError(str(path), got=str(error), expected="YAML", fix="correct that line") from None
-    if not isinstance(values, dict):
-        raise InputError(str(path), got=type(values).__name__, expected="sections", fix="git checkout params.yaml")
-    return values
 
 
 def _installed() -> Iterator[Finding]:
@@ -155,6 +146,18 @@ def _earthengine(values: dict[str, Any], environment: Mapping[str, str], home: P
         yield Finding("sources", "earthengine", "problem", "no credentials: run: earthengine authenticate")
     if not environment.get("GOOGLE_CLOUD_PROJECT"):
         yield Finding("sources", "earthengine", "problem", "no project: run: export GOOGLE_CLOUD_PROJECT=<id>")
+
+
+def _labelbox(values: dict[str, Any], environment: Mapping[str, str]) -> Iterator[Finding]:
+    """What the source ``labelbox`` lacks."""
+    section = values.get("annotations") or {}
+    if section.get("source") != "labelbox":
+        return
+    if not environment.get("LABELBOX_API_KEY"):
+        yield Finding("sources", "labelbox", "problem", "no key: run: export LABELBOX_API_KEY=<key>")
+    if not section.get("labelbox_project"):
+        lacking = "no project: set annotations.labelbox_project in params.yaml to the id in the project's address"
+        yield Finding("sources", "labelbox", "problem", lacking)
 
 
 def _credentials(environment: Mapping[str, str], home: Path) -> Iterator[Finding]:

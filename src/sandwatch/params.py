@@ -255,15 +255,31 @@ class StageParams:
         return check(model, self._values[model.section])
 
 
+def read_file(path: Path) -> dict[str, Any]:
+    """Reads a params file as DVC does: YAML 1.2, where ``Yes`` is a word, as DVC itself writes it, and no truth value.
+
+    Raises:
+        InputError: it is no YAML, or holds no sections.
+    """
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        values = YAML(typ="safe").load(path.read_text())
+    except YAMLError as error:
+        raise InputError(str(path), got=str(error), expected="YAML", fix="correct that line") from None
+    if not isinstance(values, dict):
+        raise InputError(str(path), got=type(values).__name__, expected="sections", fix="git checkout params.yaml")
+    return values
+
+
 def read(path: Path, model: type[S]) -> S:
     """Reads one section straight from a params file, for tools that are no stage.
 
     Raises:
         InputError: the file lacks the section, or a key of it is unknown, missing or ill-typed.
     """
-    import yaml
-
-    values = yaml.safe_load(path.read_text())
+    values = read_file(path)
     if model.section not in values:
         raise InputError(
             str(path),

@@ -5,12 +5,17 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from _pytest.mark import ParameterSet
+from ruamel.yaml import YAML
+
+from sandwatch.params import read_file
 
 ROOT = Path(__file__).parents[2]
 SMALL: dict[str, dict[str, Any]] = {
@@ -38,10 +43,10 @@ class Workspace:
 
     def set_params(self, changes: dict[str, dict[str, Any]]) -> None:
         path = self.root / "params.yaml"
-        values = yaml.safe_load(path.read_text())
+        values = read_file(path)
         for section, keys in changes.items():
             values[section].update(keys)
-        path.write_text(yaml.safe_dump(values, sort_keys=False))
+        YAML().dump(values, path)
 
     def lock(self) -> dict[str, dict[str, str]]:
         """stage -> output path -> hash."""
@@ -53,10 +58,25 @@ class Workspace:
         self.run("git", "commit", "-q", "-m", message)
 
 
-@pytest.fixture(scope="session")
-def fresh(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """The working tree as a fresh clone would have it, with one month a site; nothing has run."""
-    workspace = Workspace(root=tmp_path_factory.mktemp("workspace"))
+def matrix(places: Sequence[str], *faults: Any) -> list[ParameterSet]:
+    """Every fault at every place, for ``parametrize``: (place, *fault) each.
+
+    One fault a place, the next one at the next, is in the default run; the others are slow.
+    """
+    return [
+        pytest.param(
+            place,
+            *(fault if isinstance(fault, tuple) else (fault,)),
+            marks=() if column == row % len(faults) else pytest.mark.slow,
+        )
+        for row, place in enumerate(places)
+        for column, fault in enumerate(faults)
+    ]
+
+
+def small_copy(root: Path) -> Workspace:
+    """The working tree as a fresh clone would have it, smaller: one month a site, the params in SMALL. No git yet."""
+    workspace = Workspace(root=root)
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
@@ -78,6 +98,13 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
         writer.writeheader()
         writer.writerows(rows)
     workspace.set_params(SMALL)
+    return workspace
+
+
+@pytest.fixture(scope="session")
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """The working tree as a fresh clone would have it, with one month a site; nothing has run."""
+    workspace = small_copy(tmp_path_factory.mktemp("workspace"))
     workspace.run("git", "init", "-q", "-b", "main")
     workspace.run("git", "config", "user.email", "test@example.org")
     workspace.run("git", "config", "user.name", "test")

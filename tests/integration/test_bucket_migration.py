@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from benchmarks import real
 
-from sandwatch import gcs, params, predecessor, raster
+from sandwatch import gcs, params, predecessor, raster, schemas
 from sandwatch.errors import InputError
 from sandwatch.geometry import WGS84, reproject
 from sandwatch.grid import Grid, utm_crs
@@ -18,12 +19,13 @@ from sandwatch.imagery import Composite, Site
 from sandwatch.imagery.files import Files
 
 from ..servers.gcs import Gcs, serve_gcs
-from .conftest import ROOT
+from .conftest import ROOT, Workspace, matrix
 
 REAL = ROOT.parent / "shared" / "data" / "real_labels"
 SITES = ("Bhargavi_Khordha_85-88_20-26", "Waiganga_Gondiya_80-03_21-55")
 DAYS = ("2018-12-01", "2023-01-01")
 KINDS = {"rgb": "rgb.tif", "annotations": "annotations_original.geojson", "rivers": "rivers.geojson"}
+PLACES = ("GET /storage/v1/b/sand/o", "GET /storage/v1/b/sand/o/*", "GET /download/*")
 RGB = params.Bands(s2=("B4", "B3", "B2"), s1=())
 
 pytestmark = pytest.mark.skipif(not REAL.is_dir(), reason=f"{REAL} is missing: the real observations were not compared")
@@ -125,6 +127,30 @@ def test_manifests_are_those_of_a_folder_and_pixels_are_the_same(bucket: Gcs, fo
         assert cloud.s2.source_images == local.s2.source_images
 
 
+@pytest.mark.slow
+def test_the_real_run_gives_the_same_hashes_from_the_bucket(bucket: Gcs, tmp_path: Path) -> None:
+    """Of everything that `make real` trains on: chips and labels; and of the rest but for the names of the sources."""
+    local, cloud = Workspace(root=tmp_path / "local"), Workspace(root=tmp_path / "cloud")
+    real.prepare(REAL, "Waiganga", local.root)
+    shutil.copytree(local.root, cloud.root)
+    shutil.rmtree(cloud.root / "data" / "regions" / "real")
+    said = cloud.run("sandwatch", "migrate", "gs://sand/labels", "data/regions/real")
+    assert "2 sites, 2 rasters, 2 annotation files" in said
+    scenes = []
+    for workspace in (local, cloud):
+        workspace.run("dvc", "repro", "chips")
+        scenes.append(schemas.Scenes.read(workspace.root / "data" / "scenes.parquet"))
+        assert "36 drawn" in real.polygons(workspace.root)
+    ours, theirs = cloud.lock(), local.lock()
+    assert list(ours) == ["aoi", "export", "annotations", "chips"]
+    assert ours["export"].pop("data/scenes.parquet") != theirs["export"].pop("data/scenes.parquet")
+    assert ours == theirs
+    assert scenes[1].drop(columns="source_images").equals(scenes[0].drop(columns="source_images"))
+    assert all("_rgb.tif" in images for images in scenes[1]["source_images"])
+    assert real.masks(REAL, cloud.root) == real.masks(REAL, local.root)
+    assert sum(place.startswith("GET /download/") for place in bucket.requests) >= 2 * len(KINDS)
+
+
 def test_a_replaced_object_is_refused_by_name(bucket: Gcs, folder: Path, tmp_path: Path) -> None:
     predecessor.write_region("gs://sand/labels/", tmp_path / "cloud")
     first, second = paths(tmp_path / "cloud")
@@ -139,8 +165,7 @@ def test_a_replaced_object_is_refused_by_name(bucket: Gcs, folder: Path, tmp_pat
         composites(tmp_path / "cloud", sites[1:] + sites[:1])
 
 
-@pytest.mark.parametrize("place", ["GET /storage/v1/b/sand/o", "GET /storage/v1/b/sand/o/*", "GET /download/*"])
-@pytest.mark.parametrize("kind", ["status", "cut", "lost"])
+@pytest.mark.parametrize(("place", "kind"), matrix(PLACES, "status", "cut", "lost"))
 def test_a_fault_in_passing_changes_nothing(bucket: Gcs, folder: Path, tmp_path: Path, place: str, kind: str) -> None:
     bucket.faults.add(place, kind)  # type: ignore[arg-type]
     predecessor.write_region("gs://sand/labels", tmp_path / "cloud")

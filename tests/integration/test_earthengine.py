@@ -31,7 +31,7 @@ from sandwatch.imagery.earthengine.water import write_rivers
 from ..servers.earthengine import EarthEngine, serve_earthengine
 from ..servers.ee_scenes import BANDS, Catalogue, Layer, StoredImage, add_month
 from ..servers.gcs import Gcs, serve_gcs
-from .conftest import Workspace
+from .conftest import Workspace, matrix
 
 CRS = "EPSG:32644"
 LEFT, TOP, SIDE_M = 499_980, 2_300_040, 6_000
@@ -312,8 +312,7 @@ GCS_PLACES = ["GET /storage/v1/b/sandbar/o", "GET /download/*"]
 FAULTS = [("status", 429), ("status", 500), ("status", 503), ("cut", 0), ("lost", 0)]
 
 
-@pytest.mark.parametrize(("kind", "status"), FAULTS)
-@pytest.mark.parametrize("place", [*PLACES, *BATCH_PLACES])
+@pytest.mark.parametrize(("place", "kind", "status"), matrix([*PLACES, *BATCH_PLACES], *FAULTS))
 def test_a_passing_fault_of_earth_engine_changes_nothing(
     server: EarthEngine, tmp_path: Path, reference: Composite, place: str, kind: Any, status: int
 ) -> None:
@@ -326,8 +325,7 @@ def test_a_passing_fault_of_earth_engine_changes_nothing(
     assert left_over(tmp_path) == []
 
 
-@pytest.mark.parametrize(("kind", "status"), FAULTS)
-@pytest.mark.parametrize("place", GCS_PLACES)
+@pytest.mark.parametrize(("place", "kind", "status"), matrix(GCS_PLACES, *FAULTS))
 def test_a_passing_fault_of_the_bucket_changes_nothing(
     server: EarthEngine, bucket: Gcs, tmp_path: Path, reference: Composite, place: str, kind: Any, status: int
 ) -> None:
@@ -561,34 +559,13 @@ def test_a_river_file_is_never_overwritten(tmp_path: Path) -> None:
 # Who asks
 
 
-def write_key(path: Path, server: EarthEngine) -> Path:
-    """A service account's key whose tokens the server gives out."""
-    from cryptography.hazmat.primitives import serialization
-    from cryptography.hazmat.primitives.asymmetric import rsa
-
-    private = rsa.generate_private_key(public_exponent=65537, key_size=2048).private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    key = {
-        "type": "service_account",
-        "project_id": server.project,
-        "private_key_id": "recognisable-key-id",
-        "private_key": private.decode(),
-        "client_email": "miner@loopback.example",
-        "client_id": "1",
-        "token_uri": f"{server.url}/token",
-    }
-    path.write_text(json.dumps(key))
-    return path
-
-
 def test_a_service_account_is_let_in(
     server: EarthEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reference: Composite
 ) -> None:
     server.token = "recognisable-secret-token"
     with pytest.raises(InputError, match=r"start: got no permission \(Anonymous credentials cannot be refreshed"):
         fetch(tmp_path / "work")
-    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(write_key(tmp_path / "key.json", server)))
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(server.write_key(tmp_path / "key.json")))
     server.faults.add("token", "status", status=503)
     source = fetch(tmp_path / "work")
     assert "token" in server.requests
@@ -640,6 +617,7 @@ def real(fresh: Workspace, tmp_path: Path) -> Workspace:
     return workspace
 
 
+@pytest.mark.slow
 def test_a_stopped_export_goes_on_and_either_way_gives_the_same_hashes(real: Workspace, server: EarthEngine) -> None:
     server.faults.add("image:computePixels", "status", status=403, message="Caller does not have permission.")
     printed = real.run("dvc", "repro", "export", fails=True)
@@ -665,11 +643,12 @@ def test_a_stopped_export_goes_on_and_either_way_gives_the_same_hashes(real: Wor
     assert real.lock()["export"] == scenes
 
 
+@pytest.mark.slow
 def test_no_secret_of_the_run_is_left_anywhere(
     real: Workspace, server: EarthEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.token = "recognisable-secret-token"
-    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(write_key(tmp_path / "key.json", server)))
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(server.write_key(tmp_path / "key.json")))
     secret = json.loads(Path(os.environ["GOOGLE_APPLICATION_CREDENTIALS"]).read_text())["private_key"].splitlines()[3]
     printed = real.run("dvc", "repro", "export")
     assert "recognisable" not in printed

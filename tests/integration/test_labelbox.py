@@ -17,7 +17,7 @@ from sandwatch.errors import InputError
 
 from ..servers.labelbox import NOW, SECRET_IN_LINKS, Labelbox, Project, ontology, serve_labelbox
 from ..unit import annotation_rows as rows
-from .conftest import ROOT
+from .conftest import ROOT, matrix
 
 PROJECT = "clproject0000000000000001"
 KEY = "FAKE-LABELBOX-API-KEY-7d21"
@@ -132,8 +132,7 @@ def test_links_are_frozen_without_their_credentials(server: Labelbox) -> None:
     assert not [secret for secret in SECRETS if secret.encode() in frozen]
 
 
-@pytest.mark.parametrize("kind", ["cut", "lost"])
-@pytest.mark.parametrize("place", EXPORT_PLACES)
+@pytest.mark.parametrize(("place", "kind"), matrix(EXPORT_PLACES, "cut", "lost"))
 def test_a_connection_that_ends_early_changes_nothing(server: Labelbox, place: str, kind: Any) -> None:
     server.faults.add(place, kind)
     assert fetched() == server.projects[PROJECT].export
@@ -141,8 +140,7 @@ def test_a_connection_that_ends_early_changes_nothing(server: Labelbox, place: s
     assert len(server.started("export-data-rows")) == 1
 
 
-@pytest.mark.parametrize("status", [429, 500, 503])
-@pytest.mark.parametrize("place", EXPORT_PLACES)
+@pytest.mark.parametrize(("place", "status"), matrix(EXPORT_PLACES, 429, 500, 503))
 def test_a_refusal_in_passing_changes_nothing(server: Labelbox, place: str, status: int) -> None:
     server.faults.add(place, "status", status=status)
     assert fetched() == server.projects[PROJECT].export

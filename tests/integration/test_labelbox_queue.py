@@ -28,7 +28,7 @@ from sandwatch.labelbox_push import Pushed
 
 from ..servers.gcs import Gcs, serve_gcs
 from ..servers.labelbox import SECRET_IN_LINKS, Labelbox, Project, serve_labelbox
-from .conftest import ROOT
+from .conftest import ROOT, matrix
 from .test_labelbox import KEY, PROJECT, section
 
 OBS = ("east_2023-01-01", "west_2023-01-01", "west_2023-02-01")
@@ -236,8 +236,7 @@ def test_a_refused_row_is_reported_and_the_others_are_made(
     assert pushed(scenes).created == (OBS[1],)
 
 
-@pytest.mark.parametrize("kind", ["cut", "lost", 429, 503])
-@pytest.mark.parametrize("place", PUSH_PLACES)
+@pytest.mark.parametrize(("place", "kind"), matrix(PUSH_PLACES, "cut", "lost", 429, 503))
 def test_a_push_survives_a_fault(
     server: Labelbox, bucket: Gcs, scenes: tuple[pd.DataFrame, Path], place: str, kind: Any
 ) -> None:
@@ -416,8 +415,7 @@ def test_a_refused_prelabel_is_reported(server: Labelbox, predicted: Path) -> No
     assert result.polygons == 3
 
 
-@pytest.mark.parametrize("kind", ["cut", "lost", 429, 503])
-@pytest.mark.parametrize("place", QUEUE_PLACES)
+@pytest.mark.parametrize(("place", "kind"), matrix(QUEUE_PLACES, "cut", "lost", 429, 503))
 def test_a_queue_survives_a_fault(server: Labelbox, predicted: Path, place: str, kind: Any) -> None:
     add(server, place, kind)
     result = queued(predicted)

@@ -16,12 +16,15 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 import numpy.typing as npt
 from affine import Affine
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 from google.cloud import storage
 from rasterio import MemoryFile
 
@@ -76,6 +79,23 @@ class EarthEngine:
     storage: storage.Client | None = None
     _by_request_id: dict[str, str] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def write_key(self, path: Path, *, key_id: str = "recognisable-key-id") -> Path:
+        """Writes a service account's key, made up here, for which the server gives out its ``token``."""
+        private = rsa.generate_private_key(public_exponent=65537, key_size=2048).private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        key = {
+            "type": "service_account",
+            "project_id": self.project,
+            "private_key_id": key_id,
+            "private_key": private.decode(),
+            "client_email": "miner@loopback.example",
+            "client_id": "1",
+            "token_uri": f"{self.url}/token",
+        }
+        path.write_text(json.dumps(key))
+        return path
 
     def started(self) -> list[str]:
         """Descriptions of all tasks ever started."""

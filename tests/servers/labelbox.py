@@ -30,7 +30,7 @@ from .faults import Fault, Faults, Handler, Server
 SCHEMA = build_schema(Path(__file__).with_suffix(".graphql").read_text())
 NOW = "2026-01-01T00:00:00.000Z"
 SECRET_IN_LINKS = "FAKE-LABELBOX-LINK-SIGNATURE-0f3a"
-"""Every link to a file that the server hands out ends in it, as the service's links end in a signature."""
+"""What links to files end in, unless a server is given another."""
 METADATA = {"captureDateTime": "CustomMetadataDateTime", "tag": "CustomMetadataString"}
 """Metadata fields that every organisation has. Source: Labelbox documentation, "Metadata", reserved fields."""
 SLOW_POLLS = 2
@@ -117,6 +117,7 @@ class Labelbox:
         integrations: the organisation's IAM integrations.
         tasks: id -> task.
         part_bytes: parts of an export end with the first line that reaches this length.
+        link_signature: every link to a file that the server hands out ends in it, as the service's end in a signature.
     """
 
     url: str
@@ -129,6 +130,7 @@ class Labelbox:
     integrations: list[dict[str, Any]] = field(default_factory=list)
     tasks: dict[str, dict[str, Any]] = field(default_factory=dict)
     part_bytes: int = 1 << 16
+    link_signature: str = SECRET_IN_LINKS
     _files: dict[str, bytes] = field(default_factory=dict)
     _jobs: dict[str, list[str]] = field(default_factory=dict)
     _ids: Iterator[int] = field(default_factory=itertools.count)
@@ -148,7 +150,7 @@ class Labelbox:
         return f"cl{kind}{next(self._ids):0{23 - len(kind)}d}"
 
     def link(self, name: str) -> str:
-        return f"{self.url}/files/{name}?X-Goog-Signature={SECRET_IN_LINKS}"
+        return f"{self.url}/files/{name}?X-Goog-Signature={self.link_signature}"
 
     def store(self, content: bytes) -> str:
         name = self.new_id("blob")
@@ -496,7 +498,7 @@ def serve_labelbox(*projects: Project, api_key: str = "FAKE-LABELBOX-API-KEY-7d2
             fault = labelbox.faults.take("file" if name in labelbox._files else "export-file")
             if fault and fault.kind == "status":
                 self.answer({"message": fault.message}, status=fault.status)
-            elif query != f"X-Goog-Signature={SECRET_IN_LINKS}" or content is None:
+            elif query != f"X-Goog-Signature={labelbox.link_signature}" or content is None:
                 self.answer({"message": "no such file, or not for you"}, status=403)
             elif fault and fault.kind == "lost":
                 self.hang_up()

@@ -12,9 +12,10 @@ import pandas as pd
 import pytest
 import shapely
 
-from sandwatch import raster, report, schemas
+from sandwatch import raster, schemas
 from sandwatch.evaluate import grid_of
 from sandwatch.files import sha256
+from sandwatch.params import RGB_BANDS
 from tests.stages.test_infer import BANDS, write_model
 from tests.unit.worlds import FOLDS, HEIGHT, WIDTH, World
 
@@ -49,11 +50,11 @@ def workspace(tmp_path):
         site_id, date = obs_id.split("_")
         grid, path = grid_of(aoi, site_id), f"{obs_id}/rgb.tif"
         rgb = np.full((3, HEIGHT, WIDTH), 90, np.uint8)
-        raster.write_cog(data / "scenes" / path, rgb, grid, bands=report.RGB, nodata=0)
+        raster.write_cog(data / "scenes" / path, rgb, grid, bands=RGB_BANDS, nodata=0)
         scenes.append(
             {
                 "obs_id": obs_id, "site_id": site_id, "date": date, "product": "rgb", "status": "exported",
-                "detail": None, "path": path, "bands": ",".join(report.RGB), "crs": grid.crs,
+                "detail": None, "path": path, "bands": ",".join(RGB_BANDS), "crs": grid.crs,
                 "transform": ",".join(str(value) for value in grid.transform[:6]), "width_px": WIDTH,
                 "height_px": HEIGHT, "dtype": "uint8", "nodata": 0.0, "valid_fraction": 1.0, "source": "synthetic",
                 "source_images": "[]", "sha256": sha256(data / "scenes" / path),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -35,10 +36,12 @@ def workspace(tmp_path: Path) -> Path:
     return tmp_path
 
 
+COMMAND = [sys.executable, str(ROOT / "stages" / "train.py"), "--chips", "chips", "--models", "models"]
+COMMAND += ["--annotations-metrics", "metrics.json", "--results", "results"]
+
+
 def run(workspace: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "stages" / "train.py"), "--chips", "chips", "--models", "models"]
-    command += ["--annotations-metrics", "metrics.json", "--results", "results"]
-    return subprocess.run(command, cwd=workspace, capture_output=True, text=True, check=False)
+    return subprocess.run(COMMAND, cwd=workspace, capture_output=True, text=True, check=False)
 
 
 def test_the_stage_gives_the_same_bytes_again_and_a_card_that_names_what_made_it(workspace: Path) -> None:
@@ -82,4 +85,17 @@ def test_metrics_without_a_fingerprint_are_refused_in_one_line(workspace: Path) 
     assert done.stderr == (
         "error: metrics.json: got keys []; expected label_fingerprint among them; run dvc repro annotations\n"
     )
+    assert not (workspace / "models").exists()
+
+
+def test_a_run_that_is_ended_from_outside_fails(workspace: Path) -> None:
+    params = yaml.safe_load((workspace / "params.yaml").read_text())
+    params["train"].update(epochs=500, patience=500)
+    (workspace / "params.yaml").write_text(yaml.safe_dump(params))
+    with subprocess.Popen(COMMAND, cwd=workspace, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("epoch 1/500")
+        process.terminate()
+        process.stdout.read()
+    assert process.returncode == 128 + signal.SIGTERM
     assert not (workspace / "models").exists()

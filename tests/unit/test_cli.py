@@ -329,3 +329,20 @@ def test_doctor_says_what_earth_engine_lacks(clone):
     given = {"GOOGLE_APPLICATION_CREDENTIALS": str(key), "GOOGLE_CLOUD_PROJECT": "a-project"}
     found = [finding for finding in doctor.examine(clone, given, clone.parent) if finding.state == "problem"]
     assert [finding.name for finding in found] == ["rivers"]
+
+
+def test_doctor_says_what_labelbox_lacks(clone):
+    params = clone / "params.yaml"
+    values = yaml.safe_load(params.read_text())
+    values["annotations"] |= {"source": "labelbox", "labelbox_project": ""}
+    params.write_text(yaml.safe_dump(values))
+    lacking = [finding.detail for finding in doctor.examine(clone, {}, clone.parent) if finding.state == "problem"]
+    assert lacking == [
+        "no key: run: export LABELBOX_API_KEY=<key>",
+        "no project: set annotations.labelbox_project in params.yaml to the id in the project's address",
+    ]
+    values["annotations"]["labelbox_project"] = "clproject"
+    params.write_text(yaml.safe_dump(values))
+    findings = doctor.examine(clone, {"LABELBOX_API_KEY": SECRET}, clone.parent)
+    assert [finding for finding in findings if finding.state == "problem"] == []
+    assert SECRET not in str(findings)

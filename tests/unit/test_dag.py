@@ -1,6 +1,8 @@
 """dvc.yaml is honest: a stage's imports and params are all declared, so that no change escapes `dvc repro`."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -104,6 +106,16 @@ def test_no_option_switches_the_run_cache_off() -> None:
     text = (ROOT / "dvc.yaml").read_text()
     for option in ("cache: false", "persist: true", "always_changed", "push: false"):
         assert option not in text
+
+
+def test_what_python_compiles_is_no_dependency() -> None:
+    """Stages depend on folders of code; compiled files in them differ from clone to clone."""
+    folders = [dep for stage in STAGES.values() for dep in stage["deps"] if (ROOT / dep / "__init__.py").is_file()]
+    compiled = [f"{folder}/__pycache__/x.cpython-311.pyc" for folder in {*folders}]
+    command = [sys.executable, "-m", "dvc", "check-ignore", *compiled]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert compiled
+    assert sorted(done.stdout.split()) == sorted(compiled), done.stderr
 
 
 def test_an_undeclared_import_is_seen(tmp_path: Path) -> None:

@@ -93,3 +93,21 @@ def test_sections_are_frozen() -> None:
     section = params.check(params.Aoi, VALUES["aoi"])
     with pytest.raises(ValueError, match="frozen"):
         section.buffer_m = 3.0  # type: ignore[misc]
+
+
+def test_a_file_that_dvc_wrote_reads_as_dvc_reads_it(tmp_path):
+    """`dvc exp run -S` writes YAML 1.2, in which Yes and No are words."""
+    path = tmp_path / "params.yaml"
+    path.write_text("annotations:\n  activity_answers: {Yes: true, No: false}\n")
+    assert params.read_file(path) == {"annotations": {"activity_answers": {"Yes": True, "No": False}}}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("a: [1", "expected YAML; correct that line"), ("1", "got int; expected sections")]
+)
+def test_a_file_that_is_no_params_file_is_one_line(tmp_path, text, message):
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=message) as error:
+        params.read_file(path)
+    assert "\n" not in str(error.value)

@@ -12,6 +12,7 @@ from PIL import Image
 from sandwatch import raster, report
 from sandwatch.evaluate import grid_of
 from sandwatch.grid import Grid, Window
+from sandwatch.params import RGB_BANDS
 
 from .worlds import HEIGHT, WIDTH, Pointwise, World
 
@@ -108,7 +109,7 @@ def written(world, tmp_path, rgb):
     for obs_id in ("low_2024-01-01", "low_2024-05-01"):
         world.stacks[obs_id][0] = np.where(world.masks[obs_id] == 2, 9_000, 500)
         raster.write_cog(
-            tmp_path / "scenes" / obs_id / "rgb.tif", rgb, grid_of(world.aoi, "low"), bands=report.RGB, nodata=0
+            tmp_path / "scenes" / obs_id / "rgb.tif", rgb, grid_of(world.aoi, "low"), bands=RGB_BANDS, nodata=0
         )
     world.stacks["low_2024-01-01"][0, 40:50, 50:60] = 500
     world.stacks["low_2024-05-01"][0, 42:50, 10:19] = 9_000

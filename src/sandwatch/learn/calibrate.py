@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,11 +18,6 @@ from sandwatch.learn.metrics import LOGITS, Floats, ScoreHistogram, sigmoid
 COLDEST, HOTTEST = 0.05, 20.0
 """Limits of a fitted temperature. Beyond them the logits separate the classes so well, or so badly, that no
 temperature is better than an extreme one."""
-
-
-def fit_temperature(logits: npt.NDArray[np.floating[Any]], truth: npt.NDArray[np.bool_]) -> float:
-    """:func:`temperature` of arrays."""
-    return temperature(ScoreHistogram.of_logits(logits, truth))
 
 
 def temperature(histogram: ScoreHistogram) -> float:

@@ -238,15 +238,5 @@ def bootstrap(
     return float(low), float(high)
 
 
-def average_precision(scores: npt.NDArray[np.floating[Any]], truth: npt.NDArray[np.bool_]) -> float:
-    """:meth:`ScoreHistogram.average_precision` of arrays."""
-    return ScoreHistogram.of(scores, truth).average_precision()
-
-
-def best_f1(scores: npt.NDArray[np.floating[Any]], truth: npt.NDArray[np.bool_]) -> tuple[float, float]:
-    """:meth:`ScoreHistogram.best_f1` of arrays."""
-    return ScoreHistogram.of(scores, truth).best_f1()
-
-
 def _ratio(part: int, whole: int) -> float:
     return part / whole if whole else math.nan

@@ -6,6 +6,7 @@ Import it after :func:`sandwatch.reproducible.pin`, because it imports torch.
 from __future__ import annotations
 
 import logging
+import signal
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -50,6 +51,7 @@ ensure_torchvision()
 # After the guard, because it imports torchvision.
 import lightning  # noqa: E402
 from lightning.pytorch.callbacks import EarlyStopping  # noqa: E402
+from lightning.pytorch.utilities.exceptions import SIGTERMException  # noqa: E402
 
 SAMPLES = 4
 """Validation windows drawn as pictures."""
@@ -362,11 +364,14 @@ def learn(
     tracker = Tracker(_live(results) if first else None, report, train.epochs)
     trainer.callbacks.append(tracker)  # type: ignore[attr-defined]
     begin = time.perf_counter()
-    trainer.fit(
-        task,
-        _loader(chips, TrainingBatches(draws, batch_size=train.batch_size, rank=trainer.global_rank, world=world)),
-        _loader(chips, in_batches(chips.thin(validating)[trainer.global_rank :: world], train.batch_size)),
-    )
+    try:
+        trainer.fit(
+            task,
+            _loader(chips, TrainingBatches(draws, batch_size=train.batch_size, rank=trainer.global_rank, world=world)),
+            _loader(chips, in_batches(chips.thin(validating)[trainer.global_rank :: world], train.batch_size)),
+        )
+    except SIGTERMException:
+        raise SystemExit(128 + signal.SIGTERM) from None  # Lightning's own status is 0, which says that all went well
     seconds = time.perf_counter() - begin
     if tracker.live is None:
         return None

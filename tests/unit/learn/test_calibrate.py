@@ -5,7 +5,7 @@ import pytest
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import log_loss
 
-from sandwatch.learn.calibrate import COLDEST, HOTTEST, ece, fit_temperature, reliability
+from sandwatch.learn.calibrate import COLDEST, HOTTEST, ece, reliability, temperature
 from sandwatch.learn.metrics import ScoreHistogram
 
 
@@ -14,6 +14,10 @@ def calibrated(seed: int = 0, pixels: int = 200_000):
     generator = np.random.default_rng(seed)
     logits = generator.normal(-1, 2, pixels)
     return logits.astype(np.float32), generator.random(pixels) < sigmoid(logits)
+
+
+def fit_temperature(logits, truth):
+    return temperature(ScoreHistogram.of_logits(logits, truth))
 
 
 def sigmoid(logits):

@@ -6,7 +6,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, f1_score, jaccard_score, precision_score, recall_score
 
-from sandwatch.learn.metrics import BINS, LOWER_EDGES, ScoreHistogram, average_precision, best_f1, bootstrap
+from sandwatch.learn.metrics import BINS, LOWER_EDGES, ScoreHistogram, bootstrap
+
+
+def average_precision(scores, truth):
+    return ScoreHistogram.of(scores, truth).average_precision()
+
+
+def best_f1(scores, truth):
+    return ScoreHistogram.of(scores, truth).best_f1()
 
 
 def world(seed: int, pixels: int = 20_000, prevalence: float = 0.05, skill: float = 1.5):
