@@ -28,7 +28,7 @@ $(INSTALLED): pyproject.toml constraints/$(TORCH).txt
 	@test -f constraints/$(TORCH).txt
 	@echo "Installing into $(VENV) from constraints/$(TORCH).txt: about 2 GB (cpu) or 6 GB (cuda) on disk"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints/$(TORCH).txt hatchling editables
+	$(BIN)/python -m pip install --quiet --constraint constraints/$(TORCH).txt hatchling editables setuptools
 	$(BIN)/python -m pip install --no-build-isolation --constraint constraints/$(TORCH).txt --editable '.[dev]'
 	@rm -f $(VENV)/.installed-*
 	@touch $@
