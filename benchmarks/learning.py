@@ -30,10 +30,11 @@ import numpy.typing as npt
 import typer
 
 from sandwatch import params, schemas
-from sandwatch.evaluate import HIGH, IGNORED, LOW, OTHER, evaluate, region_of, truth_of
+from sandwatch.evaluate import evaluate, region_of
 from sandwatch.files import write_json
 from sandwatch.learn.metrics import ScoreHistogram, bootstrap
 from sandwatch.reproducible import pin
+from sandwatch.stack import HIGH, IGNORED, LOW, OTHER, counted, mines
 from sandwatch.stage import progress, run
 
 FOREST_PIXELS = 60_000
@@ -201,7 +202,12 @@ def _observations(fold: str) -> Any:
     for obs_id in sorted(chosen.obs_id.unique()):
         mask = np.load(chips / "masks" / f"{obs_id}.npy")
         mask[~region_of(chosen[chosen.obs_id == obs_id], mask.shape)] = IGNORED
-        yield obs_id, np.load(chips / "pixels" / f"{obs_id}.npy", mmap_mode="r"), *truth_of(mask, method)
+        yield (
+            obs_id,
+            np.load(chips / "pixels" / f"{obs_id}.npy", mmap_mode="r"),
+            mines(mask, method),
+            counted(mask, method),
+        )
 
 
 def _sample(generator: np.random.Generator) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.bool_]]:

@@ -13,25 +13,21 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import geopandas as gpd
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from shapely.geometry.base import BaseGeometry
 
 from sandwatch import raster, stack
 from sandwatch.errors import InputError
 from sandwatch.files import whole
 from sandwatch.grid import RESOLUTION_M, Grid, Window, tile
 from sandwatch.params import Bands, Chips, Split
-from sandwatch.schemas import WGS84
 from sandwatch.split import Blocks, blocks, check_leak, min_distance_km
+from sandwatch.stack import HIGH, IGNORED, LOW, OTHER
 
-OTHER, LOW, HIGH, IGNORED = 0, 1, 2, 255
-"""Values of a mask."""
 CONFIDENCE = {"low": LOW, "high": HIGH}
 DEGREE_DIGITS = 6
 """Labels are burnt in with vertices at this many decimals of a degree (0.11 m, a hundredth of a pixel), as annotation
@@ -39,8 +35,6 @@ tools write them. Measured: the predecessor's masks were made so; with more deci
 touches by a millimetre come out otherwise (12 of 35,157 and 3 of 7,815 in its two published masks, with 6 none)."""
 CANDIDATES = 8
 """Random places tried for each random window wanted, because blocks refuse some."""
-# Burning shapes, rasterio silences a warning of its own with catch_warnings, which threads may not do side by side.
-_BURNING = Lock()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,8 +66,6 @@ def rasterise(labels: gpd.GeoDataFrame, grid: Grid) -> npt.NDArray[np.int32]:
     Returns:
         int32 (y, x): 0 where there is no label, else 1 + the position of the label among the rows of ``labels``.
     """
-    from rasterio.features import rasterize
-
     if labels.empty:
         return np.zeros(grid.shape, np.int32)
     shapes = labels.geometry
@@ -83,25 +75,7 @@ def rasterise(labels: gpd.GeoDataFrame, grid: Grid) -> npt.NDArray[np.int32]:
     order = sorted(
         range(len(labels)), key=lambda i: (CONFIDENCE[labels["confidence"].iloc[i]], labels["feature_id"].iloc[i])
     )
-    with _BURNING:
-        ordinals: npt.NDArray[np.int32] = rasterize(
-            [(shapes[i], i + 1) for i in order],
-            out_shape=grid.shape,
-            transform=grid.transform,
-            all_touched=True,
-            dtype=np.int32,
-        )
-    return ordinals
-
-
-def inside(aoi: BaseGeometry, grid: Grid) -> npt.NDArray[np.bool_]:
-    """Whether the centre of each pixel lies in an AOI (EPSG:4326): bool (y, x)."""
-    from rasterio.features import geometry_mask
-
-    shape = gpd.GeoSeries([aoi], crs=WGS84).to_crs(grid.crs)
-    with _BURNING:
-        mask: npt.NDArray[np.bool_] = geometry_mask(shape, out_shape=grid.shape, transform=grid.transform, invert=True)
-    return mask
+    return raster.burn([(shapes[i], i + 1) for i in order], grid)
 
 
 def choose(
@@ -203,13 +177,13 @@ def cut(
 
     def work(observation: Any) -> tuple[pd.DataFrame, pd.DataFrame]:
         site = sites.loc[observation.site_id]
-        grid = _grid(site)
+        grid = Grid.of_site(site)
         rasters = {
             product: raster.read(scenes / exported[observation.obs_id, product], bands=names, grid=grid)
             for product, names in products.items()
         }
         pixels = stack.encode(rasters["s2"], rasters.get("s1"))
-        valid, in_aoi = stack.valid(pixels), inside(site["geometry"], grid)
+        valid, in_aoi = stack.valid(pixels), raster.inside(site["geometry"], grid)
         mine = drawn.get(observation.obs_id, labels.iloc[:0])
         ordinals = np.where(valid, rasterise(mine, grid), 0)
         mask = np.array([OTHER, *mine["confidence"].map(CONFIDENCE)], np.uint8)[ordinals]
@@ -278,17 +252,6 @@ class _Sums:
         """Pixels in the windows whose first pixels are at ``row`` and ``col``: integers, or arrays of them."""
         table, size = self._table, self._size
         return table[row + size, col + size] - table[row, col + size] - table[row + size, col] + table[row, col]
-
-
-def _grid(site: Any) -> Grid:
-    """The grid of a row of schemas.Aoi."""
-    return Grid(
-        crs=site["utm_crs"],
-        left=float(site["left_m"]),
-        top=float(site["top_m"]),
-        width=int(site["width_px"]),
-        height=int(site["height_px"]),
-    )
 
 
 def _fold(fold: str, strips: Blocks | None, grid: Grid) -> Callable[[Window], str | None]:

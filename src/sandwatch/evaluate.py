@@ -21,20 +21,19 @@ import pandas as pd
 import shapely
 from shapely.geometry.base import BaseGeometry
 
-from sandwatch import split
+from sandwatch import split, stack
 from sandwatch.errors import InputError
 from sandwatch.grid import RESOLUTION_M, Grid, Window
 from sandwatch.learn.calibrate import Reliability, ece, reliability
 from sandwatch.learn.metrics import Confusion, Counts, ScoreHistogram, bootstrap
 from sandwatch.params import Evaluate
 from sandwatch.schemas import WGS84
+from sandwatch.stack import HIGH, IGNORED, LOW
 from sandwatch.stitch import Predict, stitch
 
 if TYPE_CHECKING:
     from sandwatch.learn.card import Card
 
-OTHER, LOW, HIGH, IGNORED = 0, 1, 2, 255
-"""Values of a mask (data/chips/masks)."""
 PX_KM2 = RESOLUTION_M**2 / 1e6
 CROP_PX = (96, 256)
 """Least and largest side of the picture of a miss, pixels."""
@@ -216,8 +215,7 @@ def evaluate(
 
 def grid_of(aoi: gpd.GeoDataFrame, site_id: str) -> Grid:
     """The grid of a site's scenes, from its row in the table of AOIs."""
-    row = aoi.set_index("site_id").loc[site_id]
-    return Grid(crs=row.utm_crs, left=row.left_m, top=row.top_m, width=int(row.width_px), height=int(row.height_px))
+    return Grid.of_site(aoi.set_index("site_id").loc[site_id])
 
 
 def region_of(windows: pd.DataFrame, shape: tuple[int, int]) -> Bool:
@@ -226,13 +224,6 @@ def region_of(windows: pd.DataFrame, shape: tuple[int, int]) -> Bool:
     for row, col, size in windows[["row", "col", "size_px"]].itertuples(index=False):
         region[row : row + size, col : col + size] = True
     return region
-
-
-def truth_of(mask: Mask, method: str) -> tuple[Bool, Bool]:
-    """(is a mine, counts) of each pixel of a mask, for pixel metrics; bool (y, x)."""
-    if method == "binary":
-        return mask == HIGH, (mask == OTHER) | (mask == HIGH)
-    return (mask == LOW) | (mask == HIGH), mask != IGNORED
 
 
 def match_objects(detected: Bool, mask: Mask, *, method: str, match_iou: float, min_px: float) -> Objects:
@@ -251,7 +242,7 @@ def match_objects(detected: Bool, mask: Mask, *, method: str, match_iou: float, 
     """
     from scipy import ndimage
 
-    mines, mine_count = ndimage.label(truth_of(mask, method)[0])
+    mines, mine_count = ndimage.label(stack.mines(mask, method))
     detections, detection_count = ndimage.label(detected & (mask != IGNORED))
     mine_px = np.bincount(mines.ravel(), minlength=mine_count + 1)
     detection_px = np.bincount(detections.ravel(), minlength=detection_count + 1)
@@ -296,14 +287,14 @@ def _observe(
     """Scores the pixels of one observation that a fold owns; ``windows`` are the fold's in it."""
     card, row = scorer.card, windows.iloc[0]
     obs_id = str(row.obs_id)
-    stack = np.load(chips / "pixels" / f"{obs_id}.npy", mmap_mode="r")
+    pixels = np.load(chips / "pixels" / f"{obs_id}.npy", mmap_mode="r")
     mask: Mask = np.load(chips / "masks" / f"{obs_id}.npy")
     region = region_of(windows, mask.shape) & (mask != IGNORED)
     mask[~region] = IGNORED
 
     def stitched(predict: Predict) -> Iterable[tuple[slice, npt.NDArray[np.float32]]]:
         parts = stitch(
-            stack, predict, size_px=card.size_px, overlap_px=overlap_px, batch_size=batch_size, region=region
+            pixels, predict, size_px=card.size_px, overlap_px=overlap_px, batch_size=batch_size, region=region
         )
         for first, rows in parts:
             yield slice(first, first + len(rows)), rows
@@ -311,7 +302,7 @@ def _observe(
     histogram = ScoreHistogram.empty()
     shown = np.full(mask.shape, np.nan, np.float16)
     detected = np.zeros(mask.shape, np.bool_)
-    truth, counts = truth_of(mask, card.method)
+    truth, counts = stack.mines(mask, card.method), stack.counted(mask, card.method)
     for rows, scores in stitched(scorer):
         histogram += ScoreHistogram.of(scores[counts[rows]], truth[rows][counts[rows]])
         detected[rows] = scores >= card.threshold  # false where NaN, that is outside the region

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from affine import Affine
 
@@ -59,6 +60,17 @@ class Grid:
     width: int
     height: int
     resolution: float = RESOLUTION_M
+
+    @classmethod
+    def of_site(cls, site: Any) -> Grid:
+        """The grid of a site's scenes, from its row of ``schemas.Aoi`` (its columns as attributes)."""
+        return cls(
+            crs=site.utm_crs,
+            left=float(site.left_m),
+            top=float(site.top_m),
+            width=int(site.width_px),
+            height=int(site.height_px),
+        )
 
     @classmethod
     def covering(cls, bounds: tuple[float, float, float, float], crs: str) -> Grid:

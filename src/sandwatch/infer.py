@@ -126,7 +126,7 @@ def scenes_to_map(aoi: gpd.GeoDataFrame, manifest: pd.DataFrame, folder: Path, b
     """
     radar = [band for band in bands if band in S1_BANDS]
     needed = {"s2": [band for band in bands if band not in S1_BANDS], **({"s1": radar} if radar else {})}
-    sites = {row["site_id"]: row for row in aoi.to_dict("records") if row["role"] in ("infer", "both")}
+    sites: dict[str, Any] = {row.site_id: row for row in aoi.itertuples() if row.role in ("infer", "both")}
     asked: dict[str, dict[str, dict[Hashable, Any]]] = {}
     for row in manifest.sort_values("obs_id").to_dict("records"):
         if row["site_id"] in sites and row["product"] in needed:
@@ -150,18 +150,12 @@ def scenes_to_map(aoi: gpd.GeoDataFrame, manifest: pd.DataFrame, folder: Path, b
         found.append(
             Scene(
                 obs_id=obs_id,
-                site_id=site["site_id"],
-                river=site["river"],
-                district=site["district"],
+                site_id=site.site_id,
+                river=site.river,
+                district=site.district,
                 date=products["s2"]["date"],
-                grid=Grid(
-                    crs=site["utm_crs"],
-                    left=site["left_m"],
-                    top=site["top_m"],
-                    width=site["width_px"],
-                    height=site["height_px"],
-                ),
-                aoi=site["geometry"],
+                grid=Grid.of_site(site),
+                aoi=site.geometry,
                 paths={product: folder / products[product]["path"] for product in needed},
                 sha256={product: products[product]["sha256"] for product in needed},
             )

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,11 +24,11 @@ if TYPE_CHECKING:
 
 BLOCK_PX = 256
 """Side of a COG block. Measured: windows read fastest from 256 px zstd blocks (DESIGN, section 11)."""
-
-
 STRIP_PX = 64
 """Width of what is warped at a time. GDAL interpolates coordinates along a row, up to an eighth of a pixel off; along
 so short a row it is off by less than a thousandth."""
+# Burning shapes, rasterio silences a warning of its own with catch_warnings, which threads may not do side by side.
+_BURNING = Lock()
 
 
 def write_cog(
@@ -233,8 +234,28 @@ def inside(geometry: BaseGeometry, grid: Grid) -> npt.NDArray[np.bool_]:
     from rasterio.features import geometry_mask
 
     projected = reproject(geometry, WGS84, grid.crs)
-    mask: npt.NDArray[np.bool_] = geometry_mask([projected], grid.shape, grid.transform, invert=True)
+    with _BURNING:
+        mask: npt.NDArray[np.bool_] = geometry_mask([projected], grid.shape, grid.transform, invert=True)
     return mask
+
+
+def burn(shapes: Iterable[tuple[BaseGeometry, int]], grid: Grid) -> npt.NDArray[np.int32]:
+    """Burns shapes into a grid, each over those before it; a pixel that a shape touches is the shape's.
+
+    Args:
+        shapes: polygons in the grid's CRS, each with its value, 1 or more.
+        grid: where.
+
+    Returns:
+        int32 (y, x), 0 where there is no shape.
+    """
+    from rasterio.features import rasterize
+
+    with _BURNING:
+        burnt: npt.NDArray[np.int32] = rasterize(
+            shapes, out_shape=grid.shape, transform=grid.transform, all_touched=True, dtype=np.int32
+        )
+    return burnt
 
 
 def band_names(path: Path) -> tuple[str | None, ...]:

@@ -1,11 +1,13 @@
-"""Pixels as the model reads them: one int16 array (band, y, x) an observation, float-free and memory-mappable.
+"""Pixels and masks as the model reads them: arrays of integers, one of each an observation, memory-mappable.
 
-Sentinel-2 keeps its unit (reflectance x 10000), Sentinel-1 becomes centi-dB. Integers of two bytes hold both without
-loss that matters: reflectance above 3.2767 saturates (none occurs on land), backscatter is rounded to 0.01 dB, a
-hundredth of Sentinel-1's radiometric accuracy (1 dB, 3 sigma; Source: Sentinel-1 product definition).
+Pixels are int16 (band, y, x): Sentinel-2 keeps its unit (reflectance x 10000), Sentinel-1 becomes centi-dB. Two bytes
+hold both without loss that matters: reflectance above 3.2767 saturates (none occurs on land), backscatter is rounded to
+0.01 dB, a hundredth of Sentinel-1's radiometric accuracy (1 dB, 3 sigma; Source: Sentinel-1 product definition).
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +15,8 @@ import numpy.typing as npt
 NODATA = -32768
 """Value of a pixel without data, in every band."""
 LARGEST = 32767
+OTHER, LOW, HIGH, IGNORED = 0, 1, 2, 255
+"""Values of a mask, uint8 (y, x): no mine, mine of low and of high confidence, nothing that anybody vouches for."""
 
 
 def encode(s2: npt.NDArray[np.uint16], s1: npt.NDArray[np.float32] | None) -> npt.NDArray[np.int16]:
@@ -36,3 +40,14 @@ def valid(stack: npt.NDArray[np.int16]) -> npt.NDArray[np.bool_]:
     """Where every band has data: bool (y, x) of an int16 stack (band, y, x)."""
     mask: npt.NDArray[np.bool_] = (stack != NODATA).all(axis=0)
     return mask
+
+
+def counted(mask: Any, method: str) -> Any:
+    """Which pixels of a mask (array or tensor) count, bool: method ``binary`` leaves out low confidence."""
+    known = mask != IGNORED
+    return known & (mask != LOW) if method == "binary" else known
+
+
+def mines(mask: Any, method: str) -> Any:
+    """Which pixels of a mask (array or tensor) are mine, bool: method ``three_class`` takes low confidence too."""
+    return (mask == HIGH) if method == "binary" else (mask == HIGH) | (mask == LOW)

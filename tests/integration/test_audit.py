@@ -328,8 +328,9 @@ def test_positives_drawn_are_those_that_the_loss_saw(trained: Workspace) -> None
     """Counts mine pixels in the very batches that training drew, epoch by epoch, augmented."""
     import torch
 
-    from sandwatch.learn.data import Batches, Chips, Draws, TrainingBatches, counted, mines
+    from sandwatch.learn.data import Batches, Chips, Draws, TrainingBatches
     from sandwatch.learn.task import augment
+    from sandwatch.stack import counted, mines
 
     found = audit("main", where=trained.root)
     assert found.labels is not None

@@ -12,10 +12,11 @@ from shapely.geometry import box, shape
 
 from sandwatch import chips as chips_module
 from sandwatch import raster, schemas, stack
-from sandwatch.chips import IGNORED, Cut, choose, cut, inside, rasterise
+from sandwatch.chips import Cut, choose, cut, rasterise
 from sandwatch.errors import InputError
 from sandwatch.grid import Grid, Window
 from sandwatch.params import Bands, Chips, Split
+from sandwatch.stack import IGNORED
 
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "real_labels"
 UTM = "EPSG:32645"
@@ -221,7 +222,7 @@ def test_arrays_hold_what_the_scene_and_the_labels_hold(region: Region) -> None:
     np.testing.assert_array_equal(pixels, expected)
     in_utm = region["labels"][region["labels"]["obs_id"] == "s1_2020-01-01"].to_crs(UTM)
     oracle = np.full(GRID.shape, IGNORED, np.uint8)  # class by class, on the full frame
-    oracle[inside(region["aoi"]["geometry"].iloc[0], GRID)] = 0
+    oracle[raster.inside(region["aoi"]["geometry"].iloc[0], GRID)] = 0
     for value, confidence in ((1, "low"), (2, "high")):
         shapes = in_utm.loc[in_utm["confidence"] == confidence, "geometry"]
         oracle[rasterize(shapes, out_shape=GRID.shape, transform=GRID.transform, all_touched=True) > 0] = value

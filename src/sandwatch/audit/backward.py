@@ -145,11 +145,7 @@ def backward(
     Raises:
         InputError: there is no DVC repository here, or no label of its history is meant.
     """
-    history = History.around(where or Path())
-    if history is None:
-        raise InputError(
-            str((where or Path()).resolve()), got="no DVC repository", expected="a clone", fix="run it in a clone"
-        )
+    history = History.here(where)
     try:
         objects = Objects(history.root, remote=remote, offline=offline)
         search = _Search(question, history, objects)

@@ -71,11 +71,7 @@ def diff(a: str, b: str, *, where: Path | None = None, remote: str | None = None
     Raises:
         InputError: there is no repository here, or one of the two can't be followed to its labels.
     """
-    history = History.around(where or Path())
-    if history is None:
-        raise InputError(
-            str((where or Path()).resolve()), got="no DVC repository", expected="a clone", fix="run it in a clone"
-        )
+    history = History.here(where)
     try:
         objects = Objects(history.root, remote=remote, offline=offline)
         audits = [follow(chain.take(target, history, objects), history, objects) for target in (a, b)]

@@ -244,6 +244,24 @@ class History:
         root = next((p for p in (path.resolve(), *path.resolve().parents) if (p / ".dvc").is_dir()), None)
         return None if root is None else cls(root)
 
+    @classmethod
+    def here(cls, where: Path | None = None) -> History:
+        """The history of the DVC repository around a path, by default the working directory.
+
+        Raises:
+            InputError: there is none.
+        """
+        path = where or Path()
+        found = cls.around(path)
+        if found is None:
+            raise InputError(
+                str(path.resolve()),
+                got="no DVC repository",
+                expected="the clone that models were trained in",
+                fix="run it in a clone; sandwatch audit FILE reads a model's own card without one",
+            )
+        return found
+
     def lock(self, revision: Revision) -> Lock:
         """The lock of one of ``revisions``.
 

@@ -51,14 +51,7 @@ def verify(
     Raises:
         InputError: there is no repository here, or the target is nothing that can be audited.
     """
-    history = History.around(where or Path())
-    if history is None:
-        raise InputError(
-            str((where or Path()).resolve()),
-            got="no DVC repository",
-            expected="the clone that the model was trained in",
-            fix="clone it, or run sandwatch audit, which reads the model's card alone",
-        )
+    history = History.here(where)
     try:
         objects = Objects(history.root, remote=remote)
         hand = chain.take(target, history, objects)

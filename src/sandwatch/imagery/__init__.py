@@ -126,7 +126,7 @@ def sites(aoi: gpd.GeoDataFrame) -> list[Site]:
             longitude=row.longitude,
             latitude=row.latitude,
             months=tuple(date.fromisoformat(month) for month in row.months.split(";")),
-            grid=Grid(crs=row.utm_crs, left=row.left_m, top=row.top_m, width=row.width_px, height=row.height_px),
+            grid=Grid.of_site(row),
             aoi=row.geometry,
         )
         for row in aoi.itertuples()

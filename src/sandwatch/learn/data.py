@@ -18,27 +18,14 @@ import torch
 from torch.utils.data import Dataset, Sampler
 
 from sandwatch.errors import InputError
-from sandwatch.stack import NODATA
+from sandwatch.stack import IGNORED, NODATA
 
-OTHER, LOW, HIGH, IGNORED = 0, 1, 2, 255
-"""Values of a mask. Source: the chips stage."""
 MINE_SHARE = 0.5
 """Share of an epoch's windows that hold a mine, where there are both kinds. Most windows hold none; without a balance
 the few that do are rarely seen."""
 
 Indices = npt.NDArray[np.int64]
 Batch = tuple[torch.Tensor, torch.Tensor]
-
-
-def counted(mask: Any, method: str) -> Any:
-    """Which pixels of a mask (array or tensor) count, bool: method ``binary`` leaves out low confidence."""
-    known = mask != IGNORED
-    return known & (mask != LOW) if method == "binary" else known
-
-
-def mines(mask: Any, method: str) -> Any:
-    """Which pixels of a mask (array or tensor) are mine, bool: method ``three_class`` takes low confidence too."""
-    return (mask == HIGH) if method == "binary" else (mask == HIGH) | (mask == LOW)
 
 
 class Chips:
@@ -82,7 +69,7 @@ class Chips:
         return np.flatnonzero(self.fold == fold)
 
     def mine_px(self, method: str) -> npt.NDArray[np.int64]:
-        """Mine pixels in each window, as far as they count (see :func:`mines`)."""
+        """Mine pixels in each window, as far as they count (see :func:`sandwatch.stack.mines`)."""
         px: npt.NDArray[np.int64] = self.px_high if method == "binary" else self.px_high + self.px_low
         return px
 

@@ -29,22 +29,11 @@ from sandwatch.errors import InputError
 from sandwatch.files import sha256, whole
 from sandwatch.learn.calibrate import temperature
 from sandwatch.learn.card import CLASSES, Card
-from sandwatch.learn.data import (
-    HIGH,
-    LOW,
-    Batch,
-    Batches,
-    Chips,
-    Draws,
-    Indices,
-    TrainingBatches,
-    counted,
-    in_batches,
-    mines,
-)
+from sandwatch.learn.data import Batch, Batches, Chips, Draws, Indices, TrainingBatches, in_batches
 from sandwatch.learn.metrics import ScoreHistogram
 from sandwatch.learn.model import Predictor, build, mine_logit, normalise
 from sandwatch.params import Compute, Infer, Loss, Model, Train
+from sandwatch.stack import HIGH, LOW, counted, mines
 from sandwatch.stitch import Predict, stitch_whole
 
 ensure_torchvision()

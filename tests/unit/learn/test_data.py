@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sandwatch.errors import InputError
-from sandwatch.learn.data import Batches, Chips, Draws, TrainingBatches, counted, in_batches, mines
-from sandwatch.stack import NODATA
+from sandwatch.learn.data import Batches, Chips, Draws, TrainingBatches, in_batches
+from sandwatch.stack import NODATA, counted, mines
 from tests import tiny_chips
 
 

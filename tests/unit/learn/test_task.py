@@ -10,11 +10,12 @@ from torch.nn import functional
 
 from sandwatch.errors import InputError
 from sandwatch.learn.card import Card
-from sandwatch.learn.data import Chips, counted, mines
+from sandwatch.learn.data import Chips
 from sandwatch.learn.metrics import ScoreHistogram
 from sandwatch.learn.model import Predictor
 from sandwatch.learn.task import Provenance, augment, learn, loss, pictures
 from sandwatch.params import Compute, Infer, Loss, Model, Train
+from sandwatch.stack import counted, mines
 from sandwatch.stitch import stitch_whole
 from tests import tiny_chips
 
