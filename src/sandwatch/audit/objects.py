@@ -6,12 +6,14 @@ Every object is hashed when it is first used: a cache that was tampered with is 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from sandwatch.audit.hashes import folder_md5, hash_folder, md5
+from sandwatch.doctor import PLACEHOLDER
 
 
 class MissingError(Exception):
@@ -43,6 +45,11 @@ class Objects:
         """Pulls those objects that are not in the cache, in one go, as far as the remote has them."""
         wanted = {oid for oid in oids if oid not in self._absent and not self._cached(oid).is_file()}
         if not wanted or self._offline:
+            return
+        if self._placeholder:
+            # Nobody answers there, and the client would take minutes to find out.
+            self._why = f"the remote {self._placeholder} is a placeholder: dvc remote modify it to your own"
+            self._absent |= wanted
             return
         from dvc.exceptions import DvcException
         from dvc_data.hashfile.hash_info import HashInfo
@@ -129,15 +136,28 @@ class Objects:
         return self._cache_folder / oid[:2] / oid[2:]
 
     @cached_property
-    def _cache_folder(self) -> Path:
-        """Where DVC 3 keeps objects, without opening its repository, which takes a second. Source: dvc.cachemgr."""
+    def _config(self) -> Any:
+        """DVC's, without opening its repository, which takes a second."""
         from dvc.config import Config
 
-        folder = self._root / ".dvc"
-        return Path(Config(str(folder))["cache"].get("dir") or folder / "cache") / "files" / "md5"
+        return Config(str(self._root / ".dvc"))
+
+    @cached_property
+    def _cache_folder(self) -> Path:
+        """Where DVC 3 keeps objects. Source: dvc.cachemgr."""
+        return Path(self._config["cache"].get("dir") or self._root / ".dvc/cache") / "files" / "md5"
+
+    @cached_property
+    def _placeholder(self) -> str | None:
+        """The name of the remote where it is still the one that a clone comes with."""
+        name: str | None = self._remote or self._config["core"].get("remote")
+        url = self._config["remote"].get(name, {}).get("url", "") if name else ""
+        return name if PLACEHOLDER in url else None
 
     @cached_property
     def _repo(self) -> Any:
         from dvc.repo import Repo
 
+        # gcsfs would try gRPC first, and wait a minute where it can't connect.
+        os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
         return Repo(str(self._root))

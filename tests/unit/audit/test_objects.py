@@ -71,3 +71,9 @@ def test_what_no_remote_has_is_asked_for_once(root: Path) -> None:
         with pytest.raises(MissingError, match="in neither cache nor remote"):
             objects.path("0" * 32)
     assert objects.pulled == []
+
+
+def test_the_remote_of_a_fresh_clone_is_not_asked(root: Path) -> None:
+    dvc(root, "remote", "modify", "storage", "url", "gs://your-bucket/sandwatch")
+    with pytest.raises(MissingError, match="the remote storage is a placeholder"):
+        Objects(root).path("0" * 32)
