@@ -63,11 +63,11 @@ def import_from(folder: Path, scenes: pd.DataFrame | None = None) -> dict[str, A
 
 def test_features_without_type_and_files_without_features(tmp_path: Path) -> None:
     content = collection(feature(polygon()), feature(OTHER, "Low"))
-    imported = Imported(tmp_path, {KNOWN[0]: content, KNOWN[1]: collection(), KNOWN[2]: "\n"})
+    imported = Imported(tmp_path, {KNOWN[0]: content, KNOWN[1]: collection()})
     assert sorted(imported.labels["confidence"]) == ["high", "low"]
     assert set(imported.labels["class_name"]) == {"Sand mine"}
     assert imported.labels["created_by"].isna().all()
-    assert list(imported.observations["has_mines"]) == [True, False, False]
+    assert list(imported.observations["has_mines"]) == [True, False]
     assert imported.raw[0]["content"] == content
     assert imported.raw[0]["path"] == f"{KNOWN[0]}.geojson"
 
@@ -119,6 +119,7 @@ def test_any_other_crs_is_refused_by_name(tmp_path: Path, crs: Any) -> None:
 @pytest.mark.parametrize(
     ("obs_id", "content", "reason", "polygons"),
     [
+        (KNOWN[1], "", "malformed_row", 0),
         (KNOWN[1], "{not json", "malformed_row", 0),
         (KNOWN[1], "[]", "malformed_row", 0),
         (KNOWN[1], '{"type": "FeatureCollection"}', "malformed_row", 0),

@@ -3,7 +3,8 @@
 The manifest has the columns ``obs_id``, ``path`` (absolute, or relative to the manifest) and, if wanted,
 ``confidence_property``: the property of each feature that answers the confidence question, by default that question's
 name. Files are read as JSON, so features without ``"type": "Feature"``, which geopandas reads as nothing at all, count
-like any other. A file without features, an empty one too, is a negative.
+like any other. A collection without features is a negative; a file without content is not, because a copy that failed
+looks the same.
 
 A raw row is one JSON line a file: obs_id, path (its name alone where it is absolute: outputs don't say where they were
 made), sha256 of the file, confidence_property, and content, the file's text verbatim.
@@ -100,7 +101,7 @@ def parse(line: bytes, params: Annotations) -> Row:
 
 def _features(content: str, path: str) -> list[dict[str, Any]]:
     if not content.strip():
-        return []
+        raise MalformedError("the file is empty; no mines are a FeatureCollection without features")
     try:
         collection = json.loads(content)
     except (ValueError, RecursionError) as error:
