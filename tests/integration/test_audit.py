@@ -454,6 +454,7 @@ def test_a_difference_holds_the_metrics_a_river_at_a_time(trained: Workspace) ->
 # --- sources that ask the outside world ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_labels_of_a_labelling_project_are_derived_from_the_snapshot(copy: Workspace) -> None:
     """The lock says that imagery and labels came from accounts; verify asks neither."""
     for name in ("params.yaml", "dvc.lock"):
