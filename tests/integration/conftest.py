@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 from _pytest.mark import ParameterSet
+from filelock import FileLock
 from ruamel.yaml import YAML
 
 from sandwatch.params import read_file
@@ -52,6 +53,12 @@ class Workspace:
         """stage -> output path -> hash."""
         stages = yaml.safe_load((self.root / "dvc.lock").read_text())["stages"]
         return {name: {out["path"]: out["md5"] for out in stage["outs"]} for name, stage in stages.items()}
+
+    def copy(self, root: Path) -> "Workspace":
+        """A copy that may be spoilt; objects of the cache, which nobody writes to, are shared."""
+        shutil.copytree(self.root, root, ignore=shutil.ignore_patterns("cache"))
+        shutil.copytree(self.root / ".dvc/cache", root / ".dvc/cache", copy_function=os.link)
+        return Workspace(root=root)
 
     def commit(self, message: str) -> None:
         self.run("git", "add", "-A")
@@ -101,10 +108,9 @@ def small_copy(root: Path) -> Workspace:
     return workspace
 
 
-@pytest.fixture(scope="session")
-def fresh(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """The working tree as a fresh clone would have it, with one month a site; nothing has run."""
-    workspace = small_copy(tmp_path_factory.mktemp("workspace"))
+def started(root: Path) -> Workspace:
+    """The same with git, committed; nothing has run."""
+    workspace = small_copy(root)
     workspace.run("git", "init", "-q", "-b", "main")
     workspace.run("git", "config", "user.email", "test@example.org")
     workspace.run("git", "config", "user.name", "test")
@@ -113,8 +119,28 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 
 
 @pytest.fixture(scope="session")
-def workspace(fresh: Workspace) -> Workspace:
-    """The workspace after one `dvc repro`, committed."""
-    fresh.run("dvc", "repro")
-    fresh.commit("repro")
-    return fresh
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """The working tree as a fresh clone would have it, with one month a site; nothing has run."""
+    return started(tmp_path_factory.mktemp("workspace"))
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A repository in which one `dvc repro` ran, committed; one for all processes of a run, so nobody changes it."""
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent  # of all processes
+    done = base / "built"
+    with FileLock(base / "built.lock"):
+        if not done.is_dir():
+            making = started(base / f"making-{os.getpid()}")
+            making.run("dvc", "repro")
+            making.commit("repro")
+            making.root.rename(done)
+    return Workspace(root=done)
+
+
+@pytest.fixture(scope="module")
+def workspace(built: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A copy of it for the tests of a module, one after the other."""
+    return built.copy(tmp_path_factory.mktemp("workspace") / "clone")

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -32,29 +31,12 @@ from .conftest import Workspace
 LABELS = "data/annotations/labels.parquet"
 
 
-@pytest.fixture(scope="session")
-def trained(workspace: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """The workspace as it was after its one `dvc repro`, whatever other tests did to it since."""
-    own = Workspace(root=tmp_path_factory.mktemp("audited") / "own")
-    first = workspace.run("git", "log", "--format=%H", "--grep=^repro$").split()[-1]
-    workspace.run("git", "clone", "-q", str(workspace.root), str(own.root))
-    shutil.copytree(workspace.root / ".dvc/cache", own.root / ".dvc/cache", copy_function=os.link)
-    own.run("git", "checkout", "-q", "-B", "main", first)
-    own.run("git", "remote", "remove", "origin")
-    own.run("git", "config", "user.email", "test@example.org")
-    own.run("git", "config", "user.name", "test")
-    own.run("dvc", "checkout", "-q")
-    return own
-
-
 @pytest.fixture
-def copy(trained: Workspace, tmp_path: Path) -> Iterator[Workspace]:
-    """A copy of it that a test may spoil; objects of the cache are shared, files are not."""
-    root = tmp_path / "copy"
-    shutil.copytree(trained.root, root, ignore=shutil.ignore_patterns("cache"))
-    shutil.copytree(trained.root / ".dvc/cache", root / ".dvc/cache", copy_function=os.link)
-    yield Workspace(root=root)
-    shutil.rmtree(root)
+def copy(workspace: Workspace, tmp_path: Path) -> Iterator[Workspace]:
+    """A copy that one test may spoil."""
+    copy = workspace.copy(tmp_path / "copy")
+    yield copy
+    shutil.rmtree(copy.root)
 
 
 def quiet(_: str) -> None:
@@ -110,16 +92,16 @@ def first_broken(found: Audit) -> Link:
 # --- nothing planted ---------------------------------------------------------------------------------------------
 
 
-def test_a_model_nobody_touched_is_proven(trained: Workspace) -> None:
-    found = prove(trained)
+def test_a_model_nobody_touched_is_proven(workspace: Workspace) -> None:
+    found = prove(workspace)
     assert found.verdict == "VERIFIED: every link holds"
     assert {f"rebuild {stage}" for stage in ("aoi", "export", "annotations", "chips")} <= {x.name for x in found.links}
-    assert trained.run("git", "status", "--porcelain") == ""
+    assert workspace.run("git", "status", "--porcelain") == ""
 
 
 @pytest.mark.slow
-def test_the_training_is_proven_too_where_it_is_asked_for(trained: Workspace) -> None:
-    found = prove(trained, "main", retrain=True)
+def test_the_training_is_proven_too_where_it_is_asked_for(workspace: Workspace) -> None:
+    found = prove(workspace, "main", retrain=True)
     assert found.verdict == "VERIFIED: every link holds"
     assert "rebuild train" in {link.name for link in found.links}
 
@@ -219,7 +201,8 @@ def test_fault_8_the_lock_edited(copy: Workspace) -> None:
     path.write_text(path.read_text().replace(chips, "0" * 32 + ".dir", 1))
     assert first_broken(prove(copy)).name == "working tree"
     copy.run("git", "commit", "-q", "--amend", "-a", "-m", "edited")
-    link = first_broken(prove(copy))
+    assert first_broken(prove(copy)).detail == "data/chips/ is not what dvc.lock says"
+    link = first_broken(prove(copy, "main"))
     assert link.name == "lock"
     assert "data/chips" in link.detail
 
@@ -283,12 +266,12 @@ def test_an_object_of_the_cache_that_is_not_its_name_is_named(copy: Workspace) -
 # --- exactness ---------------------------------------------------------------------------------------------------
 
 
-def test_pixels_per_label_equal_an_independent_recount(trained: Workspace) -> None:
-    found = audit(str(trained.root / "models/model.safetensors"), where=trained.root)
+def test_pixels_per_label_equal_an_independent_recount(workspace: Workspace) -> None:
+    found = audit(str(workspace.root / "models/model.safetensors"), where=workspace.root)
     assert found.labels is not None
-    windows = pd.read_parquet(trained.root / "data/chips/windows.parquet")
-    draws = pd.read_parquet(trained.root / "models/exposures.parquet").set_index("chip_id")["draws"]
-    owners = {obs_id: owner(trained, str(obs_id)) for obs_id in windows["obs_id"].unique()}
+    windows = pd.read_parquet(workspace.root / "data/chips/windows.parquet")
+    draws = pd.read_parquet(workspace.root / "models/exposures.parquet").set_index("chip_id")["draws"]
+    owners = {obs_id: owner(workspace, str(obs_id)) for obs_id in windows["obs_id"].unique()}
     recount = {name: dict.fromkeys(found.labels["feature_id"], 0) for name in ("train", "val", "test", "drawn")}
     for window in windows.itertuples():
         part = owners[window.obs_id][window.row : window.row + 160, window.col : window.col + 160]
@@ -324,7 +307,7 @@ def owner(workspace: Workspace, obs_id: str) -> npt.NDArray[np.object_]:
     return owners
 
 
-def test_positives_drawn_are_those_that_the_loss_saw(trained: Workspace) -> None:
+def test_positives_drawn_are_those_that_the_loss_saw(workspace: Workspace) -> None:
     """Counts mine pixels in the very batches that training drew, epoch by epoch, augmented."""
     import torch
 
@@ -332,14 +315,14 @@ def test_positives_drawn_are_those_that_the_loss_saw(trained: Workspace) -> None
     from sandwatch.learn.task import augment
     from sandwatch.stack import counted, mines
 
-    found = audit("main", where=trained.root)
+    found = audit("main", where=workspace.root)
     assert found.labels is not None
     params = found.params["train"]
-    chips = Chips(trained.root / "data/chips")
+    chips = Chips(workspace.root / "data/chips")
     training = chips.of("train")
     mined = chips.mine_px("binary")[training] > 0
     draws = Draws(training[mined], training[~mined], per_epoch=params["windows_per_epoch"], seed=params["seed"])
-    metrics = json.loads((trained.root / "results/train/metrics.json").read_text())
+    metrics = json.loads((workspace.root / "results/train/metrics.json").read_text())
     seen = 0
     sampler = TrainingBatches(draws, batch_size=params["batch_size"], rank=0, world=1)
     for epoch in range(metrics["best_epoch"]):
@@ -355,28 +338,28 @@ def test_positives_drawn_are_those_that_the_loss_saw(trained: Workspace) -> None
 # --- rasters, experiments, clones, files on their own -----------------------------------------------------------
 
 
-def test_a_raster_leads_to_its_labels(trained: Workspace, tmp_path: Path) -> None:
-    path = sorted((trained.root / "data/predictions").glob("*/score.tif"))[0]
+def test_a_raster_leads_to_its_labels(workspace: Workspace, tmp_path: Path) -> None:
+    path = sorted((workspace.root / "data/predictions").glob("*/score.tif"))[0]
     elsewhere = tmp_path / "found on a disk.tif"
     shutil.copyfile(path, elsewhere)
-    found = audit(str(elsewhere), where=trained.root)
+    found = audit(str(elsewhere), where=workspace.root)
     assert found.verdict == "VERIFIED: every link holds"
     assert found.links[0].name == "raster"
     assert path.parent.name in found.links[0].detail
     assert found.labels is not None
     with rasterio.open(elsewhere, "r+", IGNORE_COG_LAYOUT_BREAK="YES") as file:
         file.update_tags(LABEL_FINGERPRINT="0" * 64)
-    assert first_broken(audit(str(elsewhere), where=trained.root)).name == "raster"
+    assert first_broken(audit(str(elsewhere), where=workspace.root)).name == "raster"
 
 
-def test_a_lone_model_file_says_what_its_card_says_and_what_is_unverified(trained: Workspace, tmp_path: Path) -> None:
+def test_a_lone_model_file_says_what_its_card_says_and_what_is_unverified(workspace: Workspace, tmp_path: Path) -> None:
     path = tmp_path / "somebody sent this.safetensors"
-    shutil.copyfile(trained.root / "models/model.safetensors", path)
+    shutil.copyfile(workspace.root / "models/model.safetensors", path)
     found = audit(str(path), where=tmp_path)
-    assert found.card == Card.read(trained.root / "models/model.json")
+    assert found.card == Card.read(workspace.root / "models/model.json")
     assert found.labels is None
     assert found.verdict.startswith("UNVERIFIED in part: revision")
-    assert audit(str(path), where=trained.root).labels is not None
+    assert audit(str(path), where=workspace.root).labels is not None
 
 
 def test_git_gc_takes_nothing_from_the_audit(copy: Workspace) -> None:
@@ -441,8 +424,8 @@ def test_experiments_in_the_queue_and_in_a_folder_of_their_own_are_found(copy: W
     assert diff("apart", "queued", where=copy.root).params == {"train.seed": (0, 1)}
 
 
-def test_a_difference_holds_the_metrics_a_river_at_a_time(trained: Workspace) -> None:
-    found = diff("main", str(trained.root / "models"), where=trained.root)
+def test_a_difference_holds_the_metrics_a_river_at_a_time(workspace: Workspace) -> None:
+    found = diff("main", str(workspace.root / "models"), where=workspace.root)
     assert found.labels.empty
     assert found.metrics is not None
     assert found.rivers is not None

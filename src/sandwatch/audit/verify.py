@@ -96,10 +96,15 @@ def _working_tree(history: History) -> Link:
             or (a.deps, a.outs, a.params) != (b.deps, b.outs, b.params)
         ]  # fmt: skip
         return broken(name="working tree", detail=f"dvc.lock is not that of HEAD: {', '.join(changed) or 'its text'}")
-    status = Repo(str(history.root)).data_status(granular=True, untracked_files="no")
+    # No remote is asked: what lies here is compared with the cache, and a remote that doesn't answer takes minutes.
+    repo = Repo(str(history.root), config={"core": {"remote": ""}})
+    status = repo.data_status(granular=True, untracked_files="no")
     uncommitted: Mapping[str, Sequence[object]] = status.get("uncommitted", {})
     paths = [str(path) for kind in ("modified", "added") for path in uncommitted.get(kind, [])]
-    changed = sorted(path for path in paths if not path.endswith("/"))  # folders are named beside their files
+    # Folders are named beside their files, and alone where the cache lacks their listing.
+    folders = [path for path in paths if path.endswith("/")]
+    named = {folder for folder in folders for path in paths if path != folder and path.startswith(folder)}
+    changed = sorted(set(paths) - named)
     if changed:
         more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
         return broken(name="working tree", detail=f"{changed[0]} is not what dvc.lock says{more}")
