@@ -48,8 +48,8 @@ HARMLESS = {"unknown_class", "outside_scene", "duplicate_feature_id"}
 class Frozen:
     """What ``freeze`` made of some lines."""
 
-    def __init__(self, folder: Path, *rows: Any, using: Annotations = PARAMS) -> None:
-        self.metrics = freeze(lines(*rows), labelbox_export.parse, using, MANIFEST, folder)
+    def __init__(self, folder: Path, *rows: Any, using: Annotations = PARAMS, excluded: Any = None) -> None:
+        self.metrics = freeze(lines(*rows), labelbox_export.parse, using, MANIFEST, folder, excluded or {})
         self.labels = Labels.read(folder / "labels.parquet")
         self.observations = Observations.read(folder / "observations.parquet").set_index("obs_id")
         self.quarantine = Quarantine.read(folder / "quarantine.parquet")
@@ -327,7 +327,7 @@ def test_thousands_of_rows_are_cheap(tmp_path: Path) -> None:
     scenes, rows = many([f"site{number}_2023-01-01" for number in range(2000)])
     raw = lines(*rows)
     start = time.process_time()
-    assert freeze(raw, labelbox_export.parse, PARAMS, scenes, tmp_path)["labels"] == 4000
+    assert freeze(raw, labelbox_export.parse, PARAMS, scenes, tmp_path, {})["labels"] == 4000
     assert time.process_time() - start < 10
 
 
@@ -335,7 +335,7 @@ def test_memory_holds_one_raw_row_at_a_time(tmp_path: Path) -> None:
     scenes, rows = many([f"site{number}_2023-01-01" for number in range(40)])
     raw = (lines(row | {"attachments": "x" * 1_000_000})[0] for row in rows)
     tracemalloc.start()
-    freeze(raw, labelbox_export.parse, PARAMS, scenes, tmp_path)
+    freeze(raw, labelbox_export.parse, PARAMS, scenes, tmp_path, {})
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert (tmp_path / "export.ndjson").stat().st_size > 40e6

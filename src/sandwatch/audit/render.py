@@ -79,6 +79,7 @@ def diff_json(found: Difference) -> str:
             "a": {"target": found.a.target, "verdict": found.a.verdict},
             "b": {"target": found.b.target, "verdict": found.b.verdict},
             "labels": found.labels,
+            "exclusions": found.exclusions,
             "observations": found.observations,
             "windows": dict(found.windows),
             "params": found.params,
@@ -211,6 +212,9 @@ def print_diff(found: Difference, console: Console) -> None:
     if len(found.labels):
         _table(console, "labels", found.labels, {"feature_id": "feature", "obs_id": "observation", "change": "change",
                "iou": "IoU", "confidence_a": "before", "confidence_b": "after"})  # fmt: skip
+    if len(found.exclusions):
+        _table(console, "excluded", found.exclusions, {"feature_id": "feature", "label_id": "label",
+               "obs_id": "observation", "reason_a": "before", "reason_b": "after"})  # fmt: skip
     if len(found.observations):
         _table(console, "observations", found.observations, {name: name for name in found.observations.columns})
     console.print("windows: " + ", ".join(f"{n} {change}" for change, n in found.windows.items()))
