@@ -169,9 +169,9 @@ def cut(
     """Cuts windows from every observation that was looked at, has a scene and is learnt from.
 
     Writes ``pixels/<obs_id>.npy`` (int16 (band, y, x), as :func:`sandwatch.stack.encode`) and ``masks/<obs_id>.npy``
-    (uint8 (y, x): 0 other, 1 low, 2 high, 255 where a band lacks data, or unlabelled and outside the AOI or in an ignored
-    area) to ``out``.
-    Observations are worked on in parallel; the number of processors does not change what comes out.
+    (uint8 (y, x): 0 other, 1 low, 2 high, 255 where a band lacks data, or unlabelled and outside the AOI or in an
+    ignored area) to ``out``. Observations are worked on in parallel; the number of processors does not change what
+    comes out.
 
     Args:
         aoi: schemas.Aoi.

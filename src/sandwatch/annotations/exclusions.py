@@ -17,8 +17,8 @@ from sandwatch.files import whole
 
 FILE = "exclusions.csv"
 PIXELS = ("ignore", "other")
-"""ignore: a mine may well be there; its pixels count in neither loss nor metric. other: the label is proven wrong, there
-is no mine; its pixels teach that."""
+"""ignore: a mine may well be there; its pixels count in neither loss nor metric. other: the label is proven wrong and
+there is no mine; its pixels teach that."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,13 +90,15 @@ def read(inputs: Path) -> dict[str, Exclusion]:
                         fix="put a text with commas in quotes",
                     )
                 try:
-                    one = Exclusion(**entry)
+                    one = Exclusion(**entry)  # type: ignore[arg-type]  # it checks its pixels
                 except InputError as error:
                     raise InputError(
                         f"{where}: {error.what}", got=error.got, expected=error.expected, fix=error.fix
                     ) from None
                 if one.id in found:
-                    raise InputError(where, got=f"id {one.id} again", expected="an id once", fix="delete one of the two")
+                    raise InputError(
+                        where, got=f"id {one.id} again", expected="an id once", fix="delete one of the two"
+                    )
                 found[one.id] = one
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(str(path), got=str(error), expected="CSV in UTF-8", fix="save it as that") from None

@@ -40,12 +40,13 @@ into a negative.
 
 **Exclusions.** A feature with pixels ``other`` is proven to be no mine: it is dropped, whatever its geometry, and the
 rest stays. Where all mines of an observation are proven to be none, it is a negative: that is what was found out. A
-feature with pixels ``ignore`` may be a mine: its area goes to ``ignored``, where no pixel teaches anything unless a kept
-polygon covers it, and the rest stays, as a negative around that area where no other polygon is left. If its geometry
-can't be used, nobody knows which pixels to ignore, and the observation is withheld as above. A label id with ``ignore``
-takes out all that a person left on an image: the polygons, and the word that there is no other mine. So the observation
-is withheld whole, as it is where the label is a negative. Excluded labels leave before labels are chosen among: where
-another person's is left, that one speaks for every pixel. A feature's own line in the file goes before its label's.
+feature with pixels ``ignore`` may be a mine: its area goes to ``ignored``, where no pixel teaches anything unless a
+kept polygon covers it, and the rest stays, as a negative around that area where no other polygon is left. If its
+geometry can't be used, nobody knows which pixels to ignore, and the observation is withheld as above. A label id with
+``ignore`` takes out all that a person left on an image: the polygons, and the word that there is no other mine. So the
+observation is withheld whole, as it is where the label is a negative. Excluded labels leave before one is chosen: where
+another person's is left, that one speaks for every pixel. Of a feature that is kept with its label, its own line in the
+file goes before its label's.
 """
 
 from __future__ import annotations

@@ -36,8 +36,8 @@ class Difference:
             ``moved``, ``reclassified``, ``moved+reclassified``), iou of its two outlines (1 where it did not move, NaN
             where it is in one only), class and confidence in both, the fold in both, and geometry (of B, of A where it
             was removed).
-        exclusions: a row an entry of the quarantine with the reason ``excluded`` that is not the same in both: label_id,
-            feature_id, obs_id, and why, in both (None where it is not excluded).
+        exclusions: a row an entry of the quarantine with the reason ``excluded`` that is not the same in both:
+            label_id, feature_id, obs_id, and why, in both (None where it is not excluded).
         observations: a row an observation that is not the same in both: obs_id, change (``added``, ``removed``,
             ``mines``, ``fold``), and has_mines and fold in both.
         windows: number of windows by change: ``added``, ``removed``, ``fold``, ``same``.

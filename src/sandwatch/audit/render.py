@@ -19,6 +19,8 @@ from sandwatch.files import whole
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from sandwatch.audit.exclude import Outcome
+
 SHOWN = 40
 """Rows of a table on the terminal; files hold all."""
 MARKS = {"verified": "[green]ok[/]", "broken": "[red]!![/]", "unverified": "[yellow]??[/]"}
@@ -228,6 +230,31 @@ def print_diff(found: Difference, console: Console) -> None:
     _notes(console, found.notes)
 
 
+def print_outcome(outcome: Outcome, console: Console) -> None:
+    """What was excluded, for people."""
+    from rich.markup import escape
+
+    for one in outcome.excluded[:SHOWN]:
+        drawn = f"label with {one.polygons} polygons, {len(one.learnt)} learnt from" if one.whole else "polygon"
+        drawn += ", not learnt from as it is" if not one.whole and not one.learnt else ""
+        drawn += "; its observation is a negative" if one.negative else ""
+        was = (
+            "" if one.before is None else f"; updated, was {one.before}" if one.before != one.exclusion else "; as was"
+        )
+        console.print(f"  {escape(f'{one.exclusion.id}  {one.obs_id}  {drawn}{was}')}")
+    _more(console, len(outcome.excluded), f"{outcome.file} holds all")
+    observations = len({one.obs_id for one in outcome.excluded})
+    learnt = frozenset[str]().union(*(one.learnt for one in outcome.excluded))
+    negatives = sum(one.negative for one in outcome.excluded)
+    console.print(
+        f"{len(outcome.excluded)} ids in {observations} observations: {len(learnt)} labels and {negatives} negatives "
+        f"are taken out, {escape(str(outcome.excluded[0].exclusion))}"
+    )
+    console.print(f"{escape(str(outcome.file))}: {outcome.recorded} ids")
+    _notes(console, outcome.notes)
+    console.print(f"next: git add {escape(str(outcome.file))} && dvc repro", markup=False)
+
+
 def _chain(audit: Audit, console: Console) -> None:
     from rich.markup import escape
 
@@ -275,9 +302,9 @@ def _text(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def _more(console: Console, count: int) -> None:
+def _more(console: Console, count: int, where: str = "--json or --csv give all") -> None:
     if count > SHOWN:
-        console.print(f"  ... and {count - SHOWN} more: --json or --csv give all")
+        console.print(f"  ... and {count - SHOWN} more: {where}")
 
 
 def _notes(console: Console, notes: Iterable[str]) -> None:
