@@ -19,7 +19,7 @@ RECORD = "data/regions/sample/annotations/exclusions.csv"
 
 @pytest.fixture
 def two(copy: Workspace) -> gpd.GeoDataFrame:
-    """The label with the most pixels that the loss saw, and that of another observation; the index is the feature id."""
+    """The label with the most pixels that the loss saw, and that of another observation, by feature id."""
     labels = audit("main", where=copy.root).labels
     assert labels is not None
     chosen = labels.sort_values("positives_drawn", ascending=False).drop_duplicates("obs_id").head(2)
@@ -82,16 +82,3 @@ def test_an_excluded_label_is_gone_and_the_difference_names_it(copy: Workspace, 
     proof = prove(copy, "main", keep=["aoi", "export"])
     assert not proof.broken, proof.verdict
     assert {"rebuild annotations", "rebuild chips"} <= {x.name for x in proof.links if x.state == "verified"}
-
-    # What was recorded otherwise since is no secret to the audit, though the labels are the same.
-    copy.run(*exclude, ignored, "--reason", "a pond too", "--pixels", "other")
-    copy.run("dvc", "repro", "-q", "train")
-    copy.commit("once more")
-    found = diff("main~1", "main", where=copy.root)
-    assert found.labels.empty
-    assert found.a.card is not None
-    assert found.b.card is not None
-    assert found.a.card.label_fingerprint != found.b.card.label_fingerprint
-    assert found.exclusions[["reason_a", "reason_b"]].to_numpy().tolist() == [
-        ["pixels ignore: they withdrew, sadly", "pixels other: a pond too"]
-    ]

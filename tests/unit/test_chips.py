@@ -276,8 +276,7 @@ def test_an_ignored_area_is_ignored_where_no_label_is(region: Region) -> None:
         rasterize([px(*place)], out_shape=GRID.shape, transform=GRID.transform, all_touched=True) > 0
         for place in ((8, 25, 12, 9), (12, 30, 14, 9))
     )
-    valid = before[a & ~b] != IGNORED
-    assert valid.sum() > 50
+    assert (before[a & ~b] == 2).sum() > 40
     assert (mask[a & ~b] == IGNORED).all()
     both = a & b & (before != IGNORED)
     assert both.sum() > 10
