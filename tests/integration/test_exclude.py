@@ -79,6 +79,17 @@ def test_an_excluded_label_is_gone_and_the_difference_names_it(copy: Workspace, 
         link = next(link for link in audit(revision, where=copy.root).links if link.name == "fingerprint")
         assert (link.state, "ignored" in link.detail) == ("verified", bool(areas))
         assert link.detail.endswith(f"labels{areas}")
+
+
+@pytest.mark.slow
+def test_a_model_without_excluded_labels_is_proven(copy: Workspace, two: gpd.GeoDataFrame) -> None:
+    copy.run("sandwatch", "audit", "exclude", "--label", two.index[0], "--reason", "withdrawn")
+    copy.run("dvc", "repro", "-q", "train")
+    copy.run("git", "commit", "-q", "-a", "-m", "without it, and without the record")
+    link = next(link for link in audit("main", where=copy.root).links if link.name == "inputs")
+    assert (link.state, RECORD.rpartition("/")[0] in link.detail) == ("broken", True)
+    copy.run("git", "add", RECORD)
+    copy.run("git", "commit", "-q", "--amend", "-m", "without it")
     proof = prove(copy, "main", keep=["aoi", "export"])
     assert not proof.broken, proof.verdict
     assert {"rebuild annotations", "rebuild chips"} <= {x.name for x in proof.links if x.state == "verified"}
