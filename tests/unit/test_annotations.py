@@ -18,9 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sandwatch.annotations import build, freeze, labelbox_export, summary
+from sandwatch.annotations.exclusions import Exclusion
 from sandwatch.errors import InputError
 from sandwatch.params import Annotations, Synthetic
-from sandwatch.schemas import REASONS, Labels, Observations, Quarantine
+from sandwatch.schemas import REASONS, Ignored, Labels, Observations, Quarantine
 from tests.unit.annotation_rows import (
     GOOD,
     KNOWN,
@@ -42,7 +43,7 @@ from tests.unit.annotation_rows import (
 
 ROOT = Path(__file__).parents[2]
 MANIFEST = manifest()
-HARMLESS = {"unknown_class", "outside_scene", "duplicate_feature_id"}
+HARMLESS = {"unknown_class", "outside_scene", "duplicate_feature_id", "excluded"}
 
 
 class Frozen:
@@ -387,6 +388,18 @@ ROWS = st.builds(
 BROKEN = st.builds(lambda one, key: {k: v for k, v in one.items() if k != key} | {"projects": [one]}, ROWS, st.text())
 
 
+EXCLUDED = st.lists(
+    st.builds(
+        Exclusion,
+        id=st.sampled_from(["f0", "f1", "f2", "f3", "l1", "l2"]),
+        pixels=st.sampled_from(["ignore", "other"]),
+        reason=st.just("because"),
+    ),
+    max_size=3,
+    unique_by=lambda one: one.id,
+)
+
+
 def drawn_in(value: Any) -> int:
     """Counts drawn objects without the product's code."""
     if isinstance(value, list):
@@ -397,12 +410,20 @@ def drawn_in(value: Any) -> int:
 
 
 @settings(max_examples=40, deadline=None)
-@given(rows=st.lists(ROWS | BROKEN, max_size=8), consensus=st.sampled_from(["refuse", "selected", "latest"]))
-def test_nothing_is_lost_and_no_kept_observation_lacks_a_mine(rows: list[dict[str, Any]], consensus: str) -> None:
+@given(
+    rows=st.lists(ROWS | BROKEN, max_size=8),
+    consensus=st.sampled_from(["refuse", "selected", "latest"]),
+    excluded=EXCLUDED,
+)
+def test_nothing_is_lost_and_no_kept_observation_lacks_a_mine(
+    rows: list[dict[str, Any]], consensus: str, excluded: list[Exclusion]
+) -> None:
+    out = {one.id: one for one in excluded}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         try:
-            frozen = Frozen(folder, *rows, using=params(consensus=consensus))
+            frozen = Frozen(folder, *rows, using=params(consensus=consensus), excluded=out)
+            areas = Ignored.read(folder / "ignored.parquet")
             labels, observations, metrics = frozen.labels, frozen.observations, frozen.metrics
         except InputError:
             labels, observations, metrics = pd.DataFrame(), None, None
@@ -415,6 +436,9 @@ def test_nothing_is_lost_and_no_kept_observation_lacks_a_mine(rows: list[dict[st
     assert set(labels["obs_id"]) == set(observations.index[observations["has_mines"]])
     assert labels["feature_id"].is_unique
     assert shapely.is_valid(labels.geometry).all()
+    assert not {*labels["feature_id"], *labels["label_id"]} & out.keys()
+    assert set(areas["obs_id"]) <= set(observations.index)
+    assert {out[name].pixels for name in areas["feature_id"]} <= {"ignore"}
     row_of = dict(zip(labels["obs_id"], labels["row_sha256"], strict=True))
     label_of = observations["label_id"]
     for obs_id, row_sha256 in row_of.items():
