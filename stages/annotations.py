@@ -1,9 +1,11 @@
 """A frozen snapshot of the labels, checked; what is unfit goes to quarantine with its reason.
 
 Inputs: data/aoi/aoi.parquet, data/scenes.parquet, the region's river geometry, and the region's folder annotations/
-(export.ndjson for the source labelbox_export, annotations.csv for geojson; the source synthetic needs neither).
+(exclusions.csv, where labels were taken out; export.ndjson for the source labelbox_export, annotations.csv for geojson;
+the source synthetic needs neither).
 Outputs: data/annotations/ with export.ndjson (the raw snapshot), labels.parquet (a row a polygon),
-observations.parquet (a row an observation that was looked at) and quarantine.parquet (what was rejected, and why);
+observations.parquet (a row an observation that was looked at), ignored.parquet (a row an area not to be learnt from),
+quarantine.parquet (what was rejected, and why);
 results/annotations/metrics.json with the label fingerprint and the counts.
 """
 

@@ -3,7 +3,8 @@
 Reads:
     --aoi: sites with their AOIs, grids and folds (schemas.Aoi).
     --manifest: what was exported (schemas.Scenes), and --scenes, the folder of the rasters.
-    --annotations: folder of labels.parquet (schemas.Labels) and observations.parquet (schemas.Observations).
+    --annotations: folder of labels.parquet (schemas.Labels), observations.parquet (schemas.Observations) and
+        ignored.parquet (schemas.Ignored).
 
 Writes:
     --chips: windows.parquet (schemas.Windows), chip_labels.parquet (schemas.ChipLabels), pixels/<obs_id>.npy (int16
@@ -29,6 +30,7 @@ def main(*, aoi: Input, manifest: Input, scenes: Input, annotations: Input, chip
         scenes=scenes,
         observations=schemas.Observations.read(annotations / "observations.parquet"),
         labels=schemas.Labels.read(annotations / "labels.parquet"),
+        ignored=schemas.Ignored.read(annotations / "ignored.parquet"),
         bands=params[Bands],
         chips=params[Chips],
         split=params[Split],

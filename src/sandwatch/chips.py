@@ -78,6 +78,16 @@ def rasterise(labels: gpd.GeoDataFrame, grid: Grid) -> npt.NDArray[np.int32]:
     return raster.burn([(shapes[i], i + 1) for i in order], grid)
 
 
+def touched(areas: gpd.GeoDataFrame, grid: Grid) -> npt.NDArray[np.bool_]:
+    """Which pixels areas touch, as labels in their place would: bool (y, x).
+
+    Args:
+        areas: columns feature_id and geometry, in any CRS.
+        grid: in any CRS.
+    """
+    return rasterise(areas.assign(confidence="low"), grid) > 0  # a class is needed; any will do
+
+
 def choose(
     obs_id: str,
     in_aoi: npt.NDArray[np.bool_],
@@ -124,6 +134,7 @@ def cut(
     scenes: Path,
     observations: pd.DataFrame,
     labels: gpd.GeoDataFrame,
+    ignored: gpd.GeoDataFrame,
     bands: Bands,
     chips: Chips,
     split: Split,
@@ -132,8 +143,9 @@ def cut(
     """Cuts windows from every observation that was looked at, has a scene and is learnt from.
 
     Writes ``pixels/<obs_id>.npy`` (int16 (band, y, x), as :func:`sandwatch.stack.encode`) and ``masks/<obs_id>.npy``
-    (uint8 (y, x): 0 other, 1 low, 2 high, 255 where a band lacks data, or outside the AOI and unlabelled) to ``out``.
-    Observations are worked on in parallel; the number of processors does not change what comes out.
+    (uint8 (y, x): 0 other, 1 low, 2 high, 255 where a band lacks data, or unlabelled and outside the AOI or in an
+    ignored area) to ``out``. Observations are worked on in parallel; the number of processors does not change what
+    comes out.
 
     Args:
         aoi: schemas.Aoi.
@@ -141,6 +153,7 @@ def cut(
         scenes: the folder that the manifest's paths start from.
         observations: schemas.Observations.
         labels: schemas.Labels.
+        ignored: schemas.Ignored.
         bands: what to stack.
         chips: size, number and fitness of windows.
         split: the distance that folds keep, and the blocks of a group that stands alone.
@@ -173,7 +186,7 @@ def cut(
     exported = manifest[manifest["status"] == "exported"].set_index(["obs_id", "product"])["path"].to_dict()
     products = {"s2": bands.s2} | ({"s1": bands.s1} if bands.s1 else {})
     complete = learnt[[all((obs_id, product) in exported for product in products) for obs_id in learnt["obs_id"]]]
-    drawn = dict(tuple(labels.groupby("obs_id")))
+    drawn, left_out = (dict(tuple(table.groupby("obs_id"))) for table in (labels, ignored))
 
     def work(observation: Any) -> tuple[pd.DataFrame, pd.DataFrame]:
         site = sites.loc[observation.site_id]
@@ -187,7 +200,8 @@ def cut(
         mine = drawn.get(observation.obs_id, labels.iloc[:0])
         ordinals = np.where(valid, rasterise(mine, grid), 0)
         mask = np.array([OTHER, *mine["confidence"].map(CONFIDENCE)], np.uint8)[ordinals]
-        mask[~valid | (~in_aoi & (mask == OTHER))] = IGNORED
+        untold = ~in_aoi | touched(left_out.get(observation.obs_id, ignored.iloc[:0]), grid)
+        mask[~valid | (untold & (mask == OTHER))] = IGNORED
         for folder, array in (("pixels", pixels), ("masks", mask)):
             with whole(out / folder / f"{observation.obs_id}.npy") as partial:
                 np.save(partial, array)

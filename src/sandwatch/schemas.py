@@ -38,6 +38,7 @@ REASONS = (
     "scene_missing",
     "label_skipped",
     "not_done",
+    "excluded",
     "several_labels",
     "duplicate_observation",
     "activity_missing",
@@ -205,7 +206,7 @@ class Observations(Table):
     site_id: Series[str]
     date: Series[str] = pa.Field(str_matches=r"^\d{4}-\d{2}-01$")
     label_id: Series[str]
-    has_mines: Series[bool]
+    has_mines: Series[bool] = pa.Field(description="some label is left; else it is a negative, but for ignored areas")
     polygons: Series[int] = pa.Field(ge=0, description="usable ones")
     created_by: Series[str] = pa.Field(nullable=True)
     workflow_status: Series[str] = pa.Field(nullable=True)
@@ -226,6 +227,15 @@ class Quarantine(Table):
     row_sha256: Series[str] = pa.Field(str_matches=SHA256)
 
 
+class Ignored(Table):
+    """data/annotations/ignored.parquet: one row an area of a kept observation that is not learnt from."""
+
+    _sort_by: ClassVar[list[str]] = ["obs_id", "feature_id"]
+    feature_id: Series[str] = pa.Field(description="of the label that was excluded there")
+    obs_id: Series[str] = pa.Field(str_matches=OBS_ID)
+    geometry: Geometries
+
+
 class Windows(Table):
     """data/chips/windows.parquet: one row a chip."""
 
@@ -242,7 +252,7 @@ class Windows(Table):
     px_other: Series[int] = pa.Field(ge=0)
     px_low: Series[int] = pa.Field(ge=0)
     px_high: Series[int] = pa.Field(ge=0)
-    px_ignored: Series[int] = pa.Field(ge=0, description="nodata, or outside the AOI and unlabelled")
+    px_ignored: Series[int] = pa.Field(ge=0, description="nodata; unlabelled and outside the AOI or excluded")
     aoi_fraction: Series[float] = pa.Field(in_range={"min_value": 0, "max_value": 1})
     valid_fraction: Series[float] = pa.Field(in_range={"min_value": 0, "max_value": 1})
 

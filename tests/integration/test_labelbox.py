@@ -299,7 +299,7 @@ def test_tables_are_those_of_the_same_export_as_a_file(server: Labelbox, tmp_pat
     (tmp_path / "inputs").mkdir()
     (tmp_path / "inputs" / "export.ndjson").write_bytes(realistic())
     assert built(tmp_path / "from_file", "labelbox_export") == metrics
-    names = {"export.ndjson", "labels.parquet", "observations.parquet", "quarantine.parquet"}
+    names = {"export.ndjson", "ignored.parquet", "labels.parquet", "observations.parquet", "quarantine.parquet"}
     assert {path.name for path in (tmp_path / "fetched").iterdir()} == names
     for name in names:
         assert (tmp_path / "fetched" / name).read_bytes() == (tmp_path / "from_file" / name).read_bytes()

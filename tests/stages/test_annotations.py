@@ -13,8 +13,21 @@ import pytest
 from shapely.geometry import box
 
 from sandwatch.annotations import label_fingerprint
-from sandwatch.schemas import Aoi, Labels, Observations, Scenes
-from tests.unit.annotation_rows import CRS, GOOD, HEIGHT, KNOWN, LEFT, TOP, WIDTH, lines, manifest, simple
+from sandwatch.schemas import Aoi, Ignored, Labels, Observations, Scenes
+from tests.unit.annotation_rows import (
+    CRS,
+    GOOD,
+    HEIGHT,
+    KNOWN,
+    LEFT,
+    TOP,
+    WIDTH,
+    drawn,
+    lines,
+    manifest,
+    polygon,
+    simple,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -81,6 +94,7 @@ def test_the_stage_writes_tables_and_metrics(workspace: Path) -> None:
     folder = workspace / "data" / "annotations"
     assert sorted(path.name for path in folder.iterdir()) == [
         "export.ndjson",
+        "ignored.parquet",
         "labels.parquet",
         "observations.parquet",
         "quarantine.parquet",
@@ -92,6 +106,25 @@ def test_the_stage_writes_tables_and_metrics(workspace: Path) -> None:
     assert (metrics["labels"], metrics["negatives"], metrics["quarantine_malformed_row"]) == (1, 1, 1)
     assert "snapshot sample-1 from labelbox_export" in done.stdout
     assert metrics["label_fingerprint"] in done.stdout
+
+
+def test_the_stage_honours_what_was_excluded_and_tells_what_it_did_not_find(workspace: Path) -> None:
+    set_source(workspace, "labelbox_export")
+    other = drawn("other", polygon(90, 20, 9, 30))
+    (workspace / "inputs" / "export.ndjson").write_bytes(b"".join(lines(simple(KNOWN[0], drawn("x"), other))))
+    record = workspace / "inputs" / "exclusions.csv"
+    record.write_text("id,pixels,reason\nx,ignore,withdrawn\ngone,other,wrong\n")
+    done = run(workspace)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "exclusions.csv: 1 of 2 ids match nothing in this snapshot: gone\n" in done.stdout
+    folder = workspace / "data" / "annotations"
+    assert list(Labels.read(folder / "labels.parquet")["feature_id"]) == ["other"]
+    assert list(Ignored.read(folder / "ignored.parquet")["feature_id"]) == ["x"]
+    record.write_text("id,pixels,reason\nx,perhaps,withdrawn\n")
+    done = run(workspace)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: inputs/exclusions.csv, line 2")
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("source", ["labelbox_export", "geojson"])

@@ -18,7 +18,7 @@ from shapely.geometry import box
 from sandwatch import raster
 from sandwatch.grid import Grid, Window
 from sandwatch.learn.data import Chips
-from sandwatch.schemas import Aoi, ChipLabels, Labels, Observations, Scenes, Windows
+from sandwatch.schemas import Aoi, ChipLabels, Ignored, Labels, Observations, Scenes, Windows
 
 ROOT = Path(__file__).parents[2]
 UTM = "EPSG:32645"
@@ -126,6 +126,8 @@ def workspace(tmp_path: Path) -> Path:
     Scenes.write(pd.DataFrame(scenes), tmp_path / "scenes.parquet")
     Observations.write(pd.DataFrame(observations), tmp_path / "annotations" / "observations.parquet")
     Labels.write(gpd.GeoDataFrame(labels, crs="EPSG:4326"), tmp_path / "annotations" / "labels.parquet")
+    nothing = gpd.GeoDataFrame({"feature_id": [], "obs_id": []}, geometry=[], crs="EPSG:4326")
+    Ignored.write(nothing, tmp_path / "annotations" / "ignored.parquet")
     return tmp_path
 
 

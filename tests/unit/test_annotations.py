@@ -18,9 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sandwatch.annotations import build, freeze, labelbox_export, summary
+from sandwatch.annotations.exclusions import Exclusion
 from sandwatch.errors import InputError
 from sandwatch.params import Annotations, Synthetic
-from sandwatch.schemas import REASONS, Labels, Observations, Quarantine
+from sandwatch.schemas import REASONS, Ignored, Labels, Observations, Quarantine
 from tests.unit.annotation_rows import (
     GOOD,
     KNOWN,
@@ -42,14 +43,14 @@ from tests.unit.annotation_rows import (
 
 ROOT = Path(__file__).parents[2]
 MANIFEST = manifest()
-HARMLESS = {"unknown_class", "outside_scene", "duplicate_feature_id"}
+HARMLESS = {"unknown_class", "outside_scene", "duplicate_feature_id", "excluded"}
 
 
 class Frozen:
     """What ``freeze`` made of some lines."""
 
-    def __init__(self, folder: Path, *rows: Any, using: Annotations = PARAMS) -> None:
-        self.metrics = freeze(lines(*rows), labelbox_export.parse, using, MANIFEST, folder)
+    def __init__(self, folder: Path, *rows: Any, using: Annotations = PARAMS, excluded: Any = None) -> None:
+        self.metrics = freeze(lines(*rows), labelbox_export.parse, using, MANIFEST, folder, excluded or {})
         self.labels = Labels.read(folder / "labels.parquet")
         self.observations = Observations.read(folder / "observations.parquet").set_index("obs_id")
         self.quarantine = Quarantine.read(folder / "quarantine.parquet")
@@ -327,7 +328,7 @@ def test_thousands_of_rows_are_cheap(tmp_path: Path) -> None:
     scenes, rows = many([f"site{number}_2023-01-01" for number in range(2000)])
     raw = lines(*rows)
     start = time.process_time()
-    assert freeze(raw, labelbox_export.parse, PARAMS, scenes, tmp_path)["labels"] == 4000
+    assert freeze(raw, labelbox_export.parse, PARAMS, scenes, tmp_path, {})["labels"] == 4000
     assert time.process_time() - start < 10
 
 
@@ -335,7 +336,7 @@ def test_memory_holds_one_raw_row_at_a_time(tmp_path: Path) -> None:
     scenes, rows = many([f"site{number}_2023-01-01" for number in range(40)])
     raw = (lines(row | {"attachments": "x" * 1_000_000})[0] for row in rows)
     tracemalloc.start()
-    freeze(raw, labelbox_export.parse, PARAMS, scenes, tmp_path)
+    freeze(raw, labelbox_export.parse, PARAMS, scenes, tmp_path, {})
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert (tmp_path / "export.ndjson").stat().st_size > 40e6
@@ -387,6 +388,18 @@ ROWS = st.builds(
 BROKEN = st.builds(lambda one, key: {k: v for k, v in one.items() if k != key} | {"projects": [one]}, ROWS, st.text())
 
 
+EXCLUDED = st.lists(
+    st.builds(
+        Exclusion,
+        id=st.sampled_from(["f0", "f1", "f2", "f3", "l1", "l2"]),
+        pixels=st.sampled_from(["ignore", "other"]),
+        reason=st.just("because"),
+    ),
+    max_size=3,
+    unique_by=lambda one: one.id,
+)
+
+
 def drawn_in(value: Any) -> int:
     """Counts drawn objects without the product's code."""
     if isinstance(value, list):
@@ -397,12 +410,20 @@ def drawn_in(value: Any) -> int:
 
 
 @settings(max_examples=40, deadline=None)
-@given(rows=st.lists(ROWS | BROKEN, max_size=8), consensus=st.sampled_from(["refuse", "selected", "latest"]))
-def test_nothing_is_lost_and_no_kept_observation_lacks_a_mine(rows: list[dict[str, Any]], consensus: str) -> None:
+@given(
+    rows=st.lists(ROWS | BROKEN, max_size=8),
+    consensus=st.sampled_from(["refuse", "selected", "latest"]),
+    excluded=EXCLUDED,
+)
+def test_nothing_is_lost_and_no_kept_observation_lacks_a_mine(
+    rows: list[dict[str, Any]], consensus: str, excluded: list[Exclusion]
+) -> None:
+    out = {one.id: one for one in excluded}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         try:
-            frozen = Frozen(folder, *rows, using=params(consensus=consensus))
+            frozen = Frozen(folder, *rows, using=params(consensus=consensus), excluded=out)
+            areas = Ignored.read(folder / "ignored.parquet")
             labels, observations, metrics = frozen.labels, frozen.observations, frozen.metrics
         except InputError:
             labels, observations, metrics = pd.DataFrame(), None, None
@@ -415,6 +436,9 @@ def test_nothing_is_lost_and_no_kept_observation_lacks_a_mine(rows: list[dict[st
     assert set(labels["obs_id"]) == set(observations.index[observations["has_mines"]])
     assert labels["feature_id"].is_unique
     assert shapely.is_valid(labels.geometry).all()
+    assert not {*labels["feature_id"], *labels["label_id"]} & out.keys()
+    assert set(areas["obs_id"]) <= set(observations.index)
+    assert {out[name].pixels for name in areas["feature_id"]} <= {"ignore"}
     row_of = dict(zip(labels["obs_id"], labels["row_sha256"], strict=True))
     label_of = observations["label_id"]
     for obs_id, row_sha256 in row_of.items():

@@ -201,6 +201,7 @@ def region(tmp_path: Path) -> Region:
         "scenes": tmp_path / "scenes",
         "observations": pd.DataFrame(observations),
         "labels": gpd.GeoDataFrame(pd.concat(labels, ignore_index=True), crs="EPSG:4326"),
+        "ignored": gpd.GeoDataFrame({"feature_id": [], "obs_id": []}, geometry=[], crs="EPSG:4326"),
         "bands": BANDS,
         "chips": CHIPS,
         "split": SPLIT,
@@ -260,6 +261,36 @@ def test_each_polygon_gets_the_pixels_that_it_won(region: Region) -> None:
     given = made.chip_labels[made.chip_labels["chip_id"] == chip["chip_id"]].set_index("feature_id")["pixels"].to_dict()
     # a: rows 8-19, columns 25-33, without the gap of rows 10-13; b: rows 14-25, columns 30-38, without a's
     assert given == {"s1-a": 8 * 9, "s1-b": 12 * 9 - 6 * 4}
+
+
+def test_an_ignored_area_is_ignored_where_no_label_is(region: Region) -> None:
+    """Instead of a, as its own outline; beside its neighbour b and a label c that keeps its class."""
+    cut(**region)
+    _, before = arrays(region, "s1_2020-01-01")
+    labels = region["labels"]
+    out = labels["feature_id"] == "s1-a"
+    region["labels"], region["ignored"] = labels[~out], labels.loc[out, ["feature_id", "obs_id", "geometry"]]
+    region["out"] = region["out"].parent / "without"
+    made = cut(**region)
+    _, mask = arrays(region, "s1_2020-01-01")
+    a, b = (
+        rasterize([px(*place)], out_shape=GRID.shape, transform=GRID.transform, all_touched=True) > 0
+        for place in ((8, 25, 12, 9), (12, 30, 14, 9))
+    )
+    assert (before[a & ~b] == 2).sum() > 40
+    assert (mask[a & ~b] == IGNORED).all()
+    both = a & b & (before != IGNORED)
+    assert both.sum() > 10
+    assert (before[both] == 2).all()
+    assert (mask[both] == 1).all()
+    np.testing.assert_array_equal(mask[~a], before[~a])
+    assert "s1-a" not in set(made.chip_labels["feature_id"])
+    windows = made.windows.set_index("chip_id")
+    assert (windows[["px_other", "px_low", "px_high", "px_ignored"]].sum(axis=1) == 32 * 32).all()
+    given = made.chip_labels.groupby("chip_id")["pixels"].sum().reindex(windows.index, fill_value=0)
+    assert (given == windows["px_low"] + windows["px_high"]).all()
+    _, other = arrays(region, "s2_2020-01-01")
+    assert (other[8:20, 25:34] == 2).sum() > 50, "another observation's labels are none of its business"
 
 
 def test_a_scene_smaller_than_a_window_is_padded_with_ignored_pixels(region: Region) -> None:

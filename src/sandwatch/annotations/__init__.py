@@ -1,8 +1,8 @@
-"""From what annotators left to checked tables: ``export.ndjson``, ``labels``, ``observations``, ``quarantine``.
+"""From what annotators left to a frozen ``export.ndjson`` and tables: labels, observations, ignored, quarantine.
 
 One pipeline for all sources. A source yields raw rows; they are frozen as received, but for credentials in URLs
 (``redact.py``), then parsed line by line into ``record.Row`` and judged: ``rules.py`` holds every rule,
-``canonical.py`` reads polygons and defines the label fingerprint.
+``canonical.py`` reads polygons and defines the label fingerprint, ``exclusions.py`` the record of what people took out.
 """
 
 from __future__ import annotations
@@ -10,22 +10,24 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import geopandas as gpd
 import pandas as pd
 
-from sandwatch.annotations import geojson, labelbox_export
+from sandwatch.annotations import exclusions, geojson, labelbox_export
 from sandwatch.annotations.canonical import label_fingerprint
+from sandwatch.annotations.exclusions import Exclusion
 from sandwatch.annotations.record import MalformedError, Row
 from sandwatch.annotations.redact import redact
 from sandwatch.annotations.rules import Judge, scenes_of
 from sandwatch.errors import InputError
 from sandwatch.files import whole
 from sandwatch.params import Annotations, Synthetic
-from sandwatch.schemas import WGS84, Labels, Observations, Quarantine
+from sandwatch.schemas import WGS84, Ignored, Labels, Observations, Quarantine
+from sandwatch.stage import progress
 
 __all__ = ["build", "freeze", "label_fingerprint", "summary"]
 
@@ -48,28 +50,29 @@ def build(
         aoi: ``schemas.Aoi``.
         manifest: ``schemas.Scenes``.
         rivers: file with the river geometry.
-        inputs: the region's folder ``annotations``, for the other sources.
-        folder: gets export.ndjson, labels.parquet, observations.parquet and quarantine.parquet.
+        inputs: the region's folder ``annotations``: exclusions.csv, and what the other sources read.
+        folder: gets export.ndjson, labels.parquet, observations.parquet, ignored.parquet and quarantine.parquet.
 
     Returns:
         The stage's metrics: flat, numbers and the label fingerprint.
 
     Raises:
-        InputError: the source can't be read, or :func:`freeze` finds no usable polygon.
+        InputError: the source or the exclusions can't be read, or :func:`freeze` finds no usable polygon.
     """
+    excluded = exclusions.read(inputs)
     if params.source == "geojson":
-        return freeze(geojson.raw_rows(inputs, params), geojson.parse, params, manifest, folder)
+        return freeze(geojson.raw_rows(inputs, params), geojson.parse, params, manifest, folder, excluded)
     if params.source == "labelbox_export":
-        return freeze(labelbox_export.raw_rows(inputs), labelbox_export.parse, params, manifest, folder)
+        return freeze(labelbox_export.raw_rows(inputs), labelbox_export.parse, params, manifest, folder, excluded)
     if params.source == "labelbox":
         from sandwatch.annotations import labelbox
 
-        return freeze(labelbox.raw_rows(params), labelbox_export.parse, params, manifest, folder)
+        return freeze(labelbox.raw_rows(params), labelbox_export.parse, params, manifest, folder, excluded)
     from sandwatch.annotations import synthetic as painter
 
     rows = painter.rows(aoi, rivers, manifest, synthetic, params)
     lines = (json.dumps(row, sort_keys=True, ensure_ascii=False).encode() + b"\n" for row in rows)
-    return freeze(lines, labelbox_export.parse, params, manifest, folder)
+    return freeze(lines, labelbox_export.parse, params, manifest, folder, excluded)
 
 
 def freeze(
@@ -78,6 +81,7 @@ def freeze(
     params: Annotations,
     manifest: pd.DataFrame,
     folder: Path,
+    excluded: Mapping[str, Exclusion],
 ) -> dict[str, Any]:
     """Freezes raw rows and makes the tables of them; memory holds the tables and one raw row at a time.
 
@@ -87,6 +91,7 @@ def freeze(
         params: as for :func:`build`.
         manifest: as for :func:`build`.
         folder: as for :func:`build`.
+        excluded: what must not be learnt from, by id; ids that nothing in the rows has are told and counted.
 
     Returns:
         As :func:`build`.
@@ -94,7 +99,7 @@ def freeze(
     Raises:
         InputError: no usable polygon is left; the snapshot and its quarantine are written, to look into.
     """
-    judge, rows, redacted = Judge(params, scenes_of(manifest)), 0, 0
+    judge, rows, redacted = Judge(params, scenes_of(manifest), excluded), 0, 0
     with whole(folder / "export.ndjson") as partial, partial.open("wb") as snapshot:
         for number, received in enumerate(raw_rows, start=1):
             line, shortened = redact(received)
@@ -111,6 +116,10 @@ def freeze(
             else:
                 judge.row(row, row_sha256)
 
+    unmatched = sorted(excluded.keys() - judge.matched)
+    if unmatched:
+        progress(f"{exclusions.FILE}: {len(unmatched)} of {len(excluded)} ids match nothing in this snapshot: "
+                 f"{', '.join(unmatched)}")  # fmt: skip
     quarantine = _table(Quarantine, judge.quarantine)
     Quarantine.write(quarantine, folder / "quarantine.parquet")
     if not judge.labels:
@@ -122,9 +131,11 @@ def freeze(
         )
     labels, observations = _table(Labels, judge.labels), _table(Observations, judge.observations)
     Labels.write(labels, folder / "labels.parquet")
+    ignored = _table(Ignored, judge.ignored)
     Observations.write(observations, folder / "observations.parquet")
+    Ignored.write(ignored, folder / "ignored.parquet")
     return {
-        "label_fingerprint": label_fingerprint(labels, observations),
+        "label_fingerprint": label_fingerprint(labels, observations, ignored),
         "rows": rows,
         "labels": len(labels),
         "labels_low": int((labels["confidence"] == "low").sum()),
@@ -135,6 +146,9 @@ def freeze(
         "mine_area_km2": round(float(labels["area_m2"].sum()) / 1e6, 4),
         "quarantined_labels": int(quarantine["polygons"].sum()),
         "quarantined_rows": rows - len(observations),
+        "ignored_areas": len(ignored),
+        "exclusions": len(excluded),
+        "exclusions_unmatched": len(unmatched),
         "redacted_urls": redacted,
     } | {f"quarantine_{reason}": count for reason, count in sorted(Counter(quarantine["reason"]).items())}
 
@@ -150,7 +164,7 @@ def _top_reasons(quarantine: pd.DataFrame) -> str:
     return ", ".join(f"{reason} {count}" for reason, count in Counter(quarantine["reason"]).most_common(3))
 
 
-def _table(model: type[Labels | Observations | Quarantine], rows: list[dict[str, Any]]) -> pd.DataFrame:
+def _table(model: type[Labels | Observations | Ignored | Quarantine], rows: list[dict[str, Any]]) -> pd.DataFrame:
     """A table of ``rows`` with the model's columns and types, where a column has no value too."""
     dtypes = model.to_schema().dtypes
     table = pd.DataFrame(rows, columns=list(dtypes))

@@ -12,10 +12,12 @@ depends on no library's version:
 The **canonical row** of a label is the UTF-8 JSON, without spaces, non-ASCII characters escaped, of
 ``[feature_id, obs_id, class_name, confidence, polygons]``, where polygons is a list of polygons, each a list of rings,
 the exterior first, each a list of ``[longitude, latitude]``. A negative (an observation that was looked at and has no
-mine) has the canonical row ``["", obs_id, "", "", []]``: it trains the model as much as a polygon does.
+mine) has the canonical row ``["", obs_id, "", "", []]``: it trains the model as much as a polygon does. An ignored area
+(an excluded label's, whose pixels train nothing) has the canonical row ``["", obs_id, "", "ignored", polygons]``.
 
 The **label fingerprint** is the SHA-256 of all canonical rows, sorted by their bytes, each followed by a newline.
-Anyone can compute it again from ``labels.parquet`` and ``observations.parquet``.
+Anyone can compute it again from ``labels.parquet``, ``observations.parquet`` and ``ignored.parquet``; where there is no
+ignored area, it is that of the first two alone.
 """
 
 from __future__ import annotations
@@ -88,21 +90,24 @@ def canonical_row(feature_id: str, obs_id: str, class_name: str, confidence: str
     return _ENCODE([feature_id, obs_id, class_name, confidence, shape]).encode()
 
 
-def label_fingerprint(labels: Any, observations: Any) -> str:
-    """The label fingerprint of two tables as ``schemas.Labels`` and ``schemas.Observations`` define them.
+def label_fingerprint(labels: Any, observations: Any, ignored: Any = None) -> str:
+    """The label fingerprint of tables as ``schemas.Labels``, ``Observations`` and ``Ignored`` define them.
 
     Args:
         labels: rows in any order.
         observations: rows in any order; those without mines count.
+        ignored: rows in any order; None for none.
 
     Returns:
         64 hexadecimal digits.
     """
-    return fingerprint_of(canonical_rows(labels), observations)
+    return fingerprint_of(canonical_rows(labels), observations, ignored)
 
 
-def fingerprint_of(rows: list[bytes], observations: Any) -> str:
-    """The label fingerprint, from the rows that :func:`canonical_rows` gives and a table of observations."""
+def fingerprint_of(rows: list[bytes], observations: Any, ignored: Any = None) -> str:
+    """As :func:`label_fingerprint`, from the rows that :func:`canonical_rows` gives of the labels."""
+    if ignored is not None:
+        rows = rows + canonical_rows(ignored.assign(feature_id="", class_name="", confidence="ignored"))
     negatives = observations["obs_id"][~observations["has_mines"]]
     digest = hashlib.sha256()
     for row in sorted([*rows, *(canonical_row("", obs_id, "", "", ()) for obs_id in negatives)]):

@@ -10,6 +10,8 @@ unknown_observation     no name of the row is an obs_id of the scenes' manifest
 scene_missing           the observation's scene was skipped by ``export``
 label_skipped           the annotator skipped the image
 not_done                the label's workflow status is not among ``annotations.done_statuses``
+excluded                ``exclusions.csv`` names the label: with pixels ``ignore``, where it has no polygon, or where
+                        another label of the image is left
 several_labels          more than one label is left and ``annotations.consensus`` doesn't choose this one
 duplicate_observation   an earlier row was already kept for the observation
 activity_missing        the activity question has no answer that ``annotations.activity_answers`` knows
@@ -21,6 +23,7 @@ Those reject a label with all that was drawn; the others reject one drawn object
 
 ======================  ================================================================================================
 unknown_class           not of the class ``annotations.mine_class``
+excluded                ``exclusions.csv`` names it, or with pixels ``other`` its label
 duplicate_feature_id    its id was kept before
 geometry_missing, geometry_not_polygon, geometry_invalid
                         see ``canonical.py``
@@ -30,25 +33,37 @@ confidence_missing      the confidence question has no answer that ``annotations
 
 **No false negatives.** A pixel of a kept observation that no kept polygon covers teaches "no mine". So where a mine was
 drawn and its polygon can't be used, keeping the rest of the observation would teach a falsehood: the observation is
-withheld whole, its other polygons counted under ``observation_incomplete``. Three rejections do no such harm and leave
+withheld whole, its other polygons counted under ``observation_incomplete``. Some rejections do no such harm and leave
 the rest kept: another class is no mine, a polygon outside the scene covers no pixel of it, and of a polygon that is
 there twice one stays. Where mines were said and no polygon is left, the observation is withheld too, rather than turned
 into a negative.
+
+**Exclusions.** A feature with pixels ``other`` is proven to be no mine: it is dropped, whatever its geometry, and the
+rest stays. Where all mines of an observation are proven to be none, it is a negative: that is what was found out. A
+feature with pixels ``ignore`` may be a mine: its area goes to ``ignored``, where no pixel teaches anything unless a
+kept polygon covers it, and the rest stays, as a negative around that area where no other polygon is left. If its
+geometry can't be used, nobody knows which pixels to ignore, and the observation is withheld as above. A label id with
+``ignore`` takes out all that a person left on an image: the polygons, and the word that there is no other mine. So the
+observation is withheld whole, as it is where the label is a negative. Excluded labels leave before one is chosen: where
+another person's is left, that one speaks for every pixel. Of a feature that is kept with its label, its own line in the
+file goes before its label's.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import shapely
+from shapely.geometry.base import BaseGeometry
 
 from sandwatch.annotations.canonical import UnusableGeometryError, canonical, canonical_row, read_polygon
+from sandwatch.annotations.exclusions import Exclusion
 from sandwatch.annotations.record import Drawn, Label, MalformedError, Row
 from sandwatch.geometry import WGS84, reproject
 from sandwatch.params import Annotations
@@ -99,21 +114,33 @@ class _RejectedError(Exception):
         super().__init__(detail)
 
 
+class _IgnoredError(Exception):
+    """A drawn object is excluded, and the ground under it is not to be learnt from."""
+
+    def __init__(self, geometry: BaseGeometry, detail: str) -> None:
+        self.geometry = geometry
+        super().__init__(detail)
+
+
 class Judge:
-    """Judges rows one after another; its lists are the rows of the three tables.
+    """Judges rows one after another; its lists are the rows of the four tables.
 
     Attributes:
-        labels, observations, quarantine: rows of ``schemas.Labels``, ``Observations`` and ``Quarantine``.
+        labels, observations, ignored, quarantine: rows of ``schemas.Labels``, ``Observations``, ``Ignored`` and
+            ``Quarantine``.
         repaired: feature ids of kept polygons whose geometry had to be repaired.
+        matched: ids among the excluded that some row has, whatever became of it.
     """
 
-    def __init__(self, params: Annotations, scenes: dict[str, Scene]) -> None:
-        self._params, self._scenes = params, scenes
+    def __init__(self, params: Annotations, scenes: dict[str, Scene], excluded: Mapping[str, Exclusion]) -> None:
+        self._params, self._scenes, self._excluded = params, scenes, excluded
         self._seen: set[str] = set()
         self._kept: dict[str, str] = {}
         self.labels: list[dict[str, Any]] = []
         self.observations: list[dict[str, Any]] = []
+        self.ignored: list[dict[str, Any]] = []
         self.quarantine: list[dict[str, Any]] = []
+        self.matched: set[str] = set()
         self.repaired: list[str] = []
 
     def malformed(self, row_id: str, error: MalformedError, row_sha256: str) -> None:
@@ -122,6 +149,8 @@ class Judge:
 
     def row(self, row: Row, row_sha256: str) -> None:
         """Judges one row."""
+        ids = {drawn.feature_id for label in row.labels for drawn in label.drawn}
+        self.matched |= self._excluded.keys() & (ids | {label.label_id for label in row.labels})
         obs_id = next((name for name in row.names if name in self._scenes), None)
         name = obs_id or next(iter(row.names), None)
         reject = functools.partial(self._reject, row.row_id, row_sha256, obs_id=name)
@@ -134,7 +163,7 @@ class Judge:
             for label in row.labels:
                 reject("scene_missing", missing, label=label)
         elif only := self._only(row.labels, reject):
-            mines = sum(drawn.class_name == self._params.mine_class for drawn in only.drawn)
+            mines = len(self._mines(only))
             if obs_id in self._seen:
                 reject("duplicate_observation", "an earlier row of the snapshot was kept", label=only)
             elif only.mines is None:
@@ -155,6 +184,12 @@ class Judge:
                 reject("not_done", f"workflow status {label.workflow_status}", label=label)
             else:
                 fit.append(label)
+        left = [label for label in fit if label.label_id not in self._excluded]
+        for label in fit:
+            exclusion = self._excluded.get(label.label_id)
+            if exclusion is not None and (left or exclusion.pixels == "ignore" or not self._mines(label)):
+                reject("excluded", str(exclusion), label=label)
+                fit = [other for other in fit if other is not label]
         chosen = fit
         if len(fit) > 1 and self._params.consensus == "selected":
             chosen = [label for label in fit if label.selected]
@@ -171,18 +206,22 @@ class Judge:
         """Keeps the observation with its usable polygons, or withholds it."""
         scene = self._scenes[obs_id]
         kept: dict[str, dict[str, Any]] = {}
+        ignored: list[dict[str, Any]] = []
         repaired, lost = [], []
         for drawn in label.drawn:
             try:
-                usable, was_repaired = self._polygon(drawn, obs_id, scene)
+                usable, was_repaired = self._polygon(drawn, obs_id, scene, self._exclusion(drawn, label))
                 self._refuse_duplicate(usable, kept)
+            except _IgnoredError as error:
+                reject("excluded", str(error), label=label, drawn=drawn)
+                ignored.append({"feature_id": drawn.feature_id, "obs_id": obs_id, "geometry": error.geometry})
             except _RejectedError as error:
                 reject(error.reason, str(error), label=label, drawn=drawn)
                 lost += [] if error.harmless else [f"{drawn.feature_id} {error.reason}"]
             else:
                 kept[drawn.feature_id] = usable
                 repaired += [drawn.feature_id] if was_repaired else []
-        if label.mines and not kept and not lost:
+        if label.mines and not (kept or ignored or lost or self._disproved(label)):
             lost = ["mines are said, and no polygon is left"]
         if lost:
             reject("observation_incomplete", "; ".join(lost), label=label, polygons=len(kept))
@@ -190,6 +229,7 @@ class Judge:
         self._seen.add(obs_id)
         self._kept.update((feature_id, usable["label_sha256"]) for feature_id, usable in kept.items())
         self.repaired += repaired
+        self.ignored += ignored
         shared = {
             "obs_id": obs_id,
             "label_id": label.label_id,
@@ -214,6 +254,17 @@ class Judge:
             }
         )
 
+    def _mines(self, label: Label) -> list[Drawn]:
+        return [drawn for drawn in label.drawn if drawn.class_name == self._params.mine_class]
+
+    def _exclusion(self, drawn: Drawn, label: Label) -> Exclusion | None:
+        return self._excluded.get(drawn.feature_id) or self._excluded.get(label.label_id)
+
+    def _disproved(self, label: Label) -> bool:
+        """Whether every mine of it is proven to be none."""
+        exclusions = [self._exclusion(drawn, label) for drawn in self._mines(label)]
+        return all(exclusion is not None and exclusion.pixels == "other" for exclusion in exclusions)
+
     def _refuse_duplicate(self, usable: dict[str, Any], kept: dict[str, dict[str, Any]]) -> None:
         """Refuses an id that is taken, in this observation (``kept``) or an earlier one."""
         feature_id = usable["feature_id"]
@@ -224,10 +275,14 @@ class Judge:
                 "duplicate_feature_id", f"kept before, with {'the same' if same else 'another'} content", harmless=same
             )
 
-    def _polygon(self, drawn: Drawn, obs_id: str, scene: Scene) -> tuple[dict[str, Any], bool]:
+    def _polygon(
+        self, drawn: Drawn, obs_id: str, scene: Scene, exclusion: Exclusion | None
+    ) -> tuple[dict[str, Any], bool]:
         """What a usable polygon adds to its row of ``Labels``, and whether it was repaired."""
         if drawn.class_name != self._params.mine_class:
             raise _RejectedError("unknown_class", f"class {drawn.class_name!r}", harmless=True)
+        if exclusion is not None and exclusion.pixels == "other":
+            raise _RejectedError("excluded", str(exclusion), harmless=True)
         try:
             geometry, was_repaired = read_polygon(drawn.geometry)
         except UnusableGeometryError as error:
@@ -238,6 +293,8 @@ class Judge:
             raise _RejectedError(
                 "outside_scene", f"lies at longitude {longitude:.4f}, latitude {latitude:.4f}", harmless=True
             )
+        if exclusion is not None:
+            raise _IgnoredError(geometry, str(exclusion))
         area_m2 = round(projected.area, 1)
         if area_m2 <= 0:
             raise _RejectedError("geometry_invalid", "an area below 0.05 m2")

@@ -138,6 +138,37 @@ def verify(
         raise typer.Exit(2)
 
 
+@app.command()
+def exclude(
+    reason: Annotated[str, typer.Option(help="why, on one line; it goes into git, so it names nobody")],
+    label: Annotated[list[str] | None, typer.Option(help="a feature id, or a label id for all that it holds")] = None,
+    annotator: Annotated[str | None, typer.Option(help="everything that this person created")] = None,
+    since: Annotated[str | None, typer.Option("--from", help="with --annotator: on this day or later")] = None,
+    until: Annotated[str | None, typer.Option("--to", help="with --annotator: on this day or before")] = None,
+    pixels: Annotated[
+        str,
+        typer.Option(help="ignore: a mine may be there, learn nothing there; other: there is none, learn that"),
+    ] = "ignore",
+) -> None:
+    """Record labels that must not be learnt from, in a file that git tracks and the stage annotations honours.
+
+    Ids are looked up in the snapshot that lies in data/annotations. Run it in the root of a clone.
+    """
+    from sandwatch.audit import render
+    from sandwatch.audit.exclude import exclude as record
+
+    outcome = record(
+        Path(),
+        labels=label or [],
+        annotator=annotator,
+        since=since,
+        until=until,
+        pixels=pixels,
+        reason=reason,
+    )
+    _say(False, lambda: "", lambda console: render.print_outcome(outcome, console))
+
+
 def _say(as_json: bool, values: Callable[[], str], show: Callable[[Console], None]) -> None:
     """Prints an answer: JSON for programs, tables for people."""
     if as_json:

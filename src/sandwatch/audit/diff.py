@@ -36,6 +36,8 @@ class Difference:
             ``moved``, ``reclassified``, ``moved+reclassified``), iou of its two outlines (1 where it did not move, NaN
             where it is in one only), class and confidence in both, the fold in both, and geometry (of B, of A where it
             was removed).
+        exclusions: a row an entry of the quarantine with the reason ``excluded`` that is not the same in both:
+            label_id, feature_id, obs_id, and why, in both (None where it is not excluded).
         observations: a row an observation that is not the same in both: obs_id, change (``added``, ``removed``,
             ``mines``, ``fold``), and has_mines and fold in both.
         windows: number of windows by change: ``added``, ``removed``, ``fold``, ``same``.
@@ -49,6 +51,7 @@ class Difference:
     a: Audit
     b: Audit
     labels: gpd.GeoDataFrame
+    exclusions: pd.DataFrame
     observations: pd.DataFrame
     windows: Mapping[str, int]
     params: Mapping[str, tuple[Any, Any]]
@@ -98,6 +101,7 @@ def diff(a: str, b: str, *, where: Path | None = None, remote: str | None = None
         a=first,
         b=second,
         labels=changed_labels(*(_there(audit.labels) for audit in audits)),
+        exclusions=changed_exclusions(*(_there(audit.quarantine) for audit in audits)),
         observations=_changed_observations(*(_there(audit.observations) for audit in audits)),
         windows=_changed_windows(*(_there(audit.windows) for audit in audits)),
         params=chain.changes(first.params, second.params),
@@ -140,6 +144,19 @@ def changed_labels(before: gpd.GeoDataFrame, after: gpd.GeoDataFrame) -> gpd.Geo
     columns += [f"{name}_{side}" for name in ("class_name", "confidence", "fold") for side in "ab"]
     found = gpd.GeoDataFrame(table[columns], geometry=geometry, crs=before.crs)
     return found[found["change"] != "same"].sort_values(["change", "obs_id", "feature_id"], ignore_index=True)
+
+
+def changed_exclusions(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
+    """The exclusions that differ between two tables of quarantine; see :class:`Difference`."""
+    names = ["label_id", "feature_id", "obs_id"]
+    a, b = (
+        table.loc[table["reason"] == "excluded", [*names, "detail"]].drop_duplicates().astype(object)
+        for table in (before, after)
+    )
+    both = a.merge(b, on=names, how="outer", suffixes=("_a", "_b")).rename(
+        columns={"detail_a": "reason_a", "detail_b": "reason_b"}
+    )
+    return both[both["reason_a"] != both["reason_b"]].reset_index(drop=True)
 
 
 def _changed_observations(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:

@@ -267,10 +267,15 @@ class _Walk:
         }
         labels, observations, quarantine = read["labels"], read["observations"], read["quarantine"]
         rows = canonical_rows(labels)
-        found = fingerprint_of(rows, observations)
+        # Revisions from before labels could be excluded have no such table.
+        ignored, areas = None, ""
+        if "ignored.parquet" in self.objects.tree(oid, ANNOTATIONS):
+            ignored = schemas.Ignored.read(self.objects.file(oid, "ignored.parquet", ANNOTATIONS))
+            areas = f" and {len(ignored)} ignored areas" if len(ignored) else ""
+        found = fingerprint_of(rows, observations, ignored)
         said = self.card.label_fingerprint
         wrong = [] if found == said else [f"the labels have the fingerprint {found}; the card says {said}"]
-        self._note("fingerprint", wrong, f"{said}, computed from {len(labels)} labels")
+        self._note("fingerprint", wrong, f"{said}, computed from {len(labels)} labels{areas}")
         hashes = np.array([hashlib.sha256(row).hexdigest() for row in rows], object)
         wrong = [
             f"label {feature_id} is not the one that its hash was made of"

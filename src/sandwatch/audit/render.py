@@ -19,6 +19,8 @@ from sandwatch.files import whole
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from sandwatch.audit.exclude import Outcome
+
 SHOWN = 40
 """Rows of a table on the terminal; files hold all."""
 MARKS = {"verified": "[green]ok[/]", "broken": "[red]!![/]", "unverified": "[yellow]??[/]"}
@@ -79,6 +81,7 @@ def diff_json(found: Difference) -> str:
             "a": {"target": found.a.target, "verdict": found.a.verdict},
             "b": {"target": found.b.target, "verdict": found.b.verdict},
             "labels": found.labels,
+            "exclusions": found.exclusions,
             "observations": found.observations,
             "windows": dict(found.windows),
             "params": found.params,
@@ -211,6 +214,9 @@ def print_diff(found: Difference, console: Console) -> None:
     if len(found.labels):
         _table(console, "labels", found.labels, {"feature_id": "feature", "obs_id": "observation", "change": "change",
                "iou": "IoU", "confidence_a": "before", "confidence_b": "after"})  # fmt: skip
+    if len(found.exclusions):
+        _table(console, "excluded", found.exclusions, {"feature_id": "feature", "label_id": "label",
+               "obs_id": "observation", "reason_a": "before", "reason_b": "after"})  # fmt: skip
     if len(found.observations):
         _table(console, "observations", found.observations, {name: name for name in found.observations.columns})
     console.print("windows: " + ", ".join(f"{n} {change}" for change, n in found.windows.items()))
@@ -222,6 +228,31 @@ def print_diff(found: Difference, console: Console) -> None:
         if table is not None and len(changed := table[table["change"] != 0]):
             _table(console, name, changed, {column: column for column in table.columns})
     _notes(console, found.notes)
+
+
+def print_outcome(outcome: Outcome, console: Console) -> None:
+    """What was excluded, for people."""
+    from rich.markup import escape
+
+    for one in outcome.excluded[:SHOWN]:
+        drawn = f"label with {one.polygons} polygons, {len(one.learnt)} learnt from" if one.whole else "polygon"
+        drawn += ", not learnt from as it is" if not one.whole and not one.learnt else ""
+        drawn += "; its observation is a negative" if one.negative else ""
+        was = (
+            "" if one.before is None else f"; updated, was {one.before}" if one.before != one.exclusion else "; as was"
+        )
+        console.print(f"  {escape(f'{one.exclusion.id}  {one.obs_id}  {drawn}{was}')}")
+    _more(console, len(outcome.excluded), f"{outcome.file} holds all")
+    observations = len({one.obs_id for one in outcome.excluded})
+    learnt = frozenset[str]().union(*(one.learnt for one in outcome.excluded))
+    negatives = sum(one.negative for one in outcome.excluded)
+    console.print(
+        f"{len(outcome.excluded)} ids in {observations} observations: {len(learnt)} labels and {negatives} negatives "
+        f"are taken out, {escape(str(outcome.excluded[0].exclusion))}"
+    )
+    console.print(f"{escape(str(outcome.file))}: {outcome.recorded} ids")
+    _notes(console, outcome.notes)
+    console.print(f"next: git add {escape(str(outcome.file))} && dvc repro", markup=False)
 
 
 def _chain(audit: Audit, console: Console) -> None:
@@ -271,9 +302,9 @@ def _text(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def _more(console: Console, count: int) -> None:
+def _more(console: Console, count: int, where: str = "--json or --csv give all") -> None:
     if count > SHOWN:
-        console.print(f"  ... and {count - SHOWN} more: --json or --csv give all")
+        console.print(f"  ... and {count - SHOWN} more: {where}")
 
 
 def _notes(console: Console, notes: Iterable[str]) -> None:
