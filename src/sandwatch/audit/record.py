@@ -15,6 +15,10 @@ from sandwatch.schemas import OBS_ID, PRODUCTS, SHA256, Geometries, Table
 
 State = Literal["verified", "broken", "unverified"]
 LINKS = (
+    "signature",
+    "statement",
+    "subjects",
+    "release",
     "raster",
     "weights",
     "card",
