@@ -8,8 +8,8 @@ from __future__ import annotations
 import platform
 import re
 import shutil
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -19,6 +19,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from sandwatch.audit import chain
 from sandwatch.audit.chain import ANNOTATIONS, CARD, CHIPS, EXPOSURES, MODELS, SCENES, TRAIN, WEIGHTS
+from sandwatch.audit.folders import whole_folder
 from sandwatch.audit.forward import follow
 from sandwatch.audit.history import LOCK, History, read_yaml
 from sandwatch.audit.objects import CorruptError, MissingError, Objects
@@ -84,59 +85,67 @@ def attest(
         InputError: there is no repository, no commit holds the model, a link of its chain is broken, or the folder
             holds something else.
     """
+    with followed(target, where=where, remote=remote, offline=offline) as (audit, history, objects):
+        files = _files(target, audit, history, objects)
+        statement = _statement(audit, history, objects, files, now or datetime.now(UTC))
+    mine = sha256(files[WEIGHTS])
+    with whole_folder(
+        folder, replaces=lambda there: _is_release(there, mine), of="an earlier release of the same model"
+    ) as made:
+        for name in SUBJECTS:
+            shutil.copyfile(files[name], made / name)
+        write_json(made / ATTESTATION, statement)
+        if sign is not None:
+            sign(made)
+    return Released(folder=folder, audit=audit, statement=statement, signed=sign is not None)
+
+
+@contextmanager
+def followed(
+    target: str, *, where: Path | None, remote: str | None, offline: bool
+) -> Iterator[tuple[Audit, History, Objects]]:
+    """The chain behind a committed model, and the repository that it was followed in.
+
+    Raises:
+        InputError: there is no repository, no commit holds the model, or a link of its chain is broken.
+    """
     history = History.around(where or Path())
     if history is None:
         raise InputError(
             str((where or Path()).resolve()),
             got="no DVC repository",
             expected="the clone that the model was trained in",
-            fix="clone it: an attestation names a commit and all that it read",
+            fix="clone it, and run this there",
         )
     try:
         objects = Objects(history.root, remote=remote, offline=offline)
         hand = chain.take(target, history, objects)
         if hand.raster is not None:
             raise InputError(
-                f"attest {target}", got="a result", expected="a model or a revision", fix="name the model that made it"
+                target, got="a result", expected="a model or a revision", fix="name the model that made it"
             )
         audit = follow(hand, history, objects)
-        files = _files(target, audit, history, objects)
-        _refuse_another(folder, sha256(files[WEIGHTS]))
-        statement = _statement(audit, history, objects, files, now or datetime.now(UTC))
+        bad = next(iter(audit.broken), None)
+        if bad is None and (audit.revision is None or audit.card is None):
+            bad = next(link for link in audit.links if link.name == "revision")
+        if bad is not None:
+            raise InputError(
+                target,
+                got=f"link {bad.name} {bad.state}: {bad.detail}",
+                expected="a model that a commit holds, with no link broken",
+                fix="commit it, or mend that link; sandwatch audit shows all",
+            )
+        yield audit, history, objects
     finally:
         history.git.close()
-    folder = folder.absolute()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.partial", dir=folder.parent) as scratch:
-        made = Path(scratch) / folder.name  # a signature names the folder
-        made.mkdir()
-        for name in SUBJECTS:
-            shutil.copyfile(files[name], made / name)
-        write_json(made / ATTESTATION, statement)
-        if sign is not None:
-            sign(made)
-        if folder.exists():
-            folder.rename(Path(scratch) / "before")
-        made.rename(folder)
-    return Released(folder=folder, audit=audit, statement=statement, signed=sign is not None)
 
 
 def _files(target: str, audit: Audit, history: History, objects: Objects) -> dict[str, Path]:
-    """The files of a model that may be attested, out of DVC.
+    """The files of a model, out of DVC.
 
     Raises:
-        InputError: it may not.
+        InputError: they can't be reached, or are not what the card says.
     """
-    bad = next(iter(audit.broken), None)
-    if bad is None and (audit.revision is None or audit.card is None):
-        bad = next(link for link in audit.links if link.name == "revision")
-    if bad is not None:
-        raise InputError(
-            f"attest {target}",
-            got=f"link {bad.name} {bad.state}: {bad.detail}",
-            expected="a model that a commit holds, with no link broken",
-            fix="commit it, or mend that link; sandwatch audit shows all",
-        )
     assert audit.revision is not None
     assert audit.card is not None
     model = chain.model_of(history.lock(audit.revision))
@@ -160,24 +169,12 @@ def _files(target: str, audit: Audit, history: History, objects: Objects) -> dic
     return files
 
 
-def _refuse_another(folder: Path, weights_sha256: str) -> None:
-    """Nothing but an earlier release of the same model is replaced."""
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return
-    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    held = folder / WEIGHTS
-    if (
-        {*SUBJECTS, ATTESTATION} <= names <= {*SUBJECTS, ATTESTATION, SIGNATURE}
-        and held.is_file()
-        and sha256(held) == weights_sha256
-    ):
-        return
-    raise InputError(
-        str(folder),
-        got="something else there: " + (", ".join(sorted(names)[:4]) if names else "a file"),
-        expected="a new or empty folder, or an earlier release of the same model",
-        fix="name another folder with --out",
-    )
+def _is_release(folder: Path, weights_sha256: str) -> bool:
+    """Whether nothing but a release of this model lies in a folder."""
+    names = {path.name for path in folder.iterdir()}
+    return {*SUBJECTS, ATTESTATION} <= names <= {*SUBJECTS, ATTESTATION, SIGNATURE} and sha256(
+        folder / WEIGHTS
+    ) == weights_sha256
 
 
 def _statement(

@@ -192,6 +192,37 @@ def check(
     _exit(found.links)
 
 
+@app.command()
+def croissant(
+    target: Annotated[str, typer.Argument(help="a model file or folder, a git revision, or an experiment's name")],
+    out: Annotated[Path, typer.Option(help="folder to write: a new one, or an earlier label set")],
+    license: Annotated[str, typer.Option(help="of the labels, best as an address at spdx.org/licenses")],
+    creator: Annotated[list[str], typer.Option(help="whom to cite; may be given several times")],
+    url: Annotated[str, typer.Option(help="where the label set will be found")],
+    name: Annotated[str | None, typer.Option(help="of the label set  [default: one that names the region]")] = None,
+    annotators: Annotated[
+        bool, typer.Option("--annotators", help="publish who drew and reviewed: the columns created_by and reviews")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print the description")] = False,
+    remote: Remote = None,
+    offline: Offline = False,
+) -> None:
+    """Write the labels behind a model as a data set to publish and cite, described in Croissant (croissant.json).
+
+    labels.parquet: a polygon a row (EPSG:4326); observations.parquet: what was looked at, negatives too.
+    """
+    from sandwatch.audit import render
+    from sandwatch.audit.croissant import Citation, publish
+
+    citation = Citation(license=license, creators=tuple(creator), url=url, name=name)
+    done = publish(target, out, citation, people=annotators, remote=remote, offline=offline)
+    _say(
+        as_json,
+        lambda: json.dumps(done.metadata, indent=2, sort_keys=True, ensure_ascii=False),
+        lambda console: render.print_published(done, console),
+    )
+
+
 def _exit(links: Sequence[Link]) -> None:
     """Exit status 1 where a link is broken, 2 where one could not be checked."""
     states = {link.state for link in links}

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from sandwatch.audit.attest import Released
+    from sandwatch.audit.croissant import Published
     from sandwatch.audit.release import Checked
 
 SHOWN = 40
@@ -187,6 +188,14 @@ def print_released(done: Released, console: Console) -> None:
     _notes(console, done.audit.notes)
     console.print(escape(f"{done.folder}: {done.audit.revision}, made from {len(materials)} materials"))
     console.print("signed" if done.signed else "not signed: --private-key or --sigstore does")
+
+
+def print_published(done: Published, console: Console) -> None:
+    """What was published, for people."""
+    console.print(
+        f"{done.folder}: {done.labels} labels, {done.observations} observations\n{done.metadata['citeAs']}",
+        markup=False,
+    )
 
 
 def checked_json(found: Checked) -> str:

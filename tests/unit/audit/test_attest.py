@@ -209,7 +209,7 @@ def test_a_broken_link_is_refused_by_name(clone: Path, tmp_path: Path, made: Mad
     oid = next(entry["md5"] for entry in listed if entry["relpath"] == "labels.parquet")
     (cache / oid[:2] / oid[2:]).unlink()
     schemas.Labels.write(labels, cache / oid[:2] / oid[2:])
-    with pytest.raises(InputError, match=rf"attest main: got link labels broken: the cache holds another file .*{oid}"):
+    with pytest.raises(InputError, match=rf"main: got link labels broken: the cache holds another file .*{oid}"):
         attest("main", tmp_path / "out", where=clone, offline=True)
     assert not (tmp_path / "out").exists()
     assert hashlib.md5((clone / "dvc.lock").read_bytes()).hexdigest() == mine
