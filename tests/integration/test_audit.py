@@ -354,18 +354,28 @@ def test_positives_drawn_are_those_that_the_loss_saw(trained: Workspace) -> None
 # --- rasters, experiments, clones, files on their own -----------------------------------------------------------
 
 
-def test_a_raster_leads_to_its_labels(trained: Workspace, tmp_path: Path) -> None:
-    path = sorted((trained.root / "data/predictions").glob("*/score.tif"))[0]
-    elsewhere = tmp_path / "found on a disk.tif"
+@pytest.mark.parametrize(
+    "which", ["*/score.tif", "*/mask.tif", "*/detections.parquet", "*/item.json", "detections.parquet", "model.json"]
+)
+def test_a_result_leads_to_its_labels(trained: Workspace, tmp_path: Path, which: str) -> None:
+    predictions = trained.root / "data/predictions"
+    path = next(p for p in sorted(predictions.glob(which)) if p.suffix != ".parquet" or len(pd.read_parquet(p)))
+    elsewhere = tmp_path / f"found on a disk{path.suffix}"
     shutil.copyfile(path, elsewhere)
     found = audit(str(elsewhere), where=trained.root)
     assert found.verdict == "VERIFIED: every link holds"
-    assert found.links[0].name == "raster"
-    assert path.parent.name in found.links[0].detail
+    assert found.links[0].name == "result"
+    assert path.relative_to(predictions).as_posix() in found.links[0].detail
     assert found.labels is not None
+    assert len(found.labels) > 0
+
+
+def test_a_raster_with_other_tags(trained: Workspace, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "found on a disk.tif"
+    shutil.copyfile(sorted((trained.root / "data/predictions").glob("*/score.tif"))[0], elsewhere)
     with rasterio.open(elsewhere, "r+", IGNORE_COG_LAYOUT_BREAK="YES") as file:
         file.update_tags(LABEL_FINGERPRINT="0" * 64)
-    assert first_broken(audit(str(elsewhere), where=trained.root)).name == "raster"
+    assert first_broken(audit(str(elsewhere), where=trained.root)).name == "result"
 
 
 def test_a_lone_model_file_says_what_its_card_says_and_what_is_unverified(trained: Workspace, tmp_path: Path) -> None:

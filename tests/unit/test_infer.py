@@ -201,6 +201,9 @@ def test_detections_lie_on_the_mask_and_are_numbered_from_the_top(mapped):
     assert list(table["detection_id"]) == [f"{mapped.obs_id}/{n:05d}" for n in range(1, len(table) + 1)]
     assert table.geometry.bounds["maxy"].is_monotonic_decreasing
     assert set(table["model_sha256"]) == {"3" * 64}
+    assert set(table["params_sha256"]) == {"2" * 64}
+    rows = {row["product"]: row["sha256"] for row in mapped.site[1]}
+    assert [json.loads(text) for text in table["scene_sha256"]] == [rows] * len(table)
     coordinates = shapely.get_coordinates(table.geometry) * 1e7
     np.testing.assert_allclose(coordinates, np.rint(coordinates), atol=1e-5)
 
@@ -274,7 +277,11 @@ def test_stac_is_valid_relative_and_whole(mapped):
     assert item.properties["proj:code"] == CRS
     assert item.properties["proj:shape"] == [301, 150]
     assert item.get_single_link("derived_from").resolve_stac_object().target.properties["mlm:architecture"] == "Unet"
-    # The MLM extension demands that the bands of the model's input are described; its schema is not at hand offline.
+    provenance = {"model_sha256": "3" * 64, "label_fingerprint": "1" * 64, "params_sha256": "2" * 64}
+    for found in items.values():
+        assert {name: found.properties[f"sandwatch:{name}"] for name in provenance} == provenance
+    assert item.properties["sandwatch:scene_sha256"] == {row["product"]: row["sha256"] for row in mapped.site[1]}
+    # The MLM extension demands that the bands of the model's input are described.
     assert [band["name"] for band in documents["model.json"]["assets"]["weights"]["eo:bands"]] == list(BANDS)
     assert shapely.geometry.shape(item.geometry).equals(mapped.site[3])
 

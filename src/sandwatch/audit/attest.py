@@ -120,7 +120,7 @@ def followed(
     try:
         objects = Objects(history.root, remote=remote, offline=offline)
         hand = chain.take(target, history, objects)
-        if hand.raster is not None:
+        if hand.result is not None:
             raise InputError(
                 target, got="a result", expected="a model or a revision", fix="name the model that made it"
             )

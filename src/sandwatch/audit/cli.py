@@ -44,7 +44,11 @@ Json = Annotated[bool, typer.Option("--json", help="print JSON instead of tables
 @app.command(DEFAULT)
 def of(
     target: Annotated[
-        str | None, typer.Argument(help="a model file or folder, a score.tif, a git revision, or an experiment's name")
+        str | None,
+        typer.Argument(
+            help="a model file or folder, a result of infer (score.tif, mask.tif, detections.parquet, item.json), "
+            "a git revision, or an experiment's name"
+        ),
     ] = None,
     label: Annotated[str | None, typer.Option(help="a feature id or a label id: which models did it touch?")] = None,
     annotator: Annotated[str | None, typer.Option(help="as --label, all labels that this person created")] = None,

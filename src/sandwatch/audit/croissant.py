@@ -252,7 +252,9 @@ def _check(path: Path) -> None:
             for _ in data.records(record_set.id):
                 pass
     except (mlc.ValidationError, mlc.GenerationError) as error:
-        said = [str(error.__cause__ or error)]
+        while error.__cause__ is not None:  # the one below says what it is about
+            error = error.__cause__
+        said = [str(error)]
     if said:
         raise InputError(
             path.name,

@@ -19,7 +19,7 @@ LINKS = (
     "statement",
     "subjects",
     "release",
-    "raster",
+    "result",
     "weights",
     "card",
     "working tree",

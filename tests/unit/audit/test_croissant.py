@@ -104,7 +104,7 @@ def test_what_only_the_publisher_knows(fields: dict[str, str], said: str) -> Non
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda d: d["distribution"][0].update(sha256="0" * 64), "Hash of downloaded file is not identical"),
+        (lambda d: d["distribution"][0].update(sha256="0" * 64), "Hash of downloaded file .* is not identical"),
         (lambda d: d.pop("license"), "license"),
         (lambda d: d["recordSet"][0]["field"][0]["source"]["extract"].update(column="nowhere"), "nowhere"),
         (lambda d: d["recordSet"][1]["field"][0]["source"].update(fileObject={"@id": "x"}), "x"),
