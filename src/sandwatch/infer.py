@@ -5,6 +5,7 @@ No scene is ever whole in memory: rows of blocks go in, finished rows of scores 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -254,6 +255,8 @@ def detections(scene: Scene, card: Card, folder: Path, min_object_m2: float) -> 
         date=scene.date,
         model_sha256=card.weights_sha256,
         label_fingerprint=card.label_fingerprint,
+        params_sha256=card.params_sha256,
+        scene_sha256=json.dumps(dict(scene.sha256), sort_keys=True),
     )
 
 

@@ -280,4 +280,6 @@ class Detections(Table):
     area_m2: Series[float] = pa.Field(gt=0)
     model_sha256: Series[str] = pa.Field(str_matches=SHA256)
     label_fingerprint: Series[str] = pa.Field(str_matches=SHA256)
+    params_sha256: Series[str] = pa.Field(str_matches=SHA256, description="of the params that trained the model")
+    scene_sha256: Series[str] = pa.Field(description="JSON object: SHA-256 of the scene's raster by product")
     geometry: Geometries

@@ -58,9 +58,7 @@ def scene_item(scene: Scene, card: Card, folder: Path, detections: int) -> pysta
             "sandwatch:site_id": scene.site_id,
             "sandwatch:detections": detections,
             "sandwatch:threshold": card.threshold,
-            "sandwatch:model_sha256": card.weights_sha256,
-            "sandwatch:label_fingerprint": card.label_fingerprint,
-            "sandwatch:params_sha256": card.params_sha256,
+            **_provenance(card),
             "sandwatch:scene_sha256": dict(sorted(scene.sha256.items())),
         },
     )
@@ -75,6 +73,15 @@ def scene_item(scene: Scene, card: Card, folder: Path, detections: int) -> pysta
     _attach(item, "mask", folder / "mask.tif", "Mine (1) or not (0)", cog, "data", mask)
     _attach(item, "detections", folder / "detections.parquet", "Polygons of mines", parquet, "data", {})
     return item
+
+
+def _provenance(card: Card) -> dict[str, str]:
+    """What leads from an item to the revision that made it."""
+    return {
+        "sandwatch:model_sha256": card.weights_sha256,
+        "sandwatch:label_fingerprint": card.label_fingerprint,
+        "sandwatch:params_sha256": card.params_sha256,
+    }
 
 
 def write(items: Sequence[pystac.Item], card: Card, models: Path, predictions: Path) -> None:
@@ -160,7 +167,7 @@ def _model_item(card: Card, models: Path) -> pystac.Item:
         datetime=None,
         start_datetime=ALWAYS[0],
         end_datetime=ALWAYS[1],
-        properties={"title": f"{card.architecture} with {card.encoder}, {card.method}"},
+        properties={"title": f"{card.architecture} with {card.encoder}, {card.method}", **_provenance(card)},
     )
     task = [TaskType.SEMANTIC_SEGMENTATION]
     window = [card.size_px, card.size_px]

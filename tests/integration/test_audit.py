@@ -13,6 +13,8 @@ import numpy.typing as npt
 import pandas as pd
 import pytest
 import rasterio
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from dvc.utils.serialize import dump_yaml
 from safetensors.numpy import load_file, save_file
 
@@ -24,11 +26,13 @@ from sandwatch.audit.hashes import folder_md5, hash_folder
 from sandwatch.audit.history import read_yaml
 from sandwatch.audit.record import Audit, Link
 from sandwatch.audit.verify import verify
+from sandwatch.files import sha256
 from sandwatch.learn.card import Card
 
 from .conftest import Workspace
 
 LABELS = "data/annotations/labels.parquet"
+OBSERVATIONS = "data/annotations/observations.parquet"
 
 
 @pytest.fixture
@@ -338,18 +342,28 @@ def test_positives_drawn_are_those_that_the_loss_saw(workspace: Workspace) -> No
 # --- rasters, experiments, clones, files on their own -----------------------------------------------------------
 
 
-def test_a_raster_leads_to_its_labels(workspace: Workspace, tmp_path: Path) -> None:
-    path = sorted((workspace.root / "data/predictions").glob("*/score.tif"))[0]
-    elsewhere = tmp_path / "found on a disk.tif"
+@pytest.mark.parametrize(
+    "which", ["*/score.tif", "*/mask.tif", "*/detections.parquet", "*/item.json", "detections.parquet", "model.json"]
+)
+def test_a_result_leads_to_its_labels(workspace: Workspace, tmp_path: Path, which: str) -> None:
+    predictions = workspace.root / "data/predictions"
+    path = next(p for p in sorted(predictions.glob(which)) if p.suffix != ".parquet" or len(pd.read_parquet(p)))
+    elsewhere = tmp_path / f"found on a disk{path.suffix}"
     shutil.copyfile(path, elsewhere)
     found = audit(str(elsewhere), where=workspace.root)
     assert found.verdict == "VERIFIED: every link holds"
-    assert found.links[0].name == "raster"
-    assert path.parent.name in found.links[0].detail
+    assert found.links[0].name == "result"
+    assert path.relative_to(predictions).as_posix() in found.links[0].detail
     assert found.labels is not None
+    assert len(found.labels) > 0
+
+
+def test_a_raster_with_other_tags(workspace: Workspace, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "found on a disk.tif"
+    shutil.copyfile(sorted((workspace.root / "data/predictions").glob("*/score.tif"))[0], elsewhere)
     with rasterio.open(elsewhere, "r+", IGNORE_COG_LAYOUT_BREAK="YES") as file:
         file.update_tags(LABEL_FINGERPRINT="0" * 64)
-    assert first_broken(audit(str(elsewhere), where=workspace.root)).name == "raster"
+    assert first_broken(audit(str(elsewhere), where=workspace.root)).name == "result"
 
 
 def test_a_lone_model_file_says_what_its_card_says_and_what_is_unverified(workspace: Workspace, tmp_path: Path) -> None:
@@ -432,6 +446,54 @@ def test_a_difference_holds_the_metrics_a_river_at_a_time(workspace: Workspace) 
     assert "ap" in set(found.metrics["metric"])
     assert "Ondara" in set(found.rivers["river"])
     assert (found.metrics["change"].dropna() == 0).all()
+
+
+# --- attestations and label sets ----------------------------------------------------------------------------------
+
+
+def test_an_attestation_names_every_file_by_the_hash_that_it_has(copy: Workspace, tmp_path: Path) -> None:
+    """Its materials are those that lie in the workspace that the stages ran in; signed, checked, then spoilt."""
+    key = ec.generate_private_key(ec.SECP384R1())
+    private, public = tmp_path / "key.pem", tmp_path / "key.pub"
+    private.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    public.write_bytes(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    out = tmp_path / "release"
+    copy.run("sandwatch", "audit", "attest", "models", "--out", str(out), "--private-key", str(private))
+    statement = json.loads((out / "attestation.json").read_text())
+    materials = statement["predicate"]["buildDefinition"]["resolvedDependencies"]
+    git, *files = materials
+    assert git["digest"] == {"gitCommit": copy.run("git", "rev-parse", "HEAD").strip()}
+    for material in files:
+        assert material["digest"] == {"sha256": sha256(copy.root / material["name"])}, material["name"]
+    windows = pd.read_parquet(copy.root / "data/chips/windows.parquet")
+    scenes = {path for path in (m["name"] for m in files) if path.startswith("data/scenes/")}
+    assert {path.split("/")[2] for path in scenes} == set(windows["obs_id"])
+    assert {path.split("/")[3] for path in scenes} >= {"s1.tif", "s2.tif"}
+    check = ("sandwatch", "audit", "check", str(out), "--public-key", str(public))
+    assert "VERIFIED: every link holds" in copy.run(*check)
+    weights = bytearray((out / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (out / "model.safetensors").write_bytes(weights)
+    assert "BROKEN at signature" in copy.run(*check, fails=True)
+
+
+def test_a_published_label_set_holds_the_labels_and_no_annotator(workspace: Workspace, tmp_path: Path) -> None:
+    import mlcroissant
+
+    out = tmp_path / "labels"
+    workspace.run(
+        "sandwatch", "audit", "croissant", "main", "--out", str(out), "--license", "CC-BY-4.0",
+        "--creator", "Asha Rao", "--url", "https://example.org/labels",
+    )  # fmt: skip
+    labels = schemas.Labels.read(workspace.root / LABELS)
+    data = mlcroissant.Dataset(jsonld=str(out / "croissant.json"))
+    assert not data.metadata.ctx.issues.errors
+    assert {row["labels/feature_id"].decode() for row in data.records("labels")} == set(labels["feature_id"])
+    assert len(list(data.records("observations"))) == len(pd.read_parquet(workspace.root / OBSERVATIONS))
+    people = set(labels["created_by"].dropna())
+    assert people
+    for path in out.iterdir():
+        assert not any(name.encode() in path.read_bytes() for name in people)
 
 
 # --- sources that ask the outside world ---------------------------------------------------------------------------

@@ -252,7 +252,7 @@ def predict(root, obs_id, grid, polygon):
     row = {
         "detection_id": f"{obs_id}/00001", "obs_id": obs_id, "site_id": "kanhan", "river": "Kanhan",
         "date": "2023-02-01", "score_mean": 0.9, "score_max": 0.9, "area_m2": 90_000.0, "model_sha256": "0" * 64,
-        "label_fingerprint": "0" * 64, "geometry": polygon,
+        "label_fingerprint": "0" * 64, "params_sha256": "0" * 64, "scene_sha256": "{}", "geometry": polygon,
     }  # fmt: skip
     schemas.Detections.write(gpd.GeoDataFrame([row], crs=4326), folder / "detections.parquet")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tracemalloc
 from pathlib import Path
@@ -11,6 +12,7 @@ from types import SimpleNamespace
 import geopandas as gpd
 import numpy as np
 import pandas as pd
+import pyproj
 import pystac
 import pytest
 import rasterio
@@ -201,6 +203,9 @@ def test_detections_lie_on_the_mask_and_are_numbered_from_the_top(mapped):
     assert list(table["detection_id"]) == [f"{mapped.obs_id}/{n:05d}" for n in range(1, len(table) + 1)]
     assert table.geometry.bounds["maxy"].is_monotonic_decreasing
     assert set(table["model_sha256"]) == {"3" * 64}
+    assert set(table["params_sha256"]) == {"2" * 64}
+    rows = {row["product"]: row["sha256"] for row in mapped.site[1]}
+    assert [json.loads(text) for text in table["scene_sha256"]] == [rows] * len(table)
     coordinates = shapely.get_coordinates(table.geometry) * 1e7
     np.testing.assert_allclose(coordinates, np.rint(coordinates), atol=1e-5)
 
@@ -274,9 +279,73 @@ def test_stac_is_valid_relative_and_whole(mapped):
     assert item.properties["proj:code"] == CRS
     assert item.properties["proj:shape"] == [301, 150]
     assert item.get_single_link("derived_from").resolve_stac_object().target.properties["mlm:architecture"] == "Unet"
-    # The MLM extension demands that the bands of the model's input are described; its schema is not at hand offline.
+    provenance = {"model_sha256": "3" * 64, "label_fingerprint": "1" * 64, "params_sha256": "2" * 64}
+    for found in items.values():
+        assert {name: found.properties[f"sandwatch:{name}"] for name in provenance} == provenance
+    assert item.properties["sandwatch:scene_sha256"] == {row["product"]: row["sha256"] for row in mapped.site[1]}
+    # The MLM extension demands that the bands of the model's input are described.
     assert [band["name"] for band in documents["model.json"]["assets"]["weights"]["eo:bands"]] == list(BANDS)
     assert shapely.geometry.shape(item.geometry).equals(mapped.site[3])
+
+
+SCHEMAS = Path(os.environ.get("SANDWATCH_STAC_SCHEMAS", Path(__file__).parents[3] / "shared" / "stac-schemas"))
+"""The published schemas of STAC's extensions, as <name>/v<version>/schema.json; no installed package ships them."""
+
+
+@pytest.fixture(scope="module")
+def published():
+    """A validator that knows the core's schemas, those in SCHEMAS, and no network."""
+    if not SCHEMAS.is_dir():
+        pytest.skip(f"no published schemas of STAC extensions in {SCHEMAS}; SANDWATCH_STAC_SCHEMAS may name another")
+    validator = JsonSchemaSTACValidator()
+    for path in SCHEMAS.glob("*/v*/schema.json"):
+        uri = f"https://stac-extensions.github.io/{path.relative_to(SCHEMAS).as_posix()}"
+        validator.schema_cache[uri] = json.loads(path.read_text())
+    projjson = Path(pyproj.datadir.get_data_dir()) / "projjson.schema.json"
+    validator.schema_cache[json.loads(projjson.read_text())["$id"]] = json.loads(projjson.read_text())
+    return validator
+
+
+def extensions(document, validator):
+    kind = pystac.STACObjectType.ITEM
+    return [validator.validate_extension(document, kind, "1.1.0", uri) for uri in document["stac_extensions"]]
+
+
+def test_items_fulfil_the_published_schemas_of_their_extensions(mapped, published):
+    done = [
+        uri.split("/")[-3]
+        for path in (mapped.predictions / "model.json", mapped.predictions / mapped.obs_id / "item.json")
+        for uri in extensions(json.loads(path.read_text()), published)
+    ]
+    assert sorted(done) == ["eo", "file", "file", "mlm", "processing", "projection", "raster"]
+
+
+@pytest.mark.parametrize(
+    ("name", "keys", "value"),
+    [
+        ("model.json", ("properties", "mlm:architecture"), 5),
+        ("model.json", ("properties", "mlm:tasks"), ["guessing"]),
+        ("model.json", ("properties", "mlm:input", 0, "input", "shape"), "wide"),
+        ("model.json", ("assets", "weights", "eo:bands", 0, "center_wavelength"), "green"),
+        ("item.json", ("assets", "score", "file:checksum"), "none"),
+        ("item.json", ("assets", "score", "file:size"), "big"),
+        ("item.json", ("assets", "score", "raster:scale"), "small"),
+        ("item.json", ("properties", "processing:lineage"), 3),
+        ("item.json", ("properties", "proj:code"), 32644),
+        ("item.json", ("properties", "proj:shape"), [1]),
+    ],
+)
+def test_the_published_schemas_refuse_a_fault(mapped, published, name, keys, value):
+    path = mapped.predictions / (name if name == "model.json" else f"{mapped.obs_id}/{name}")
+    document = json.loads(path.read_text())
+    place = document
+    for key in keys[:-1]:
+        place = place[key]
+    place[keys[-1]] = value
+    of = next(str(key) for key in reversed(keys) if ":" in str(key)).split(":")[0]
+    extension = {"proj": "projection"}.get(of, of)
+    with pytest.raises(pystac.STACValidationError, match=f"schema at https://stac-extensions.github.io/{extension}/"):
+        extensions(document, published)
 
 
 def test_a_scene_is_read_block_row_by_block_row(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -38,7 +39,7 @@ class InHand:
         card: of the model; None where only its hash is known.
         weights_sha256: of the model.
         files: MD5 of the model's files by name, those in hand.
-        raster: MD5, tags and observation of a raster; None for a model.
+        result: of ``infer``; None for a model.
         path: of the thing; None for a revision.
         revision: that was asked for; None for a file.
     """
@@ -48,26 +49,28 @@ class InHand:
     card: Card | None = None
     weights_sha256: str
     files: Mapping[str, str]
-    raster: Raster | None = None
+    result: Result | None = None
     path: Path | None = None
     revision: Revision | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Raster:
-    """A raster that ``infer`` wrote.
+class Result:
+    """Something that ``infer`` wrote, and where it says that it comes from.
 
     Attributes:
         md5: of the file.
-        tags: its provenance.
+        claims: by the field of the model's card that they must equal, as text; None where it doesn't say.
+        scenes: SHA-256 by product, by observation.
     """
 
     md5: str
-    tags: Mapping[str, str]
+    claims: Mapping[str, str | None]
+    scenes: Mapping[str, Mapping[str, str]]
 
 
 def take(target: str, history: History | None, objects: Objects | None) -> InHand:
-    """Finds out what a target is: a model file or folder, a raster, a revision or an experiment.
+    """Finds out what a target is: a model file or folder, a result of ``infer``, a revision or an experiment.
 
     Raises:
         InputError: it is none of these.
@@ -78,8 +81,10 @@ def take(target: str, history: History | None, objects: Objects | None) -> InHan
     if path.is_file():
         if path.suffix.lower() in (".tif", ".tiff"):
             return _raster(target, path)
+        if path.suffix == ".parquet":
+            return _detections(target, path)
         if path.suffix == ".json":
-            return _model(target, path.with_name(WEIGHTS), path)
+            return _item(target, path) or _model(target, path.with_name(WEIGHTS), path)
         return _model(target, path, path.with_name(CARD))
     revision = history.resolve(target) if history is not None else None
     if revision is None or history is None or objects is None:
@@ -87,7 +92,7 @@ def take(target: str, history: History | None, objects: Objects | None) -> InHan
         raise InputError(
             f"audit {target}",
             got="no such file, revision or experiment" + ("" if history else ", and no DVC repository around"),
-            expected=f"a model, a raster{', or one of ' + ', '.join(known) + ', ...' if known else ''}",
+            expected=f"a model, a result of infer{', or one of ' + ', '.join(known) + ', ...' if known else ''}",
             fix="correct it; dvc exp show lists experiments",
         )
     stage = history.lock(revision).stage(TRAIN)
@@ -192,19 +197,66 @@ def _raster(target: str, path: Path) -> InHand:
     except RasterioIOError as error:
         raise InputError(target, got=str(error), expected="a raster", fix="name a score.tif of sandwatch") from None
     if "MODEL_SHA256" not in tags:
-        raise InputError(
-            target,
-            got=f"tags {', '.join(sorted(tags)) or 'none'}",
-            expected="MODEL_SHA256 among them",
-            fix="name a score.tif or mask.tif that sandwatch infer wrote, with its tags kept",
-        )
-    return InHand(
-        target=target,
-        weights_sha256=tags["MODEL_SHA256"],
-        files={},
-        raster=Raster(md5=md5(path), tags=tags),
-        path=path,
-    )
+        raise _no_result(target, f"tags {', '.join(sorted(tags)) or 'none'}", "MODEL_SHA256 among them")
+    scene = {
+        tag.removeprefix("SCENE_").removesuffix("_SHA256").lower(): value
+        for tag, value in tags.items()
+        if tag.startswith("SCENE_")
+    }
+    claims = {name: tags.get(name.upper()) for name in ("label_fingerprint", "params_sha256", "threshold")}
+    return _result(target, path, tags["MODEL_SHA256"], claims, {tags.get("OBS_ID", ""): scene})
+
+
+def _detections(target: str, path: Path) -> InHand:
+    """A table of detections: of one scene, or of several that the same model mapped."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = ["obs_id", "model_sha256", "label_fingerprint", "params_sha256", "scene_sha256"]
+    try:
+        table = pq.read_table(path, columns=columns).to_pandas()[columns].drop_duplicates()
+        scenes = {obs_id: dict(json.loads(text)) for obs_id, text in table[["obs_id", "scene_sha256"]].to_numpy()}
+    except (pa.ArrowInvalid, OSError, KeyError, ValueError, TypeError) as error:
+        raise _no_result(target, str(error)[:200], f"the columns {', '.join(columns)}") from None
+    models = table[columns[1:4]].drop_duplicates().astype(str)
+    if len(models) != 1:
+        raise _no_result(target, f"rows of {len(models)} models", "detections of one model, at least one row")
+    model, *claims = models.iloc[0]
+    return _result(target, path, model, dict(zip(columns[2:4], claims, strict=True)), scenes)
+
+
+def _item(target: str, path: Path) -> InHand | None:
+    """A STAC item of a scene or of the model; None for another JSON file."""
+    try:
+        content = json.loads(path.read_bytes())
+    except ValueError:
+        return None
+    if not isinstance(content, dict) or content.get("type") != "Feature":
+        return None
+    said = {
+        name.removeprefix("sandwatch:"): value
+        for name, value in (content.get("properties") or {}).items()
+        if name.startswith("sandwatch:")
+    }
+    if "model_sha256" not in said:
+        raise _no_result(target, "a STAC item", "the property sandwatch:model_sha256")
+    scene = said.get("scene_sha256")  # the model's own item has neither scene nor threshold
+    names = ("label_fingerprint", "params_sha256", *(["threshold"] if scene is not None else []))
+    claims = {name: str(said[name]) if name in said else None for name in names}
+    scenes = {str(content.get("id")): scene} if isinstance(scene, dict) else {}
+    return _result(target, path, str(said["model_sha256"]), claims, scenes)
+
+
+def _result(
+    target: str, path: Path, model: str, claims: Mapping[str, str | None], scenes: Mapping[str, Mapping[str, str]]
+) -> InHand:
+    result = Result(md5=md5(path), claims=claims, scenes=scenes)
+    return InHand(target=target, weights_sha256=model, files={}, result=result, path=path)
+
+
+def _no_result(target: str, got: str, expected: str) -> InputError:
+    fix = "name a score.tif, mask.tif, detections.parquet or item.json that sandwatch infer wrote, as it wrote it"
+    return InputError(target, got=got, expected=expected, fix=fix)
 
 
 def differing(one: Card, other: Card) -> list[str]:

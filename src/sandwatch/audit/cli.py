@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,8 @@ from sandwatch.errors import InputError
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from sandwatch.audit.record import Link
 
 DEFAULT = "of"
 
@@ -41,7 +44,11 @@ Json = Annotated[bool, typer.Option("--json", help="print JSON instead of tables
 @app.command(DEFAULT)
 def of(
     target: Annotated[
-        str | None, typer.Argument(help="a model file or folder, a score.tif, a git revision, or an experiment's name")
+        str | None,
+        typer.Argument(
+            help="a model file or folder, a result of infer (score.tif, mask.tif, detections.parquet, item.json), "
+            "a git revision, or an experiment's name"
+        ),
     ] = None,
     label: Annotated[str | None, typer.Option(help="a feature id or a label id: which models did it touch?")] = None,
     annotator: Annotated[str | None, typer.Option(help="as --label, all labels that this person created")] = None,
@@ -132,9 +139,100 @@ def verify(
 
     answer = prove(target, retrain=retrain, keep=keep or [], remote=remote, report=report)
     _say(as_json, lambda: render.audit_json(answer), lambda console: render.print_proof(answer, console))
-    if answer.broken:
+    _exit(answer.links)
+
+
+@app.command()
+def attest(
+    target: Annotated[str, typer.Argument(help="a model file or folder, a git revision, or an experiment's name")],
+    out: Annotated[Path, typer.Option(help="folder to write: a new one, or an earlier release of the same model")],
+    private_key: Annotated[
+        Path | None,
+        typer.Option(help="sign with this elliptic key (PEM; its password in SANDWATCH_KEY_PASSWORD)"),
+    ] = None,
+    sigstore: Annotated[bool, typer.Option("--sigstore", help="sign with Sigstore, over the network")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print the attestation")] = False,
+    remote: Remote = None,
+    offline: Offline = False,
+) -> None:
+    """Write a committed model with an attestation of what it was made from, signed where a key is given.
+
+    The folder gets model.safetensors, model.json, attestation.json (in-toto statement, SLSA provenance) and, where
+    signed, model.sig (OpenSSF model-signing). Nothing is written unless a commit holds the model and no link is broken.
+    """
+    from sandwatch.audit import attest as attestation
+    from sandwatch.audit import render
+    from sandwatch.audit.release import with_key, with_sigstore
+
+    if sigstore and private_key is not None:
+        raise InputError("who signs", got="a key and Sigstore", expected="one of the two", fix="leave one out")
+    sign = with_key(private_key) if private_key is not None else with_sigstore() if sigstore else None
+    done = attestation.attest(target, out, remote=remote, offline=offline, sign=sign)
+    _say(
+        as_json,
+        lambda: json.dumps(done.statement, indent=2, sort_keys=True, ensure_ascii=False),
+        lambda console: render.print_released(done, console),
+    )
+
+
+@app.command()
+def check(
+    folder: Annotated[Path, typer.Argument(help="that attest wrote, wherever it was moved to since")],
+    public_key: Annotated[Path | None, typer.Option(help="of who must have signed it (PEM)")] = None,
+    identity: Annotated[str | None, typer.Option(help="of Sigstore: address or URI of who must have signed it")] = None,
+    issuer: Annotated[str | None, typer.Option(help="of Sigstore: who must have vouched for the identity")] = None,
+    as_json: Json = False,
+) -> None:
+    """Check a release: who signed it, that its attestation is about its files, that the commit named holds the model.
+
+    Exit status 0 where every link holds, 1 where one is broken, 2 where one could not be checked.
+    """
+    from sandwatch.audit import render
+    from sandwatch.audit.release import Signer
+    from sandwatch.audit.release import check as examine
+
+    found = examine(folder, Signer(public_key=public_key, identity=identity, issuer=issuer))
+    _say(as_json, lambda: render.checked_json(found), lambda console: render.print_checked(found, console))
+    _exit(found.links)
+
+
+@app.command()
+def croissant(
+    target: Annotated[str, typer.Argument(help="a model file or folder, a git revision, or an experiment's name")],
+    out: Annotated[Path, typer.Option(help="folder to write: a new one, or an earlier label set")],
+    license: Annotated[str, typer.Option(help="of the labels, best as an address at spdx.org/licenses")],
+    creator: Annotated[list[str], typer.Option(help="whom to cite; may be given several times")],
+    url: Annotated[str, typer.Option(help="where the label set will be found")],
+    name: Annotated[str | None, typer.Option(help="of the label set  [default: one that names the region]")] = None,
+    annotators: Annotated[
+        bool, typer.Option("--annotators", help="publish who drew and reviewed: the columns created_by and reviews")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print the description")] = False,
+    remote: Remote = None,
+    offline: Offline = False,
+) -> None:
+    """Write the labels behind a model as a data set to publish and cite, described in Croissant (croissant.json).
+
+    labels.parquet: a polygon a row (EPSG:4326); observations.parquet: what was looked at, negatives too.
+    """
+    from sandwatch.audit import render
+    from sandwatch.audit.croissant import Citation, publish
+
+    citation = Citation(license=license, creators=tuple(creator), url=url, name=name)
+    done = publish(target, out, citation, people=annotators, remote=remote, offline=offline)
+    _say(
+        as_json,
+        lambda: json.dumps(done.metadata, indent=2, sort_keys=True, ensure_ascii=False),
+        lambda console: render.print_published(done, console),
+    )
+
+
+def _exit(links: Sequence[Link]) -> None:
+    """Exit status 1 where a link is broken, 2 where one could not be checked."""
+    states = {link.state for link in links}
+    if "broken" in states:
         raise typer.Exit(1)
-    if any(link.state == "unverified" for link in answer.links):
+    if "unverified" in states:
         raise typer.Exit(2)
 
 

@@ -55,7 +55,7 @@ def audit(target: str, *, where: Path | None = None, remote: str | None = None, 
     """Everything behind a target.
 
     Args:
-        target: a model file or folder, a raster of ``infer``, a revision, or an experiment's name.
+        target: a model file or folder, a raster, detections or item of ``infer``, a revision, or an experiment's name.
         where: a path in the DVC repository to look in; None for the working directory, else the target's own.
         remote: of DVC, to pull tables from; None for the default one.
         offline: don't ask any remote.
@@ -146,8 +146,8 @@ class _Walk:
         for name in self.lock.upstream(chain.TRAIN):
             self.params |= self._stage(name).params
         train, chips = self._stage(chain.TRAIN), self._stage(self.lock.maker(CHIPS) or "")
-        if self.hand.raster is not None:
-            self._try("raster", self._raster)
+        if self.hand.result is not None:
+            self._try("result", self._result)
             self._try("weights", self._weights)
         windows = self._try("chips", lambda: self._chips(train))
         self._try("fingerprint", lambda: self._metrics(train))
@@ -188,33 +188,33 @@ class _Walk:
         files = self.objects.tree(self.folder, MODELS)
         self.links += chain.kept_weights(files, self.card, self.objects)
 
-    def _raster(self) -> None:
-        raster = self.hand.raster
-        assert raster is not None
-        tags, card = raster.tags, self.card
-        claims = {
-            "LABEL_FINGERPRINT": card.label_fingerprint,
-            "PARAMS_SHA256": card.params_sha256,
-            "THRESHOLD": repr(card.threshold),
-        }
-        wrong = [f"tag {n} is {tags.get(n)}; the model's card says {v}" for n, v in claims.items() if tags.get(n) != v]
+    def _result(self) -> None:
+        result = self.hand.result
+        assert result is not None
+        wrong = [
+            f"it says {name} {said}; the model's card says {getattr(self.card, name)}"
+            for name, said in result.claims.items()
+            if said != str(getattr(self.card, name))
+        ]
         infer = self.lock.stage("infer")
         if infer is not None and SCENES in infer.deps and not wrong:
-            manifest = pq.read_table(self.objects.path(infer.deps[SCENES], SCENES)).to_pandas()
-            mine = manifest[manifest["obs_id"] == tags.get("OBS_ID", "")].set_index("product")["sha256"]
-            for tag, value in tags.items():
-                product = tag.removeprefix("SCENE_").removesuffix("_SHA256").lower()
-                if tag.startswith("SCENE_") and mine.get(product) != value:
-                    wrong.append(f"tag {tag} is {value}; the scene of that revision is {mine.get(product)}")
+            manifest = schemas.Scenes.read(self.objects.path(infer.deps[SCENES], SCENES))
+            there = manifest.set_index(["obs_id", "product"])["sha256"].to_dict()
+            wrong = [
+                f"it says {obs_id}, {product} is {said}; that revision's is {there.get((obs_id, product))}"
+                for obs_id, products in result.scenes.items()
+                for product, said in products.items()
+                if there.get((obs_id, product)) != said
+            ]
         held = None
         if infer is not None:
             files = self.objects.tree(infer.outs[PREDICTIONS], PREDICTIONS)
-            held = next((path for path, found in files.items() if found == raster.md5), None)
+            held = next((path for path, found in files.items() if found == result.md5), None)
         if held is None and not wrong:
-            detail = f"its tags agree with the model, but {self.holder.revision} holds no such raster: infer again"
-            self.links.append(unverified(name="raster", detail=detail))
+            detail = f"what it says agrees with the model, but {self.holder.revision} holds no such file: infer again"
+            self.links.append(unverified(name="result", detail=detail))
             return
-        self._note("raster", wrong, f"it is {PREDICTIONS}/{held} of {self.holder.revision}; its tags agree")
+        self._note("result", wrong, f"it is {PREDICTIONS}/{held} of {self.holder.revision}; what it says agrees")
 
     def _chips(self, train: Stage) -> tuple[pd.DataFrame, pd.DataFrame]:
         oid = train.deps[CHIPS]

@@ -15,7 +15,11 @@ from sandwatch.schemas import OBS_ID, PRODUCTS, SHA256, Geometries, Table
 
 State = Literal["verified", "broken", "unverified"]
 LINKS = (
-    "raster",
+    "signature",
+    "statement",
+    "subjects",
+    "release",
+    "result",
     "weights",
     "card",
     "working tree",

@@ -12,14 +12,17 @@ import pandas as pd
 
 from sandwatch.audit.backward import Backward
 from sandwatch.audit.diff import Difference
-from sandwatch.audit.record import Audit, LabelRows, Revision
+from sandwatch.audit.record import Audit, LabelRows, Link, Revision
 from sandwatch.errors import InputError
 from sandwatch.files import whole
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from sandwatch.audit.attest import Released
+    from sandwatch.audit.croissant import Published
     from sandwatch.audit.exclude import Outcome
+    from sandwatch.audit.release import Checked
 
 SHOWN = 40
 """Rows of a table on the terminal; files hold all."""
@@ -138,7 +141,7 @@ def print_audit(audit: Audit, console: Console) -> None:
             f"{card.architecture} with {card.encoder}, {card.method}, {len(card.bands)} bands, "
             f"threshold {card.threshold:.3f}\nweights {card.weights_sha256}\nlabels  {card.label_fingerprint}"
         )
-    _chain(audit, console)
+    _chain(audit.links, console)
     if audit.holders:
         console.print("\n[bold]revisions that hold this model[/]")
         for holder in audit.holders[:SHOWN]:
@@ -174,9 +177,46 @@ def print_audit(audit: Audit, console: Console) -> None:
 
 def print_proof(audit: Audit, console: Console) -> None:
     """A verification for people: the chain and the verdict."""
-    _chain(audit, console)
+    _chain(audit.links, console)
     _notes(console, audit.notes)
     _verdict(console, audit.verdict)
+
+
+def print_released(done: Released, console: Console) -> None:
+    """What was attested, for people."""
+    from rich.markup import escape
+
+    materials = done.statement["predicate"]["buildDefinition"]["resolvedDependencies"]
+    _notes(console, done.audit.notes)
+    console.print(escape(f"{done.folder}: {done.audit.revision}, made from {len(materials)} materials"))
+    console.print("signed" if done.signed else "not signed: --private-key or --sigstore does")
+
+
+def print_published(done: Published, console: Console) -> None:
+    """What was published, for people."""
+    console.print(
+        f"{done.folder}: {done.labels} labels, {done.observations} observations\n{done.metadata['citeAs']}",
+        markup=False,
+    )
+
+
+def checked_json(found: Checked) -> str:
+    """A check of a release as JSON."""
+    return _json(
+        {
+            "verdict": found.verdict,
+            "links": [vars(link) for link in found.links],
+            "statement": found.statement,
+            "notes": found.notes,
+        }
+    )
+
+
+def print_checked(found: Checked, console: Console) -> None:
+    """A check of a release for people."""
+    _chain(found.links, console)
+    _notes(console, found.notes)
+    _verdict(console, found.verdict)
 
 
 def print_backward(found: Backward, console: Console) -> None:
@@ -255,11 +295,11 @@ def print_outcome(outcome: Outcome, console: Console) -> None:
     console.print(f"next: git add {escape(str(outcome.file))} && dvc repro", markup=False)
 
 
-def _chain(audit: Audit, console: Console) -> None:
+def _chain(links: Iterable[Link], console: Console) -> None:
     from rich.markup import escape
 
     console.print("\n[bold]chain[/]")
-    for link in audit.links:
+    for link in links:
         console.print(f"  {MARKS[link.state]} {link.name:<19} {escape(link.detail)}")
 
 

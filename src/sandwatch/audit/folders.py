@@ -1,0 +1,41 @@
+"""Folders that are written whole or not at all."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sandwatch.errors import InputError
+
+
+@contextmanager
+def whole_folder(folder: Path, *, replaces: Callable[[Path], bool], of: str) -> Iterator[Path]:
+    """Yields an empty folder of the same name; on success it takes the place of ``folder``, else nothing is left.
+
+    Args:
+        folder: to be written; may be there and empty.
+        replaces: whether what lies in it may be replaced.
+        of: what may be, for the error.
+
+    Raises:
+        InputError: something else lies there.
+    """
+    folder = folder.absolute()
+    if folder.exists() and not (folder.is_dir() and (not any(folder.iterdir()) or replaces(folder))):
+        names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else ["a file"]
+        raise InputError(
+            str(folder),
+            got=f"something else there: {', '.join(names[:4])}",
+            expected=f"a new or empty folder, or {of}",
+            fix="name another folder with --out",
+        )
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.partial", dir=folder.parent) as scratch:
+        made = Path(scratch) / folder.name
+        made.mkdir()
+        yield made
+        if folder.exists():
+            folder.rename(Path(scratch) / "before")
+        made.rename(folder)
