@@ -35,6 +35,11 @@ app = typer.Typer(
 )
 Remote = Annotated[str | None, typer.Option(help="DVC remote to pull tables from  [default: the repository's]")]
 Offline = Annotated[bool, typer.Option("--offline", help="ask no remote")]
+Pseudonymous = Annotated[
+    bool,
+    typer.Option("--pseudonymous", help="people's addresses as pseudonyms, by the key SANDWATCH_PSEUDONYM_KEY"),
+]
+Html = Annotated[Path | None, typer.Option(help="write a page with a map; it opens in a browser, without a network")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON instead of tables")]
 
 
@@ -44,12 +49,16 @@ def of(
         str | None, typer.Argument(help="a model file or folder, a score.tif, a git revision, or an experiment's name")
     ] = None,
     label: Annotated[str | None, typer.Option(help="a feature id or a label id: which models did it touch?")] = None,
-    annotator: Annotated[str | None, typer.Option(help="as --label, all labels that this person created")] = None,
+    annotator: Annotated[
+        str | None, typer.Option(help="as --label, all labels that this person (or, with the key, pseudonym) created")
+    ] = None,
     since: Annotated[str | None, typer.Option("--from", help="as --label, created on this day or later")] = None,
     until: Annotated[str | None, typer.Option("--to", help="as --label, created on this day or before")] = None,
     as_json: Json = False,
     csv: Annotated[Path | None, typer.Option(help="write the table of labels (or of models) as CSV")] = None,
     geoparquet: Annotated[Path | None, typer.Option(help="write the table of labels as GeoParquet")] = None,
+    html: Html = None,
+    pseudonymous: Pseudonymous = False,
     remote: Remote = None,
     offline: Offline = False,
 ) -> None:
@@ -60,16 +69,20 @@ def of(
     pixels_drawn, positives_drawn, label_sha256, row_sha256, geometry (EPSG:4326). Exit status 1 where a link is broken.
     """
     from sandwatch.audit import render
+    from sandwatch.audit.pseudonyms import PSEUDONYM, Pseudonyms, veiled
 
     if target is None:
         from sandwatch.audit.backward import Question, backward
 
-        question = Question(label=label, annotator=annotator, since=since, until=until)
-        if geoparquet is not None:
-            raise InputError(
-                "--geoparquet", got="labels to look for", expected="a model", fix="use --json or --csv with --label"
-            )
-        found = backward(question, remote=remote, offline=offline)
+        who = Pseudonyms.from_environment().of if annotator and PSEUDONYM.fullmatch(annotator) else None
+        question = Question(label=label, annotator=annotator, since=since, until=until, who=who)
+        for option, path in (("--geoparquet", geoparquet), ("--html", html)):
+            if path is not None:
+                raise InputError(
+                    option, got="labels to look for", expected="a model", fix="use --json or --csv with --label"
+                )
+        with veiled(pseudonymous, annotator) as veil:
+            found = veil(backward(question, remote=remote, offline=offline))
         if csv is not None:
             render.write_csv(render.backward_table(found), csv)
         _say(as_json, lambda: render.backward_json(found), lambda console: render.print_backward(found, console))
@@ -83,11 +96,16 @@ def of(
         )
     from sandwatch.audit.forward import audit
 
-    answer = audit(target, remote=remote, offline=offline)
+    with veiled(pseudonymous) as veil:
+        answer = veil(audit(target, remote=remote, offline=offline, pictures=html is not None))
     if csv is not None:
         render.write_csv(render.labels_of(answer), csv)
     if geoparquet is not None:
         render.write_geoparquet(answer, geoparquet)
+    if html is not None:
+        from sandwatch.audit.page import write_page
+
+        write_page(answer, html)
     _say(as_json, lambda: render.audit_json(answer), lambda console: render.print_audit(answer, console))
     if answer.broken:
         raise typer.Exit(1)
@@ -99,14 +117,17 @@ def diff(
     b: Annotated[str, typer.Argument(help="after: likewise")],
     as_json: Json = False,
     csv: Annotated[Path | None, typer.Option(help="write the labels that differ as CSV")] = None,
+    pseudonymous: Pseudonymous = False,
     remote: Remote = None,
     offline: Offline = False,
 ) -> None:
     """Say what is different between two models: labels, windows, folds, params, code, metrics by river."""
     from sandwatch.audit import render
     from sandwatch.audit.diff import diff as compare
+    from sandwatch.audit.pseudonyms import veiled
 
-    found = compare(a, b, remote=remote, offline=offline)
+    with veiled(pseudonymous) as veil:
+        found = veil(compare(a, b, remote=remote, offline=offline))
     if csv is not None:
         render.write_csv(found.labels, csv)
     _say(as_json, lambda: render.diff_json(found), lambda console: render.print_diff(found, console))
@@ -118,6 +139,8 @@ def verify(
     retrain: Annotated[bool, typer.Option("--retrain", help="run the training again too")] = False,
     keep: Annotated[list[str] | None, typer.Option(help="a stage to pull rather than to run again")] = None,
     as_json: Json = False,
+    html: Html = None,
+    pseudonymous: Pseudonymous = False,
     remote: Remote = None,
 ) -> None:
     """Derive everything behind a model again in a temporary clone, compare hashes, and give one verdict.
@@ -125,12 +148,20 @@ def verify(
     Exit status 0 where every link holds, 1 where one is broken, 2 where one could not be checked.
     """
     from sandwatch.audit import render
+    from sandwatch.audit.pseudonyms import veiled
     from sandwatch.audit.verify import verify as prove
 
-    def report(line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
+    with veiled(pseudonymous) as veil:
 
-    answer = prove(target, retrain=retrain, keep=keep or [], remote=remote, report=report)
+        def report(line: str) -> None:
+            print(veil(line), file=sys.stderr, flush=True)
+
+        pictures = html is not None
+        answer = veil(prove(target, retrain=retrain, keep=keep or [], remote=remote, pictures=pictures, report=report))
+    if html is not None:
+        from sandwatch.audit.page import write_page
+
+        write_page(answer, html)
     _say(as_json, lambda: render.audit_json(answer), lambda console: render.print_proof(answer, console))
     if answer.broken:
         raise typer.Exit(1)
