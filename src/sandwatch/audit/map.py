@@ -78,7 +78,7 @@ def make(audit: Audit) -> Map | None:
     pictures = _pictures(audit, places, notes)
     return Map(
         overview=_json(_overview(places)),
-        detail=_json(_detail(drawn, shapes, places)),
+        detail=_json(_detail(drawn, shapes, places, list(scenes.values()))),
         places=places,
         pictures=pictures,
         notes=tuple(notes),
@@ -97,7 +97,7 @@ def _footprints(imagery: pd.DataFrame) -> dict[str, Any]:
         imagery.drop_duplicates("obs_id")[columns].itertuples(index=False, name=None)
     ):  # fmt: skip
         a, _, c, _, e, f = (float(number) for number in transform.split(","))
-        outline = shapely.segmentize(shapely.box(c, f + e * height, c + a * width, f), max(abs(a) * width, 1.0) / 8)
+        outline = shapely.segmentize(shapely.box(c, f + e * height, c + a * width, f), abs(a) * max(width, height) / 4)
         vertices = np.column_stack(transformer(crs, MERCATOR).transform(*shapely.get_coordinates(outline).T))
         if np.isfinite(vertices).all():
             found[obs_id] = shapely.Polygon(vertices)
@@ -116,7 +116,7 @@ def _drawn(labels: Any, notes: list[str]) -> Any:
     first = first[vertices <= MOST_VERTICES]
     if len(first) < len(labels):
         notes.append(
-            f"{len(first)} of {len(labels)} labels are drawn: those with most pixels drawn as mine. The others are "
+            f"{len(first):,} of {len(labels):,} labels are drawn: those with most pixels drawn as mine. The others are "
             "counted in the marks of their observations."
         )
     return first.sort_values(["obs_id", "feature_id"], kind="stable", ignore_index=True)
@@ -132,13 +132,12 @@ def _places(observations: pd.DataFrame, scenes: dict[str, Any], drawn: Any, labe
     places = {}
     columns = ["obs_id", "has_mines", "fold", "windows", "draws"]
     for obs_id, mines, fold, windows, draws in observations[columns].itertuples(index=False, name=None):
-        if obs_id in scenes:
-            bounds = scenes[obs_id].bounds
-        elif obs_id in boxes.index:
-            west, south, east, north = boxes.loc[obs_id]
-            bounds = tuple(_to_mercator(np.array([[west, south], [east, north]])).ravel())
-        else:
+        corners = [np.reshape(scenes[obs_id].bounds, (2, 2))] if obs_id in scenes else []
+        if obs_id in boxes.index:
+            corners.append(_to_mercator(boxes.loc[obs_id].to_numpy().reshape(2, 2)))
+        if not corners:
             continue
+        bounds = [*np.min(corners, axis=(0, 1)), *np.max(corners, axis=(0, 1))]
         count = int(counts.get(obs_id, 0))
         places[obs_id] = {
             "bounds": [round(float(edge), 2) for edge in bounds],
@@ -149,15 +148,8 @@ def _places(observations: pd.DataFrame, scenes: dict[str, Any], drawn: Any, labe
             "fold": fold or "no windows",
             "windows": int(windows),
             "draws": int(draws),
-            "outline": _rings(scenes[obs_id]) if obs_id in scenes else [],
         }
     return places
-
-
-def _rings(shape: Any) -> list[list[list[float]]]:
-    """Both axes of a polygon's outer ring, to a centimetre."""
-    xy = shapely.get_coordinates(shape.exterior).round(2)
-    return [xy[:, 0].tolist(), xy[:, 1].tolist()]
 
 
 def _parts(shape: Any, axis: int) -> list[list[list[float]]]:
@@ -195,8 +187,8 @@ def _pictures(audit: Audit, places: dict[str, dict[str, Any]], notes: list[str])
         )
     if without := len(places) - len(found):
         notes.append(
-            f"{without} of {len(places)} observations are shown without a picture: their raster lies in neither the "
-            "working tree nor DVC's cache, and none is pulled for this page"
+            f"{without:,} of {len(places):,} observations are shown without a picture: their raster lies in neither "
+            "the working tree nor DVC's cache, and none is pulled for this page"
             + (f"; or the page would hold more than {PICTURES_BYTES // 1_000_000} MB of pictures." if found else ".")
         )
     return found
@@ -221,9 +213,9 @@ def _picture(path: Path, longest: int) -> dict[str, Any]:
         resolution=resolution,
     )
     bands = [values for _, values in raster.read_onto(path, grid, nodata=None, resampling="bilinear")][:3]
-    there = np.isfinite(np.stack(bands)).all(axis=0)
+    there = np.all(np.isfinite(np.stack(bands)), axis=0)
     pixels = np.where(there, np.nan_to_num(bands), 0).round().clip(0, 255)
-    rgba = np.concatenate([pixels, 255.0 * there[None]]).astype(np.uint8).transpose(1, 2, 0)
+    rgba = np.stack([*pixels, np.where(there, 255.0, 0.0)]).astype(np.uint8).transpose(1, 2, 0)
     content = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(rgba)).save(content, "PNG", optimize=True)
     edges = (left, top - grid.height * resolution, left + grid.width * resolution, top)
@@ -242,8 +234,8 @@ def _figure(name: str, bounds: tuple[float, float, float, float], height: int, t
         name=name,
         x_axis_type="mercator",
         y_axis_type="mercator",
-        x_range=Range1d(left, right),
-        y_range=Range1d(bottom, top),
+        x_range=Range1d(start=left, end=right),
+        y_range=Range1d(start=bottom, end=top),
         height=height,
         sizing_mode="stretch_width",
         tools=tools,
@@ -306,7 +298,7 @@ def _padded(at: npt.NDArray[np.float64]) -> tuple[float, float, float, float]:
     return float(left - margin), float(bottom - margin), float(right + margin), float(top + margin)
 
 
-def _detail(drawn: Any, shapes: npt.NDArray[Any], places: dict[str, dict[str, Any]]) -> figure:
+def _detail(drawn: Any, shapes: npt.NDArray[Any], places: dict[str, dict[str, Any]], scenes: list[Any]) -> figure:
     """The labels in their true place, over a picture, within the outlines of the scenes."""
     from bokeh.models import BoxZoomTool, CDSView, ColumnDataSource, HoverTool, IndexFilter
 
@@ -316,8 +308,13 @@ def _detail(drawn: Any, shapes: npt.NDArray[Any], places: dict[str, dict[str, An
     plot.add_tools(BoxZoomTool(match_aspect=True), "zoom_in", "zoom_out")
     picture = ColumnDataSource({"url": [], "x": [], "y": [], "w": [], "h": []}, name="picture")
     plot.image_url("url", "x", "y", "w", "h", source=picture, anchor="top_left")
-    outlines = [place["outline"] for place in places.values() if place["outline"]]
-    plot.multi_line([o[0] for o in outlines], [o[1] for o in outlines], line_color="#777777", line_width=1)
+    edges = [shapely.get_coordinates(scene).round(2) for scene in scenes]
+    plot.multi_line(
+        [edge[:, 0].tolist() for edge in edges],
+        [edge[:, 1].tolist() for edge in edges],
+        line_color="#777777",
+        line_width=1,
+    )
     use = drawn["use"].astype(str)
     numbers = ("pixels_train", "pixels_val", "pixels_test", "pixels_drawn", "positives_drawn", "draws")
     texts = {"feature": "feature_id", "obs": "obs_id", "class": "class_name", "confidence": "confidence",

@@ -71,7 +71,7 @@
     const find = (views) => [...views][0].model;
     const overview = find(await Bokeh.embed.embed_item(data.overview, "overview"));
     const detail = find(await Bokeh.embed.embed_item(data.detail, "detail"));
-    const named = (plot, name) => plot.select(name)[0] ?? [...plot.references()].find((model) => model.name === name);
+    const named = (plot, name) => [...plot.references()].find((model) => model.name === name);
     const [marks, chosen] = ["observations", "chosen"].map((name) => named(overview, name));
     const [picture, shown] = ["picture", "shown"].map((name) => named(detail, name));
     const every = [...shown.indices];
