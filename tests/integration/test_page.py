@@ -13,10 +13,10 @@ import numpy.typing as npt
 import pytest
 import rasterio
 import shapely
+from benchmarks import real as real_run
 from pyproj import Transformer
 from typer.testing import CliRunner
 
-from benchmarks import real as real_run
 from sandwatch.audit import map as maps
 from sandwatch.audit.cli import app
 from sandwatch.audit.forward import audit
