@@ -32,7 +32,7 @@ MEANINGS = {
     "no chip": "no pixel of it lies in any window",
 }
 WORDS = {
-    "verified": ("Verified", "Every link of the chain was computed again and holds."),
+    "verified": ("Verified", "Every link of the chain below was computed from the files themselves, and holds."),
     "broken": ("Broken", "At least one link of the chain does not hold. The first one that broke:"),
     "unverified": ("Unverified in part", "No link is broken, but some could not be computed. They are:"),
 }
@@ -45,7 +45,7 @@ class Column:
 
     Attributes:
         head: its title.
-        kind: ``text``, ``number``, ``hash`` (shortened, whole in its title) or ``use``.
+        kind: ``text``, ``word`` (on one line), ``number``, ``hash`` (shortened, whole in its title) or ``use``.
         values: a row each.
         below: a second, smaller line in each cell.
     """
@@ -274,15 +274,18 @@ def _labels(audit: Audit) -> Rows | None:
             Column(head="Use", kind="use", values=_texts(rows["use"]), below=_texts(rows["fold"])),
             Column(
                 head="Class",
-                kind="text",
+                kind="word",
                 values=[f"{name}, {c}" for name, c in zip(rows["class_name"], rows["confidence"], strict=True)],
             ),
             Column(head="Annotator", kind="text", values=_texts(rows["created_by"]), below=below),
             Column(
                 head="Created",
-                kind="text",
+                kind="word",
                 values=_moments(rows["created_at"]),
-                below=[f"updated {when}" if when else "" for when in _moments(rows["updated_at"])],
+                below=[
+                    f"updated {after}" if after not in ("", before) else ""
+                    for before, after in zip(_moments(rows["created_at"]), _moments(rows["updated_at"]), strict=True)
+                ],
             ),
             Column(head="Area, m²", kind="number", values=_numbers(rows["area_m2"].round().astype(np.int64))),
             Column(head="Windows", kind="number", values=_numbers(rows["chips"])),
@@ -408,7 +411,7 @@ def _revisions(audit: Audit) -> Rows | None:
             Column(head="Commit", kind="hash", values=[h.revision.commit or h.revision.kind for h in shown]),
             Column(head="Names", kind="text",
                    values=[", ".join(f"{n.kind} {n.name}" for n in h.revision.names) for h in shown]),
-            Column(head="Time, UTC", kind="text", values=_moments(h.revision.time for h in shown)),
+            Column(head="Time, UTC", kind="word", values=_moments(h.revision.time for h in shown)),
             Column(head="Subject", kind="text", values=[h.revision.subject for h in shown]),
             Column(head="Is what made the model", kind="text",
                    values=[f"no: {w} differ" if w else "yes: code, inputs and params match" for w in wrong]),
