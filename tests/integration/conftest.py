@@ -5,7 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -144,3 +144,11 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 def workspace(built: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """A copy of it for the tests of a module, one after the other."""
     return built.copy(tmp_path_factory.mktemp("workspace") / "clone")
+
+
+@pytest.fixture
+def copy(workspace: Workspace, tmp_path: Path) -> Iterator[Workspace]:
+    """A copy that one test may spoil."""
+    copy = workspace.copy(tmp_path / "copy")
+    yield copy
+    shutil.rmtree(copy.root)

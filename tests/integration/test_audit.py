@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +33,6 @@ from .conftest import Workspace
 
 LABELS = "data/annotations/labels.parquet"
 OBSERVATIONS = "data/annotations/observations.parquet"
-
-
-@pytest.fixture
-def copy(workspace: Workspace, tmp_path: Path) -> Iterator[Workspace]:
-    """A copy that one test may spoil."""
-    copy = workspace.copy(tmp_path / "copy")
-    yield copy
-    shutil.rmtree(copy.root)
 
 
 def quiet(_: str) -> None:

@@ -10,10 +10,8 @@ from sandwatch.audit.diff import diff
 from sandwatch.audit.forward import audit
 
 from .conftest import Workspace
-from .test_audit import copy, owner, prove, trained
+from .test_audit import owner, prove
 
-__all__ = ["copy", "trained"]
-"""Fixtures of the audit's tests."""
 RECORD = "data/regions/sample/annotations/exclusions.csv"
 
 

@@ -109,14 +109,7 @@ def followed(
     Raises:
         InputError: there is no repository, no commit holds the model, or a link of its chain is broken.
     """
-    history = History.around(where or Path())
-    if history is None:
-        raise InputError(
-            str((where or Path()).resolve()),
-            got="no DVC repository",
-            expected="the clone that the model was trained in",
-            fix="clone it, and run this there",
-        )
+    history = History.here(where)
     try:
         objects = Objects(history.root, remote=remote, offline=offline)
         hand = chain.take(target, history, objects)

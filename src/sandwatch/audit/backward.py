@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +35,14 @@ class Question:
         label: a feature id, or a label id for all that it holds.
         annotator: who created them.
         since, until: first and last day on which they were created, YYYY-MM-DD.
+        who: gives a person's pseudonym; with it ``annotator`` may be one.
     """
 
     label: str | None = None
     annotator: str | None = None
     since: str | None = None
     until: str | None = None
+    who: Callable[[str], str] | None = None
 
     def __post_init__(self) -> None:
         if not any((self.label, self.annotator, self.since, self.until)):
@@ -57,13 +60,28 @@ class Question:
                     "--from, --to", got=repr(day), expected="a day as YYYY-MM-DD", fix="correct it"
                 ) from None
 
+    @property
+    def asked(self) -> dict[str, str]:
+        """What was given, by name."""
+        names = ("label", "annotator", "since", "until")
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+    def _created(self, created_by: pa.ChunkedArray) -> Any:
+        """Whether each row is the annotator's."""
+        people = [self.annotator]
+        if self.who is not None:
+            listed = pc.unique(created_by).to_pylist()
+            people += [person for person in listed if person is not None and self.who(person) == self.annotator]
+        mine = [pc.fill_null(pc.equal(created_by, person), False) for person in dict.fromkeys(people)]
+        return reduce(pc.or_, mine)
+
     def matches(self, labels: pa.Table) -> pa.Table:
         """The rows of schemas.Labels (``COLUMNS`` of them) that are meant."""
         keep = pa.scalar(True)
         if self.label is not None:
             keep = pc.or_(pc.equal(labels["feature_id"], self.label), pc.equal(labels["label_id"], self.label))
         if self.annotator is not None:
-            keep = pc.and_(keep, pc.fill_null(pc.equal(labels["created_by"], self.annotator), False))
+            keep = pc.and_(keep, self._created(labels["created_by"]))
         if self.since is not None or self.until is not None:
             day = pc.utf8_slice_codeunits(labels["created_at"], 0, 10)  # ISO 8601 in UTC
             inside = pc.and_(
@@ -80,7 +98,7 @@ class Question:
         if self.label is not None:
             keep = pc.and_(keep, pc.equal(observations["label_id"], self.label))
         if self.annotator is not None:
-            keep = pc.and_(keep, pc.fill_null(pc.equal(observations["created_by"], self.annotator), False))
+            keep = pc.and_(keep, self._created(observations["created_by"]))
         return observations.filter(keep)["obs_id"].to_pylist()  # type: ignore[no-any-return]
 
 
@@ -156,7 +174,7 @@ def backward(
     missed = (f"{unknown} of {len(found)} models could not be looked into",) if unknown else ()
     labels = pd.DataFrame(sorted(search.meant.items()), columns=["feature_id", "obs_id"])
     if labels.empty and not search.negatives and not unknown:
-        asked = ", ".join(f"{name} {value}" for name, value in vars(question).items() if value is not None)
+        asked = ", ".join(f"{name} {value}" for name, value in question.asked.items())
         raise InputError(
             f"labels with {asked}",
             got=f"none in the {len(found)} models of this history",

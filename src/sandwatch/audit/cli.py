@@ -38,6 +38,11 @@ app = typer.Typer(
 )
 Remote = Annotated[str | None, typer.Option(help="DVC remote to pull tables from  [default: the repository's]")]
 Offline = Annotated[bool, typer.Option("--offline", help="ask no remote")]
+Pseudonymous = Annotated[
+    bool,
+    typer.Option("--pseudonymous", help="people's addresses as pseudonyms, by the key SANDWATCH_PSEUDONYM_KEY"),
+]
+Html = Annotated[Path | None, typer.Option(help="write a page with a map; it opens in a browser, without a network")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON instead of tables")]
 
 
@@ -51,12 +56,16 @@ def of(
         ),
     ] = None,
     label: Annotated[str | None, typer.Option(help="a feature id or a label id: which models did it touch?")] = None,
-    annotator: Annotated[str | None, typer.Option(help="as --label, all labels that this person created")] = None,
+    annotator: Annotated[
+        str | None, typer.Option(help="as --label, all labels that this person (or, with the key, pseudonym) created")
+    ] = None,
     since: Annotated[str | None, typer.Option("--from", help="as --label, created on this day or later")] = None,
     until: Annotated[str | None, typer.Option("--to", help="as --label, created on this day or before")] = None,
     as_json: Json = False,
     csv: Annotated[Path | None, typer.Option(help="write the table of labels (or of models) as CSV")] = None,
     geoparquet: Annotated[Path | None, typer.Option(help="write the table of labels as GeoParquet")] = None,
+    html: Html = None,
+    pseudonymous: Pseudonymous = False,
     remote: Remote = None,
     offline: Offline = False,
 ) -> None:
@@ -67,16 +76,20 @@ def of(
     pixels_drawn, positives_drawn, label_sha256, row_sha256, geometry (EPSG:4326). Exit status 1 where a link is broken.
     """
     from sandwatch.audit import render
+    from sandwatch.audit.pseudonyms import PSEUDONYM, Pseudonyms, veiled
 
     if target is None:
         from sandwatch.audit.backward import Question, backward
 
-        question = Question(label=label, annotator=annotator, since=since, until=until)
-        if geoparquet is not None:
-            raise InputError(
-                "--geoparquet", got="labels to look for", expected="a model", fix="use --json or --csv with --label"
-            )
-        found = backward(question, remote=remote, offline=offline)
+        who = Pseudonyms.from_environment().of if annotator and PSEUDONYM.fullmatch(annotator) else None
+        question = Question(label=label, annotator=annotator, since=since, until=until, who=who)
+        for option, path in (("--geoparquet", geoparquet), ("--html", html)):
+            if path is not None:
+                raise InputError(
+                    option, got="labels to look for", expected="a model", fix="use --json or --csv with --label"
+                )
+        with veiled(pseudonymous, annotator) as veil:
+            found = veil(backward(question, remote=remote, offline=offline))
         if csv is not None:
             render.write_csv(render.backward_table(found), csv)
         _say(as_json, lambda: render.backward_json(found), lambda console: render.print_backward(found, console))
@@ -90,11 +103,16 @@ def of(
         )
     from sandwatch.audit.forward import audit
 
-    answer = audit(target, remote=remote, offline=offline)
+    with veiled(pseudonymous) as veil:
+        answer = veil(audit(target, remote=remote, offline=offline, pictures=html is not None))
     if csv is not None:
         render.write_csv(render.labels_of(answer), csv)
     if geoparquet is not None:
         render.write_geoparquet(answer, geoparquet)
+    if html is not None:
+        from sandwatch.audit.page import write_page
+
+        write_page(answer, html)
     _say(as_json, lambda: render.audit_json(answer), lambda console: render.print_audit(answer, console))
     if answer.broken:
         raise typer.Exit(1)
@@ -106,14 +124,17 @@ def diff(
     b: Annotated[str, typer.Argument(help="after: likewise")],
     as_json: Json = False,
     csv: Annotated[Path | None, typer.Option(help="write the labels that differ as CSV")] = None,
+    pseudonymous: Pseudonymous = False,
     remote: Remote = None,
     offline: Offline = False,
 ) -> None:
     """Say what is different between two models: labels, windows, folds, params, code, metrics by river."""
     from sandwatch.audit import render
     from sandwatch.audit.diff import diff as compare
+    from sandwatch.audit.pseudonyms import veiled
 
-    found = compare(a, b, remote=remote, offline=offline)
+    with veiled(pseudonymous) as veil:
+        found = veil(compare(a, b, remote=remote, offline=offline))
     if csv is not None:
         render.write_csv(found.labels, csv)
     _say(as_json, lambda: render.diff_json(found), lambda console: render.print_diff(found, console))
@@ -125,6 +146,8 @@ def verify(
     retrain: Annotated[bool, typer.Option("--retrain", help="run the training again too")] = False,
     keep: Annotated[list[str] | None, typer.Option(help="a stage to pull rather than to run again")] = None,
     as_json: Json = False,
+    html: Html = None,
+    pseudonymous: Pseudonymous = False,
     remote: Remote = None,
 ) -> None:
     """Derive everything behind a model again in a temporary clone, compare hashes, and give one verdict.
@@ -132,12 +155,20 @@ def verify(
     Exit status 0 where every link holds, 1 where one is broken, 2 where one could not be checked.
     """
     from sandwatch.audit import render
+    from sandwatch.audit.pseudonyms import veiled
     from sandwatch.audit.verify import verify as prove
 
-    def report(line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
+    with veiled(pseudonymous) as veil:
 
-    answer = prove(target, retrain=retrain, keep=keep or [], remote=remote, report=report)
+        def report(line: str) -> None:
+            print(veil(line), file=sys.stderr, flush=True)
+
+        pictures = html is not None
+        answer = veil(prove(target, retrain=retrain, keep=keep or [], remote=remote, pictures=pictures, report=report))
+    if html is not None:
+        from sandwatch.audit.page import write_page
+
+        write_page(answer, html)
     _say(as_json, lambda: render.audit_json(answer), lambda console: render.print_proof(answer, console))
     _exit(answer.links)
 
@@ -207,6 +238,9 @@ def croissant(
     annotators: Annotated[
         bool, typer.Option("--annotators", help="publish who drew and reviewed: the columns created_by and reviews")
     ] = False,
+    pseudonymous: Annotated[
+        bool, typer.Option("--pseudonymous", help="as --annotators, with pseudonyms by the key SANDWATCH_PSEUDONYM_KEY")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print the description")] = False,
     remote: Remote = None,
     offline: Offline = False,
@@ -217,9 +251,12 @@ def croissant(
     """
     from sandwatch.audit import render
     from sandwatch.audit.croissant import Citation, publish
+    from sandwatch.audit.pseudonyms import veiled
 
     citation = Citation(license=license, creators=tuple(creator), url=url, name=name)
-    done = publish(target, out, citation, people=annotators, remote=remote, offline=offline)
+    with veiled(pseudonymous) as veil:
+        people = annotators or pseudonymous
+        done = publish(target, out, citation, people=people, veil=veil, remote=remote, offline=offline)
     _say(
         as_json,
         lambda: json.dumps(done.metadata, indent=2, sort_keys=True, ensure_ascii=False),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -83,6 +83,7 @@ def publish(
     citation: Citation,
     *,
     people: bool = False,
+    veil: Callable[[Any], Any] | None = None,
     where: Path | None = None,
     remote: str | None = None,
     offline: bool = False,
@@ -94,6 +95,7 @@ def publish(
         folder: where to write; an earlier label set in it is replaced.
         citation: license, creators, address.
         people: keep the columns that name annotators and reviewers.
+        veil: is given each table and gives it back with pseudonyms (:func:`sandwatch.audit.pseudonyms.veiled`).
         where: a path in the DVC repository; None for the working directory.
         remote: of DVC; None for the default one.
         offline: don't ask any remote.
@@ -121,9 +123,10 @@ def publish(
         files, records = [], []
         for name, (rows, schema, about) in tables.items():
             kept = [column for column in schema.to_schema().columns if column in rows.columns and column not in hidden]
-            rows[kept].to_parquet(made / name, compression="zstd", index=False)
+            shown = rows[kept] if veil is None else veil(rows[kept])
+            shown.to_parquet(made / name, compression="zstd", index=False)
             files.append(_file(made / name, about))
-            records.append(_records(name, rows[kept], schema, about))
+            records.append(_records(name, shown, schema, about))
         _describe(made / METADATA, found, citation, str(read_yaml(settings).get("region")), files, records)
         _check(made / METADATA)
         metadata = json.loads((made / METADATA).read_text())

@@ -48,10 +48,19 @@ from sandwatch.files import sha256
 from sandwatch.learn.card import Card
 
 FOLDS = ("train", "val", "test")
+PIXELS = "data/scenes"
+"""Output of the stage that exports rasters. Source: dvc.yaml."""
 NOT_READ = "pixels, masks and rasters are not read here: sandwatch audit verify derives them again"
 
 
-def audit(target: str, *, where: Path | None = None, remote: str | None = None, offline: bool = False) -> Audit:
+def audit(
+    target: str,
+    *,
+    where: Path | None = None,
+    remote: str | None = None,
+    offline: bool = False,
+    pictures: bool = False,
+) -> Audit:
     """Everything behind a target.
 
     Args:
@@ -59,6 +68,7 @@ def audit(target: str, *, where: Path | None = None, remote: str | None = None, 
         where: a path in the DVC repository to look in; None for the working directory, else the target's own.
         remote: of DVC, to pull tables from; None for the default one.
         offline: don't ask any remote.
+        pictures: look for RGB rasters too, in cache and working tree only.
 
     Raises:
         InputError: the target is none of these, or is no model of ours.
@@ -69,13 +79,13 @@ def audit(target: str, *, where: Path | None = None, remote: str | None = None, 
         hand = chain.take(target, history, objects)
         if history is None or objects is None:
             return _alone(hand, "there is no DVC repository here: nothing but the file itself could be checked")
-        return follow(hand, history, objects)
+        return follow(hand, history, objects, pictures=pictures)
     finally:
         if history is not None:
             history.git.close()
 
 
-def follow(hand: InHand, history: History, objects: Objects) -> Audit:
+def follow(hand: InHand, history: History, objects: Objects, *, pictures: bool = False) -> Audit:
     """The audit of what is in hand, in a repository."""
     folders, links, notes = chain.find(hand, history, objects)
     if not folders:
@@ -84,7 +94,7 @@ def follow(hand: InHand, history: History, objects: Objects) -> Audit:
     held = {folder: chain.holders(card, revisions, history) for folder, revisions in folders.items()}
     chosen = chain.best([holder for holders in held.values() for holder in holders], history.head)
     folder = next(folder for folder, holders in held.items() if chosen in holders)
-    walk = _Walk(hand, card, folder, history.lock(chosen.revision), chosen, objects)
+    walk = _Walk(hand, card, folder, history.lock(chosen.revision), chosen, objects, pictures)
     walk.go()
     everyone = tuple(holder for holders in held.values() for holder in holders)
     order = {revision: i for i, revision in enumerate(history.revisions)}
@@ -105,7 +115,7 @@ def follow(hand: InHand, history: History, objects: Objects) -> Audit:
         holders=tuple(sorted(everyone, key=lambda holder: order[holder.revision])),
         revision=chosen.revision,
         params=walk.params,
-        notes=(*history.notes, *notes, NOT_READ),
+        notes=(*history.notes, *notes, *walk.notes, NOT_READ),
         **walk.tables,
     )
 
@@ -138,7 +148,9 @@ class _Walk:
     lock: Lock
     holder: Holder
     objects: Objects
+    pictured: bool
     links: list[Link] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     tables: dict[str, Any] = field(default_factory=dict)
     params: dict[str, Any] = field(default_factory=dict)
 
@@ -156,6 +168,8 @@ class _Walk:
             self._try("snapshot", lambda: self._snapshot(chips.deps[ANNOTATIONS], *labels))
         if windows is not None:
             self._try("imagery", lambda: self._imagery(chips.deps[SCENES], windows[0]))
+            if self.pictured and "imagery" in self.tables:
+                self._pictures(chips.deps.get(PIXELS, ""))
 
     def _stage(self, name: str) -> Stage:
         stage = self.lock.stage(name)
@@ -317,6 +331,33 @@ class _Walk:
         without = sorted(set(folds.index) - set(rows["obs_id"]))
         wrong = [f"observation {obs_id} has windows but no scene in {SCENES}" for obs_id in without]
         self._note("imagery", wrong, f"{SCENES} names the {len(rows)} rasters and their source images")
+
+    def _pictures(self, oid: str) -> None:
+        """Finds RGB rasters without pulling any; those that are not what the manifest says are left out."""
+        rows = self.tables["imagery"]
+        rows = rows[rows["product"] == "rgb"]
+        found: dict[str, Path] = {}
+        other = []
+        try:
+            files = self.objects.tree(oid, pull=False)
+        except (MissingError, CorruptError) as error:
+            self.notes.append(f"no picture of an observation could be looked for: {error}")
+            return
+        for obs_id, path, said in rows[["obs_id", "path", "sha256"]].itertuples(index=False, name=None):
+            try:
+                picture = self.objects.path(files.get(path, ""), f"{PIXELS}/{path}", pull=False)
+            except MissingError:
+                continue
+            except CorruptError:
+                other.append(obs_id)
+                continue
+            if sha256(picture) == said:
+                found[obs_id] = picture
+            else:
+                other.append(obs_id)
+        if other:
+            self.notes.append(f"the pictures of {len(other)} observations are not what {SCENES} says: {other[0]} first")
+        self.tables["pictures"] = found
 
 
 def label_rows(labels: gpd.GeoDataFrame, parts: pd.DataFrame, method: str) -> gpd.GeoDataFrame:

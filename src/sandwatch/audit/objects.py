@@ -95,8 +95,8 @@ class Objects:
         self._verified[oid] = cached
         return cached
 
-    def tree(self, oid: str, workspace: str | None = None) -> Mapping[str, str]:
-        """The files of a folder: MD5 by path in it.
+    def tree(self, oid: str, workspace: str | None = None, *, pull: bool = True) -> Mapping[str, str]:
+        """The files of a folder: MD5 by path in it; arguments as of :meth:`path`.
 
         Raises:
             MissingError: as :meth:`path`.
@@ -109,7 +109,7 @@ class Objects:
                 if folder_md5(files) == oid:
                     self._trees[oid] = files
                     return files
-            listing: list[dict[str, Any]] = json.loads(self.path(oid).read_bytes())
+            listing: list[dict[str, Any]] = json.loads(self.path(oid, pull=pull).read_bytes())
             self._trees[oid] = {entry["relpath"]: entry["md5"] for entry in listing}
         return self._trees[oid]
 

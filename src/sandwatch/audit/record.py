@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import geopandas as gpd
@@ -186,6 +188,10 @@ class SceneRows(Table):
     sha256: Series[str] = pa.Field(str_matches=SHA256)
     source: Series[str]
     source_images: Series[str] = pa.Field(description="JSON list of {id, date, processing_baseline}")
+    crs: Series[str]
+    transform: Series[str] = pa.Field(description="the six affine coefficients a..f, ',' between")
+    width_px: Series[int] = pa.Field(ge=1)
+    height_px: Series[int] = pa.Field(ge=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,6 +212,8 @@ class Audit:
         quarantine: rows of :class:`sandwatch.schemas.Quarantine`.
         imagery: rows of :class:`SceneRows`.
         notes: what could not be seen, and how to see it.
+        pictures: RGB rasters of observations that lie on this machine and have the hash that ``imagery`` gives, by
+            obs_id; empty unless asked for. No output names these paths.
     """
 
     target: str
@@ -221,6 +229,7 @@ class Audit:
     quarantine: pd.DataFrame | None = None
     imagery: pd.DataFrame | None = None
     notes: tuple[str, ...] = ()
+    pictures: Mapping[str, Path] = field(default_factory=dict)
 
     @property
     def broken(self) -> tuple[Link, ...]:

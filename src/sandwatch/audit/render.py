@@ -57,7 +57,7 @@ def backward_json(found: Backward) -> str:
     """An answer of the backward audit as JSON."""
     return _json(
         {
-            "question": {name: value for name, value in vars(found.question).items() if value is not None},
+            "question": found.question.asked,
             "labels": found.labels,
             "models": [
                 {**vars(model), "uses": dict(model.uses), "revisions": [_revision(r) for r in model.revisions]}

@@ -31,6 +31,7 @@ def verify(
     retrain: bool = False,
     keep: Sequence[str] = (),
     remote: str | None = None,
+    pictures: bool = False,
     report: Report = print,
 ) -> Audit:
     """Follows the chain behind a target, then runs its stages again where nothing of this machine's files is used.
@@ -43,6 +44,7 @@ def verify(
         retrain: run the training again too.
         keep: stages that are not run again; what they wrote is pulled, and only its hashes are compared.
         remote: of DVC, to pull from; None for the default one.
+        pictures: look for RGB rasters too, as :func:`sandwatch.audit.forward.audit` does.
         report: is given a line now and then.
 
     Returns:
@@ -55,7 +57,7 @@ def verify(
     try:
         objects = Objects(history.root, remote=remote)
         hand = chain.take(target, history, objects)
-        audit = follow(hand, history, objects)
+        audit = follow(hand, history, objects, pictures=pictures)
         links = list(audit.links)
         if hand.path is not None and hand.path.resolve().parent == history.root / MODELS:
             links.append(_working_tree(history))

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from sandwatch.audit.cli import app
 from sandwatch.audit.croissant import Citation, _check, publish
 from sandwatch.audit.forward import audit
+from sandwatch.audit.pseudonyms import Pseudonyms
 from sandwatch.errors import InputError
 from sandwatch.files import sha256
 from tests.audit_history import Made
@@ -78,6 +79,15 @@ def test_nobody_is_named_unless_asked(published: Path, made: Made, tmp_path: Pat
     assert set(named["created_by"]) == set(made.labels["created_by"])
     data = mlc.Dataset(jsonld=str(tmp_path / "named/croissant.json"))
     assert next(iter(data.records("observations")))["observations/created_by"] == b"annotator0@example.org"
+
+
+def test_people_by_pseudonym(made: Made, tmp_path: Path) -> None:
+    names = Pseudonyms(b"0123456789abcdef")
+    publish("main", tmp_path / "set", CITATION, people=True, veil=names.applied, where=made.root, offline=True)
+    for path in (tmp_path / "set").iterdir():
+        assert b"example.org" not in path.read_bytes().replace(b"https://example.org/labels", b""), path
+    shown = pd.read_parquet(tmp_path / "set/labels.parquet")
+    assert set(shown["created_by"]) == {names.of(person) for person in made.labels["created_by"]}
 
 
 def test_the_same_labels_the_same_bytes(published: Path, made: Made, tmp_path: Path) -> None:
