@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -30,6 +31,8 @@ MARKS = {"ok": "[green]ok[/]", "missing": "[yellow]--[/]", "problem": "[red]!![/
 
 def main() -> None:
     """Runs the command line; what the user got wrong is one line on standard error and exit status 1."""
+    # Reading tables loads hypothesis where it is installed, and that its plugins: half a second for nothing.
+    os.environ.setdefault("HYPOTHESIS_NO_PLUGINS", "1")
     try:
         app()
     except InputError as error:

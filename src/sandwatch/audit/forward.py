@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from sandwatch import schemas
+from sandwatch.annotations.canonical import canonical_rows, fingerprint_of
 from sandwatch.audit import chain
 from sandwatch.audit.chain import (
     ANNOTATIONS,
@@ -138,6 +140,16 @@ def _card(folder: str, objects: Objects) -> Card:
     return Card.read(objects.file(folder, CARD, MODELS))
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Annotated:
+    """The tables of the stage annotations; ``ignored`` is None at revisions from before it was made."""
+
+    labels: gpd.GeoDataFrame
+    observations: pd.DataFrame
+    ignored: gpd.GeoDataFrame | None
+    quarantine: pd.DataFrame
+
+
 @dataclass
 class _Walk:
     """Follows one lock from the model's card to the snapshot of its labels, and keeps what it finds."""
@@ -161,11 +173,15 @@ class _Walk:
         if self.hand.result is not None:
             self._try("result", self._result)
             self._try("weights", self._weights)
-        windows = self._try("chips", lambda: self._chips(train))
+        annotated = self._try("labels", lambda: self._annotated(chips.deps[ANNOTATIONS]))
+        with ThreadPoolExecutor(1) as pool:  # labels are put in canonical form while the tables of chips are read
+            rows = None if annotated is None else pool.submit(canonical_rows, annotated.labels)
+            windows = self._try("chips", lambda: self._chips(train))
         self._try("fingerprint", lambda: self._metrics(train))
-        labels = self._try("labels", lambda: self._labels(chips.deps[ANNOTATIONS], windows))
-        if labels is not None:
-            self._try("snapshot", lambda: self._snapshot(chips.deps[ANNOTATIONS], *labels))
+        if annotated is not None and rows is not None:
+            self._fingerprint(annotated, rows.result())
+            self._labels(annotated, rows.result(), windows)
+            self._try("snapshot", lambda: self._snapshot(chips.deps[ANNOTATIONS], annotated))
         if windows is not None:
             self._try("imagery", lambda: self._imagery(chips.deps[SCENES], windows[0]))
             if self.pictured and "imagery" in self.tables:
@@ -266,30 +282,30 @@ class _Walk:
         if wrong:
             self._note("fingerprint", wrong, "")
 
-    def _labels(
-        self, oid: str, chips: tuple[pd.DataFrame, pd.DataFrame] | None
-    ) -> tuple[gpd.GeoDataFrame, pd.DataFrame]:
-        from sandwatch.annotations.canonical import canonical_rows, fingerprint_of
+    def _annotated(self, oid: str) -> _Annotated:
+        def read(table: type[schemas.Table], name: str) -> Any:
+            return table.read(self.objects.file(oid, name, ANNOTATIONS))
 
-        read = {
-            name: table.read(self.objects.file(oid, f"{name}.parquet", ANNOTATIONS))
-            for name, table in (
-                ("labels", schemas.Labels),
-                ("observations", schemas.Observations),
-                ("quarantine", schemas.Quarantine),
-            )
-        }
-        labels, observations, quarantine = read["labels"], read["observations"], read["quarantine"]
-        rows = canonical_rows(labels)
         # Revisions from before labels could be excluded have no such table.
-        ignored, areas = None, ""
-        if "ignored.parquet" in self.objects.tree(oid, ANNOTATIONS):
-            ignored = schemas.Ignored.read(self.objects.file(oid, "ignored.parquet", ANNOTATIONS))
-            areas = f" and {len(ignored)} ignored areas" if len(ignored) else ""
-        found = fingerprint_of(rows, observations, ignored)
-        said = self.card.label_fingerprint
+        has_ignored = "ignored.parquet" in self.objects.tree(oid, ANNOTATIONS)
+        return _Annotated(
+            labels=read(schemas.Labels, "labels.parquet"),
+            observations=read(schemas.Observations, "observations.parquet"),
+            ignored=read(schemas.Ignored, "ignored.parquet") if has_ignored else None,
+            quarantine=read(schemas.Quarantine, "quarantine.parquet"),
+        )
+
+    def _fingerprint(self, annotated: _Annotated, rows: list[bytes]) -> None:
+        ignored = annotated.ignored
+        areas = f" and {len(ignored)} ignored areas" if ignored is not None and len(ignored) else ""
+        found, said = fingerprint_of(rows, annotated.observations, ignored), self.card.label_fingerprint
         wrong = [] if found == said else [f"the labels have the fingerprint {found}; the card says {said}"]
-        self._note("fingerprint", wrong, f"{said}, computed from {len(labels)} labels{areas}")
+        self._note("fingerprint", wrong, f"{said}, computed from {len(rows)} labels{areas}")
+
+    def _labels(
+        self, annotated: _Annotated, rows: list[bytes], chips: tuple[pd.DataFrame, pd.DataFrame] | None
+    ) -> None:
+        labels = annotated.labels
         hashes = np.array([hashlib.sha256(row).hexdigest() for row in rows], object)
         wrong = [
             f"label {feature_id} is not the one that its hash was made of"
@@ -297,28 +313,33 @@ class _Walk:
         ]
         if chips is not None:
             windows, parts = chips
-            confidence = parts["feature_id"].map(labels.set_index("feature_id")["confidence"])
+            placed = Parts.of(parts, labels["feature_id"])
             wrong += [f"label {i} put pixels into chips but is not among the labels"
-                      for i in parts["feature_id"][confidence.isna()].unique()]  # fmt: skip
+                      for i in parts["feature_id"][placed.label < 0].unique()]  # fmt: skip
             for name in ("low", "high"):
-                given = parts[confidence == name].groupby("chip_id")["pixels"].sum()
+                of_class = np.append(labels["confidence"] == name, False)  # where the label is -1, unknown
+                given = parts[of_class[placed.label]].groupby("chip_id")["pixels"].sum()
                 held = windows.set_index("chip_id")[f"px_{name}"]
                 off = held.index[held != given.reindex(held.index, fill_value=0)]
                 wrong += [f"window {chip}: {held[chip]} px of {name} confidence, its labels gave {given.get(chip, 0)}"
                           for chip in off[:9]]  # fmt: skip
-            self.tables["labels"] = _in_order(LabelRows, label_rows(labels, parts, self.card.method))
-            self.tables["observations"] = _in_order(ObservationRows, observation_rows(observations, windows))
+            self.tables["labels"] = _in_order(
+                LabelRows, label_rows(labels, placed, parts["draws"].to_numpy(), self.card.method)
+            )
+            self.tables["observations"] = _in_order(ObservationRows, observation_rows(annotated.observations, windows))
         self._note("labels", wrong, f"{len(labels)} labels are what their hashes were made of, and what the chips hold")
-        self.tables["quarantine"] = quarantine
-        return labels, quarantine
+        self.tables["quarantine"] = annotated.quarantine
 
-    def _snapshot(self, oid: str, labels: gpd.GeoDataFrame, quarantine: pd.DataFrame) -> None:
+    def _snapshot(self, oid: str, annotated: _Annotated) -> None:
         path = self.objects.file(oid, "export.ndjson", ANNOTATIONS)
         with path.open("rb") as lines:
             raw = {hashlib.sha256(line.rstrip(b"\r\n")).hexdigest() for line in lines if line.strip()}
         wrong = [
             f"{what} {row} comes from a raw row that export.ndjson lacks"
-            for what, table, name in (("label", labels, "feature_id"), ("quarantined row", quarantine, "row_id"))
+            for what, table, name in (
+                ("label", annotated.labels, "feature_id"),
+                ("quarantined row", annotated.quarantine, "row_id"),
+            )
             for row in table[name][~table["row_sha256"].isin(raw)]
         ]
         self._note("snapshot", wrong, f"every label comes from one of the {len(raw)} raw rows")
@@ -360,20 +381,21 @@ class _Walk:
         self.tables["pictures"] = found
 
 
-def label_rows(labels: gpd.GeoDataFrame, parts: pd.DataFrame, method: str) -> gpd.GeoDataFrame:
+def label_rows(labels: gpd.GeoDataFrame, parts: Parts, draws: npt.NDArray[np.int64], method: str) -> gpd.GeoDataFrame:
     """What a model did with each label.
 
     Args:
         labels: rows of schemas.Labels.
-        parts: rows of :class:`ChipRows`.
+        parts: what they put into which windows.
+        draws: of the window of each row of ``parts``.
         method: of the model; ``binary`` leaves low confidence out.
 
     Returns:
         Rows of :class:`LabelRows`.
     """
     counts = count(
-        Parts.of(parts, labels["feature_id"]),
-        parts["draws"].to_numpy(),
+        parts,
+        draws,
         counted=np.array(method != "binary") | (labels["confidence"] == "high").to_numpy(),
     )
     kept = [column for column in LabelRows.to_schema().columns if column in labels.columns]
@@ -460,8 +482,8 @@ def observation_rows(observations: pd.DataFrame, windows: pd.DataFrame) -> pd.Da
 
 
 def _in_order(table: type[schemas.Table], rows: Any) -> Any:
-    """Rows with a table's columns, in its order; what they are made of has been checked when it was read."""
-    return rows[list(table.to_schema().columns)].sort_values(table._sort_by, kind="stable", ignore_index=True)
+    """Rows with a table's columns in order; they are sorted, as what they are made of was when it was read."""
+    return rows[list(table.to_schema().columns)].reset_index(drop=True)
 
 
 def _folds(rows: pd.DataFrame, by: str) -> pd.Series:

@@ -13,6 +13,7 @@ import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache, cached_property, lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -148,19 +149,22 @@ class Git:
     def oids(self, names: Iterable[str]) -> list[str | None]:
         """The objects that names such as ``<commit>:<path>`` stand for; None where there is none."""
         found: list[str | None] = []
-        for name in names:
-            line = self._ask(self._check, name)
-            found.append(None if line.endswith((" missing", " ambiguous")) else line.split(" ")[0])
+        for some in batched(names):
+            self._ask(self._check, *some)
+            for line in (self._answer(self._check) for _ in some):
+                found.append(None if line.endswith((" missing", " ambiguous")) else line.split(" ")[0])
         return found
 
     def kind(self, oid: str) -> str:
         """``blob``, ``tree``, ``commit`` or ``tag``."""
-        return self._ask(self._check, oid).split(" ")[1]
+        self._ask(self._check, oid)
+        return self._answer(self._check).split(" ")[1]
 
     def blobs(self, oids: Iterable[str]) -> Iterator[tuple[str, bytes]]:
         """The contents of objects, each with its hash; those that the repository lacks are left out."""
         for oid in oids:
-            header = self._ask(self._contents, oid)
+            self._ask(self._contents, oid)
+            header = self._answer(self._contents)
             if not header.endswith(" missing"):
                 size = int(header.split(" ")[2])
                 assert self._contents.stdout is not None
@@ -190,11 +194,13 @@ class Git:
             stderr=subprocess.DEVNULL,
         )
 
-    def _ask(self, process: subprocess.Popen[bytes], name: str) -> str:
+    def _ask(self, process: subprocess.Popen[bytes], *names: str) -> None:
         assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdin.write(f"{name}\n".encode())
+        process.stdin.write("".join(f"{name}\n" for name in names).encode())
         process.stdin.flush()
+
+    def _answer(self, process: subprocess.Popen[bytes]) -> str:
+        assert process.stdout is not None
         line = process.stdout.readline().decode(errors="replace").rstrip("\n")
         if not line:
             raise InputError(
@@ -420,6 +426,13 @@ class History:
         if self.git.ask("remote") and not any(r.kind == "experiment" for r in commits):
             notes.append("no experiment can be seen; run dvc exp pull to see those of a remote")
         return tuple(notes)
+
+
+def batched(names: Iterable[str]) -> Iterator[list[str]]:
+    """A hundred at a time: few enough to fit into a pipe that nobody reads yet."""
+    rest = iter(names)
+    while some := list(islice(rest, 100)):
+        yield some
 
 
 def _name(ref: str, experiment: re.Match[str] | None) -> Name:

@@ -187,7 +187,6 @@ def _counts(audit: Audit) -> list[tuple[str, str, str]]:
     labels, observations = audit.labels, audit.observations
     if labels is None or observations is None:
         return []
-    uses = pd.Series([use for uses in labels["use"] for use in uses.split("+")], dtype="str").value_counts()
     people = labels["created_by"].dropna().value_counts().sort_index()
     mines = int(observations["has_mines"].sum())
     negatives = observations[~observations["has_mines"]]
@@ -197,7 +196,7 @@ def _counts(audit: Audit) -> list[tuple[str, str, str]]:
     who = ", ".join(f"{name} ({_number(count)})" for name, count in people.head(12).items())
     return [
         (_number(len(labels)), "labels", f"in {_number(mines)} observations with mines"),
-        *((_number(int(uses[use])), use, MEANINGS[use]) for use in USES if use in uses),
+        *((_number(count), use, MEANINGS[use]) for use, count in audit.uses.items()),
         (_number(len(negatives)), "negatives", f"observations without mines, {_number(int(negatives['draws'].sum()))} "
          "draws of their windows"),
         (_number(windows), "windows", f"drawn {_number(drawn)} times in training"),

@@ -242,6 +242,13 @@ class Audit:
         return verdict(self.links)
 
     @property
+    def uses(self) -> dict[str, int]:
+        """How many labels have each of ``USES``, in that order; a label that has two counts in both."""
+        combined = {} if self.labels is None else self.labels["use"].value_counts().to_dict()
+        counts = {use: sum(n for text, n in combined.items() if use in text.split("+")) for use in USES}
+        return {use: count for use, count in counts.items() if count}
+
+    @property
     def negatives(self) -> pd.DataFrame | None:
         """The observations without mines."""
         return None if self.observations is None else self.observations[~self.observations["has_mines"]]

@@ -307,16 +307,15 @@ def _counts(audit: Audit, console: Console) -> None:
     assert audit.labels is not None
     assert audit.observations is not None
     labels = audit.labels
-    uses = pd.Series([use for uses in labels["use"] for use in uses.split("+")]).value_counts()
     console.print("\n[bold]what it was made of[/]")
     console.print(
         f"  {len(labels)} labels in {audit.observations['has_mines'].sum()} observations, "
         f"{(~audit.observations['has_mines']).sum()} negatives; "
-        + ", ".join(f"{count} {use}" for use, count in uses.items())
+        + ", ".join(f"{count} {use}" for use, count in audit.uses.items())
     )
     console.print(
         f"  {labels['pixels_drawn'].sum()} label pixels drawn in training, {labels['positives_drawn'].sum()} of them "
-        f"as mine; annotators: {', '.join(sorted(set(labels['created_by'].dropna()))) or 'not recorded'}",
+        f"as mine; annotators: {', '.join(sorted(labels['created_by'].dropna().unique())) or 'not recorded'}",
         markup=False,
     )
 

@@ -20,7 +20,7 @@ from sandwatch.audit.backward import Question, backward
 from sandwatch.audit.chain import changes
 from sandwatch.audit.cli import app
 from sandwatch.audit.diff import changed_labels, diff
-from sandwatch.audit.forward import audit, label_rows
+from sandwatch.audit.forward import Parts, audit, label_rows
 from sandwatch.audit.record import LINKS, Audit, LabelRows, Link, in_order, verdict
 from sandwatch.errors import InputError
 from tests.audit_history import Made
@@ -67,7 +67,8 @@ def test_use_fold_and_counts_of_a_label() -> None:
         ],
         columns=["chip_id", "feature_id", "fold", "pixels", "draws"],
     )  # fmt: skip
-    rows = label_rows(labels, parts, "binary").set_index("feature_id")
+    placed, draws = Parts.of(parts, labels["feature_id"]), parts["draws"].to_numpy()
+    rows = label_rows(labels, placed, draws, "binary").set_index("feature_id")
     assert rows["use"].to_dict() == {
         "a": "trained", "b": "left out", "c": "validated", "d": "trained+validated", "e": "never drawn",
         "f": "tested", "g": "no chip",
@@ -82,7 +83,7 @@ def test_use_fold_and_counts_of_a_label() -> None:
     assert rows["draws"].tolist() == [2, 2, 0, 2, 0, 0, 0]
     assert rows["pixels_drawn"].tolist() == [10, 6, 0, 26, 0, 0, 0]
     assert rows["positives_drawn"].tolist() == [10, 0, 0, 26, 0, 0, 0]
-    three = label_rows(labels, parts, "three_class").set_index("feature_id")
+    three = label_rows(labels, placed, draws, "three_class").set_index("feature_id")
     assert three["use"]["b"] == "trained"
     assert three["positives_drawn"].tolist() == [10, 6, 0, 26, 0, 0, 0]
 

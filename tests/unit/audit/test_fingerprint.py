@@ -19,20 +19,25 @@ DRAWN = st.one_of(
 )
 
 
-@given(st.lists(DRAWN, min_size=1, max_size=6))
-def test_all_at_once_is_one_by_one(shapes: list[shapely.Geometry]) -> None:
-    n = len(shapes)
+CLASSES = st.one_of(
+    st.just("Sand mine"), st.text(max_size=4), st.sampled_from(["Mine \u00e9", '"', "\\", "\n", "\x7f"])
+)
+
+
+@given(st.lists(st.tuples(DRAWN, CLASSES), min_size=1, max_size=6))
+def test_all_at_once_is_one_by_one(drawn: list[tuple[shapely.Geometry, str]]) -> None:
+    shapes, classes = [list(column) for column in zip(*drawn, strict=True)]
     labels = gpd.GeoDataFrame(
         {
-            "feature_id": [f"f{i}" for i in range(n)],
+            "feature_id": [f"f{i}" for i in range(len(drawn))],
             "obs_id": "a",
-            "class_name": "Mine \u00e9",
+            "class_name": classes,
             "confidence": "low",
         },
         geometry=shapes,
         crs="EPSG:4326",
     )
-    expected = [canonical_row(f"f{i}", "a", "Mine \u00e9", "low", canonical(shape)) for i, shape in enumerate(shapes)]
+    expected = [canonical_row(f"f{i}", "a", name, "low", canonical(shape)) for i, (shape, name) in enumerate(drawn)]
     assert canonical_rows(labels) == expected
 
 
