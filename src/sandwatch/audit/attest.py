@@ -18,21 +18,16 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from sandwatch.audit import chain
-from sandwatch.audit.chain import ANNOTATIONS, CARD, CHIPS, EXPOSURES, MODELS, SCENES, TRAIN, WEIGHTS
+from sandwatch.audit.chain import ANNOTATIONS, CHIPS, EXPOSURES, MODELS, SCENES, TRAIN, WEIGHTS
 from sandwatch.audit.folders import whole_folder
 from sandwatch.audit.forward import follow
 from sandwatch.audit.history import LOCK, History, read_yaml
 from sandwatch.audit.objects import CorruptError, MissingError, Objects
 from sandwatch.audit.record import Audit
+from sandwatch.audit.statement import ATTESTATION, BUILD_TYPE, PREDICATE, SIGNATURE, SUBJECTS, plain
 from sandwatch.errors import InputError
 from sandwatch.files import sha256, write_json
 
-ATTESTATION, SIGNATURE = "attestation.json", "model.sig"
-SUBJECTS = (WEIGHTS, CARD)
-"""The model's files in a release: what the attestation is about."""
-PREDICATE = "https://slsa.dev/provenance/v1"
-BUILD_TYPE = "sandwatch:dvc-pipeline/v1"
-"""The build: the stages of dvc.yaml up to ``train``, at a commit, with the params in externalParameters."""
 BUILDER = "sandwatch:attesting-environment/v1"
 """Who says so: the environment that followed the chain after the commit. It need not be the one that trained."""
 VERSIONS = ("sandwatch", "dvc", "geopandas", "numpy", "pandas", "pyarrow", "rasterio", "shapely", "torch")
@@ -175,8 +170,8 @@ def _statement(
 ) -> dict[str, Any]:
     """The attestation, made and validated by the library of in-toto."""
     from google.protobuf.json_format import MessageToDict, ParseDict
-    from in_toto_attestation.predicates.provenance.v1.provenance_pb2 import Provenance  # type: ignore[import-untyped]
-    from in_toto_attestation.v1.statement import Statement  # type: ignore[import-untyped]
+    from in_toto_attestation.predicates.provenance.v1.provenance_pb2 import Provenance
+    from in_toto_attestation.v1.statement import Statement
 
     assert audit.revision is not None
     assert audit.card is not None
@@ -208,39 +203,7 @@ def _statement(
         MessageToDict(provenance),
     )
     statement.validate()
-    return {key: _plain(value) for key, value in MessageToDict(statement.pb).items()}
-
-
-def read_statement(path: Path) -> dict[str, Any]:
-    """An attestation, checked by the library of in-toto against the definitions of statement and provenance.
-
-    Raises:
-        InputError: it is none.
-    """
-    from google.protobuf.json_format import MessageToDict, Parse, ParseDict, ParseError
-    from in_toto_attestation.predicates.provenance.v1.provenance_pb2 import Provenance
-    from in_toto_attestation.v1.resource_descriptor import ResourceDescriptor  # type: ignore[import-untyped]
-    from in_toto_attestation.v1.statement import Statement
-    from in_toto_attestation.v1.statement_pb2 import Statement as Message  # type: ignore[import-untyped]
-
-    try:
-        statement = Statement.copy_from_pb(Parse(path.read_text(), Message()))
-        statement.validate()
-        if statement.pb.predicate_type != PREDICATE:
-            raise ValueError(f"predicate type {statement.pb.predicate_type}")
-        provenance = ParseDict(MessageToDict(statement.pb.predicate), Provenance())
-        for material in provenance.build_definition.resolved_dependencies:
-            ResourceDescriptor.copy_from_pb(material).validate()
-        if provenance.build_definition.build_type != BUILD_TYPE:
-            raise ValueError(f"build type {provenance.build_definition.build_type or 'missing'}")
-    except (OSError, ValueError, ParseError) as error:
-        raise InputError(
-            str(path),
-            got=" ".join(str(error).split())[:200],
-            expected="an attestation that sandwatch audit attest wrote",
-            fix="get the release again from whoever made it",
-        ) from None
-    return {key: _plain(value) for key, value in MessageToDict(statement.pb).items()}
+    return {key: plain(value) for key, value in MessageToDict(statement.pb).items()}
 
 
 def _materials(audit: Audit, history: History, objects: Objects) -> list[dict[str, Any]]:
@@ -311,12 +274,3 @@ def _versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:  # sandwatch may run from its sources alone
             continue
     return found
-
-
-def _plain(value: Any) -> Any:
-    """Values of protobuf's Struct, whose numbers are all floats, with whole numbers written as such."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    return int(value) if isinstance(value, float) and value.is_integer() else value

@@ -24,7 +24,7 @@ from sandwatch.files import sha256, write_json
 from sandwatch.schemas import Labels, Observations, Table
 
 if TYPE_CHECKING:
-    import mlcroissant as mlc  # type: ignore[import-untyped]
+    import mlcroissant as mlc
 
 METADATA, LABELS, OBSERVATIONS = "croissant.json", "labels.parquet", "observations.parquet"
 PEOPLE = ("created_by", "reviews")

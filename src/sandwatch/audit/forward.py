@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,7 @@ from sandwatch.audit.record import (
     SceneRows,
     in_order,
 )
+from sandwatch.audit.statement import attested
 from sandwatch.errors import InputError
 from sandwatch.files import sha256
 from sandwatch.learn.card import Card
@@ -80,8 +81,11 @@ def audit(
         objects = Objects(history.root, remote=remote, offline=offline) if history else None
         hand = chain.take(target, history, objects)
         if history is None or objects is None:
-            return _alone(hand, "there is no DVC repository here: nothing but the file itself could be checked")
-        return follow(hand, history, objects, pictures=pictures)
+            answer = _alone(hand, "there is no DVC repository here: nothing but the file itself could be checked")
+        else:
+            answer = follow(hand, history, objects, pictures=pictures)
+        said = None if hand.path is None else attested(hand.path.parent, hand.weights_sha256)
+        return answer if said is None else replace(answer, notes=(*answer.notes, said))
     finally:
         if history is not None:
             history.git.close()

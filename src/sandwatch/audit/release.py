@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sandwatch.audit import chain
-from sandwatch.audit.attest import ATTESTATION, SIGNATURE, SUBJECTS, Sign, read_statement
+from sandwatch.audit.attest import Sign
 from sandwatch.audit.chain import MODELS, broken, unverified, verified
 from sandwatch.audit.hashes import md5
 from sandwatch.audit.history import History
 from sandwatch.audit.objects import CorruptError, MissingError, Objects
 from sandwatch.audit.record import Link, verdict
+from sandwatch.audit.statement import ATTESTATION, SIGNATURE, SUBJECTS, read_statement
 from sandwatch.errors import InputError
 from sandwatch.files import sha256
 

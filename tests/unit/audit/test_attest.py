@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import platform
 import shutil
 import subprocess
 from datetime import UTC, datetime
@@ -24,11 +25,12 @@ from in_toto_attestation.v1.statement_pb2 import Statement
 from typer.testing import CliRunner
 
 from sandwatch import schemas
-from sandwatch.audit.attest import attest, public_uri, read_statement
+from sandwatch.audit.attest import attest, public_uri
 from sandwatch.audit.cli import app
 from sandwatch.audit.forward import audit
 from sandwatch.audit.history import read_yaml
 from sandwatch.audit.release import PASSWORD, Checked, Signer, check, with_key, with_sigstore
+from sandwatch.audit.statement import read_statement
 from sandwatch.errors import InputError
 from sandwatch.files import sha256
 from tests.audit_history import Made
@@ -239,6 +241,26 @@ def test_without_weights_or_labels_nothing_is_attested(clone: Path, tmp_path: Pa
 def test_outside_a_repository_there_is_nothing_to_attest(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="got no DVC repository"):
         attest("main", tmp_path / "out", where=tmp_path)
+
+
+def test_the_audit_of_a_release_says_when_and_where_it_was_attested(made: Made, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    attest("main", out, where=made.root, offline=True, now=NOW)
+
+    def said(target: Path) -> list[str]:
+        return [note for note in audit(str(target), where=made.root, offline=True).notes if "attest" in note]
+
+    (note,) = said(out)
+    assert note.startswith("attested on 2026-01-02T03:04:05Z with ")
+    assert f"python {platform.python_version()}" in note
+    assert said(out / "model.safetensors") == [note]
+    statement = (out / "attestation.json").read_text()
+    (out / "attestation.json").write_text(statement.replace(sha256(out / "model.safetensors"), "0" * 64))
+    assert "is about another model" in said(out)[0]
+    (out / "attestation.json").write_text("{")
+    assert "can't be read" in said(out)[0]
+    (out / "attestation.json").unlink()
+    assert said(out) == []
 
 
 def test_only_an_earlier_release_of_the_same_model_is_replaced(
