@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import pytest
 import yaml
 
 from .conftest import ROOT, Workspace
@@ -21,6 +22,7 @@ def test_seven_stages_run_and_a_second_repro_does_nothing(workspace: Workspace) 
     assert workspace.run("git", "status", "--porcelain") == ""
 
 
+@pytest.mark.slow  # CI runs the sample region again from an empty cache, and compares
 def test_running_again_gives_the_same_hashes(workspace: Workspace) -> None:
     before = workspace.lock()
     workspace.run("dvc", "repro", "--force")
@@ -35,7 +37,7 @@ def test_metrics_name_the_labels(workspace: Workspace) -> None:
 
 def test_experiments_are_compared_with_the_fingerprint_among_the_columns(workspace: Workspace) -> None:
     for name, rate in (("slow", "0.0005"), ("fast", "0.004")):
-        workspace.run("dvc", "exp", "run", "-q", "-n", name, "-S", f"train.learning_rate={rate}")
+        workspace.run("dvc", "exp", "run", "-q", "-n", name, "-S", f"train.learning_rate={rate}", "evaluate")
     shown = list(csv.DictReader(io.StringIO(workspace.run("dvc", "exp", "show", "--csv"))))
     rows = {row["Experiment"]: row for row in shown}
     assert {"slow", "fast"} <= rows.keys()
