@@ -110,7 +110,7 @@ def follow(hand: InHand, history: History, objects: Objects, *, pictures: bool =
     if not committed:
         found = broken(name="revision", detail="only the working tree holds it: commit dvc.lock")
     elif exact:
-        others = f" and {len(everyone) - 1} more" if len(everyone) > 1 else ""
+        others = f", and that of {len(everyone) - 1} more," if len(everyone) > 1 else ""
         found = verified(name="revision", detail=f"dvc.lock of {chosen.revision}{others} holds it")
     else:
         found = broken(name="revision", detail=f"no revision holds it as it is; the nearest is {chosen.revision}")
