@@ -1,4 +1,4 @@
-"""How long the audit takes over a long history, and how much memory: forward, backward, difference.
+"""How long the audit takes over a long history, and how much memory: forward, its page, backward, difference.
 
 Writes a repository with 100,000 labels, 1,000 revisions and 200 experiments (made-up tables, real files, real git),
 then runs `sandwatch audit` as a user would, each command in a process of its own. Prints a table of wall time, CPU time
@@ -53,11 +53,12 @@ def main(
             )
             print(f"history of {revisions} revisions and {experiments} experiments made in "
                   f"{time.perf_counter() - began:.0f} s")  # fmt: skip
-        label = f"f{7:023d}"
+        label, page = f"f{7:023d}", Path(scratch) / "page.html"
         asked = {
             "forward, revision": ["HEAD"],
             "forward, experiment": [f"exp-{experiments // 2}"],
             "all of it as JSON": ["HEAD", "--json"],
+            "page": ["HEAD", "--html", str(page)],
             "backward, one label": ["--label", label],
             "backward, annotator": ["--annotator", "annotator3@example.org"],
             "difference": ["diff", "HEAD~200", "HEAD"],
@@ -70,6 +71,7 @@ def main(
             over = wall > limit or megabytes > LIMIT_MB
             late |= over
             print(f"{name:<22} {wall:>7.2f} {cpu:>7.2f} {megabytes:>6.0f}" + "  over the limit" * over)
+        print(f"the page has {page.stat().st_size / 1e6:.1f} MB")
         print(f"load on this machine: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
         raise typer.Exit(int(late))
 

@@ -215,9 +215,9 @@ def _materials(audit: Audit, history: History, objects: Objects) -> list[dict[st
     assert chips is not None
     found = {**card.inputs, **card.code, **history.hashes(revision, [LOCK, "params.yaml"], "sha256")}
     try:
-        for name in ("export.ndjson", "labels.parquet", "observations.parquet"):
-            path = f"{ANNOTATIONS}/{name}"
-            found[path] = sha256(objects.file(chips.deps[ANNOTATIONS], name, ANNOTATIONS))
+        annotations = chips.deps[ANNOTATIONS]
+        for name in objects.tree(annotations, ANNOTATIONS):
+            found[f"{ANNOTATIONS}/{name}"] = sha256(objects.file(annotations, name, ANNOTATIONS))
         found[SCENES] = sha256(objects.path(chips.deps[SCENES], SCENES))
     except (MissingError, CorruptError, KeyError) as error:
         raise InputError(

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sandwatch.audit.hashes import folder_md5, hash_folder, md5
+from sandwatch.audit.hashes import folder_md5, md5
 from sandwatch.audit.history import History, Lock, read_yaml
 from sandwatch.audit.objects import CorruptError, MissingError, Objects
 from sandwatch.audit.record import Holder, Link, Revision
@@ -124,12 +124,11 @@ def take(target: str, history: History | None, objects: Objects | None) -> InHan
 
 
 def _model(target: str, weights: Path, about: Path) -> InHand:
-    files = {name: md5(path) for name, path in ((WEIGHTS, weights), (CARD, about)) if path.is_file()}
+    # All that the stage writes: of the whole folder the hash is in dvc.lock.
+    parts = {WEIGHTS: weights, CARD: about, EXPOSURES: weights.with_name(EXPOSURES)}
+    files = {name: md5(path) for name, path in parts.items() if path.is_file()}
     inside = Card.carried(weights) if weights.is_file() else None
     beside = Card.read(about) if about.is_file() else None
-    if about.is_file() and weights.is_file():
-        everything = hash_folder(weights.parent)
-        files |= everything if {WEIGHTS, CARD} <= everything.keys() else {}
     card = beside or inside
     if card is None:
         raise InputError(

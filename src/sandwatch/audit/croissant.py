@@ -155,7 +155,8 @@ def _describe(
         description=(
             f"{len(found.labels)} polygons of sand mines that people drew on monthly Sentinel composites, in {mines} "
             f"observations with mines and {len(found.observations) - mines} without any. The SHA-256 over the "
-            f"canonical rows is {fingerprint}: sets with the same one hold the same labels."
+            f"canonical rows, those of excluded areas too, is {fingerprint}: sets with the same one hold the same "
+            "labels."
         ),
         license=[citation.license],
         creators=[mlc.Person(name=creator) for creator in citation.creators],

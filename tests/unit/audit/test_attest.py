@@ -116,7 +116,8 @@ def test_a_statement_names_the_model_and_all_that_it_was_made_from(made: Made, t
     assert build["internalParameters"]["links"]["labels"] == "verified"
     by_name = materials(statement)
     assert by_name["git"] == {"name": "git", "digest": {"gitCommit": found.revision.commit}}
-    cached = {f"data/annotations/{name}" for name in ("export.ndjson", "labels.parquet", "observations.parquet")} | {
+    tables = ("labels.parquet", "observations.parquet", "quarantine.parquet")
+    cached = {f"data/annotations/{name}" for name in ("export.ndjson", *tables)} | {
         "data/scenes.parquet",
         "dvc.lock",
         "params.yaml",
