@@ -1,8 +1,8 @@
 """Trains the segmentation model, tracked by DVCLive, and writes its card.
 
 Reads:
-    --chips: folder of windows.parquet, pixels/<obs_id>.npy and masks/<obs_id>.npy.
-    --annotations-metrics: metrics of the annotations, for the label fingerprint.
+    --chips: folder of windows.parquet, pixels/<obs_id>.npy, masks/<obs_id>.npy and about.json (what they are made of).
+    --code: which code this stage can run.
 
 Writes:
     --models: model.safetensors, model.json (the card), exposures.parquet (how often each training window was drawn).
@@ -15,25 +15,19 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from sandwatch.errors import InputError
 from sandwatch.files import write_json
-from sandwatch.params import Bands, Chips, Compute, Infer, Model, StageParams, Train
-from sandwatch.reproducible import pin
+from sandwatch.learn.card import Model
+from sandwatch.learn.params import Scoring, Train
+from sandwatch.origin import About
+from sandwatch.params import Bands, StageParams
+from sandwatch.reproducible import Compute, pin
 from sandwatch.stage import Input, Output, progress, run
 
 
-def main(*, chips: Input, annotations_metrics: Input, models: Output, results: Output) -> None:
+def main(*, chips: Input, code: Input, models: Output, results: Output) -> None:
     """Trains the segmentation model, tracked by DVCLive, and writes its card."""
     params = StageParams.load("train")
     compute, model = params[Compute], params[Model]
-    metrics = json.loads(annotations_metrics.read_text())
-    if "label_fingerprint" not in metrics:
-        raise InputError(
-            str(annotations_metrics),
-            got=f"keys {sorted(metrics)}",
-            expected="label_fingerprint among them",
-            fix="run dvc repro annotations",
-        )
     if compute.reproducible:
         pin(compute.threads)
     from sandwatch.learn import card, data, task
@@ -46,14 +40,12 @@ def main(*, chips: Input, annotations_metrics: Input, models: Output, results: O
         model=model,
         train=params[Train],
         compute=compute,
-        infer=params[Infer],
+        scoring=params[Scoring],
         provenance=task.Provenance(
-            label_fingerprint=metrics["label_fingerprint"],
-            inputs=card.hash_inputs([chips, annotations_metrics, *weights]),
-            code=card.hash_code(Path(__file__)),
-            params_sha256=card.hash_params(
-                [params[Bands], params[Chips], compute, params[Infer], model, params[Train]]
-            ),
+            about=About.read(chips / "about.json"),
+            inputs=card.hash_inputs([chips, *weights]),
+            code=json.loads(code.read_text()),
+            params_sha256=card.hash_params(params.values),
         ),
         models=models,
         results=results,

@@ -10,9 +10,21 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Literal
+
+from sandwatch.params import Count, Section
 
 INSTRUCTION_SET = "AVX2"
 """The instruction set that reproducible mode pins, and that ``dvc.lock`` was made with."""
+
+
+class Compute(Section):
+    """How numbers are computed where that changes them. Device and worker counts are not here: see docs."""
+
+    section = "compute"
+    reproducible: bool
+    threads: Count
+    precision: Literal["32-true", "16-mixed", "bf16-mixed"]
 
 
 def pin(threads: int) -> None:
