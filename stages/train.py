@@ -7,7 +7,8 @@ Reads:
 Writes:
     --models: model.safetensors, model.json (the card), exposures.parquet (how often each training window was drawn).
     --results: DVCLive's metrics.json, plots and images.
-    runs/train.json: durations and devices of this run, for people; neither git nor DVC locks it.
+    runs/train.json: durations, devices and arithmetic of this run, for people; neither git nor DVC locks it.
+    arithmetic.json, in reproducible mode: on what arithmetic these weights were made. Git tracks it, DVC doesn't.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import json
 from pathlib import Path
 
 from sandwatch.errors import InputError
-from sandwatch.files import write_json
+from sandwatch.files import sha256, write_json
 from sandwatch.params import Bands, Chips, Compute, Infer, Model, StageParams, Train
 from sandwatch.reproducible import pin
 from sandwatch.stage import Input, Output, progress, run
@@ -59,8 +60,15 @@ def main(*, chips: Input, annotations_metrics: Input, models: Output, results: O
         results=results,
         report=progress,
     )
-    if facts is not None:
-        write_json(Path("runs/train.json"), facts)
+    if facts is None:
+        return
+    if compute.reproducible:
+        from sandwatch import arithmetic
+
+        operations = arithmetic.probe()
+        facts["arithmetic"] = {"fingerprint": arithmetic.fingerprint(operations), "operations": operations}
+        arithmetic.record(arithmetic.RECORD, operations, weights_sha256=sha256(models / "model.safetensors"))
+    write_json(Path("runs/train.json"), facts)
 
 
 if __name__ == "__main__":

@@ -11,8 +11,15 @@ from __future__ import annotations
 import os
 import sys
 
-INSTRUCTION_SET = "AVX2"
-"""The instruction set that reproducible mode pins, and that ``dvc.lock`` was made with."""
+PINNED = {
+    "ATEN_CPU_CAPABILITY": "avx2",
+    "ONEDNN_MAX_CPU_ISA": "AVX2",
+    # The only setting that MKL promises on processors of every maker. Its square root is the one operation found that
+    # it does not hold for: nothing here may use it.
+    "MKL_CBWR": "COMPATIBLE",
+    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+}
+"""What libraries are told when they load."""
 
 
 def pin(threads: int) -> None:
@@ -27,10 +34,7 @@ def pin(threads: int) -> None:
     if "torch" in sys.modules:
         raise RuntimeError("pin() must be called before torch is imported")
     os.environ.update(
-        ATEN_CPU_CAPABILITY="avx2",
-        ONEDNN_MAX_CPU_ISA="AVX2",
-        MKL_CBWR="COMPATIBLE",
-        CUBLAS_WORKSPACE_CONFIG=":4096:8",
+        PINNED,
         OMP_NUM_THREADS=str(threads),
         MKL_NUM_THREADS=str(threads),
         OPENBLAS_NUM_THREADS=str(threads),
@@ -42,3 +46,13 @@ def pin(threads: int) -> None:
 
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True)
+
+
+def pinned() -> bool:
+    """Whether :func:`pin` was called in this process."""
+    torch = sys.modules.get("torch")
+    return (
+        torch is not None
+        and torch.are_deterministic_algorithms_enabled()
+        and all(os.environ.get(name) == value for name, value in PINNED.items())
+    )
