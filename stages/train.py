@@ -67,7 +67,7 @@ def main(*, chips: Input, annotations_metrics: Input, models: Output, results: O
 
         operations = arithmetic.probe()
         facts["arithmetic"] = {"fingerprint": arithmetic.fingerprint(operations), "operations": operations}
-        arithmetic.record(arithmetic.RECORD, operations, weights_sha256=sha256(models / "model.safetensors"))
+        arithmetic.record(operations, weights_sha256=sha256(models / "model.safetensors"))
     write_json(Path("runs/train.json"), facts)
 
 

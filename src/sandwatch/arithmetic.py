@@ -25,10 +25,6 @@ from torch.nn import functional
 from sandwatch import reproducible
 from sandwatch.files import write_json
 
-RECORD = Path("arithmetic.json")
-"""Where the training writes what arithmetic made which weights: beside ``dvc.lock``, and committed with it. It is no
-output of DVC, since machines that differ where a training doesn't look make the same outputs."""
-
 CONVOLUTIONS = {
     "convolution 7x7, stride 2": ((2, 14, 160, 160), (64, 14, 7, 7), 2),
     "convolution 3x3": ((2, 64, 40, 40), (64, 64, 3, 3), 1),
@@ -60,10 +56,10 @@ def fingerprint(operations: Mapping[str, str]) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def record(path: Path, operations: Mapping[str, str], *, weights_sha256: str) -> None:
-    """Writes ``arithmetic.json``: the weights that a training on this arithmetic made."""
+def record(operations: Mapping[str, str], *, weights_sha256: str) -> None:
+    """Writes ``arithmetic.json`` to the working directory: the weights that a training on this arithmetic made."""
     write_json(
-        path,
+        Path(reproducible.RECORD),
         {"weights_sha256": weights_sha256, "fingerprint": fingerprint(operations), "operations": dict(operations)},
     )
 

@@ -1,8 +1,8 @@
-"""The same bits on every x86-64 machine with AVX2: must run before numpy or torch is imported.
+"""The same bits on x86-64 machines with AVX2, whoever made them: must run before numpy or torch is imported.
 
 Measured on a ResNet-18 U-Net in float32: the same settings give the same bits; another thread count or another
 instruction set gives others. So both are pinned here, through the environment variables that the libraries read once,
-when they load. Sources: PyTorch notes on reproducibility; oneDNN developer guide, "CPU dispatcher control"; oneMKL,
+when they load. Whether a machine then computes what another does, :mod:`sandwatch.arithmetic` finds out. Sources: PyTorch notes on reproducibility; oneDNN developer guide, "CPU dispatcher control"; oneMKL,
 "conditional numerical reproducibility".
 """
 
@@ -20,6 +20,10 @@ PINNED = {
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
 }
 """What libraries are told when they load."""
+RECORD = "arithmetic.json"
+"""Where a training writes on what arithmetic (:mod:`sandwatch.arithmetic`) it made which weights: beside ``dvc.lock``,
+and committed with it. It is no output of DVC, since machines that differ where a training doesn't look make the same
+outputs."""
 
 
 def pin(threads: int) -> None:

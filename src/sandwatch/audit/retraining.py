@@ -12,9 +12,8 @@ from sandwatch.audit.chain import MODELS, WEIGHTS, broken, unverified
 from sandwatch.audit.objects import CorruptError, MissingError, Objects
 from sandwatch.audit.record import Link
 from sandwatch.files import sha256
+from sandwatch.reproducible import RECORD
 
-RECORD = "arithmetic.json"
-"""Source: :data:`sandwatch.arithmetic.RECORD`, which imports torch."""
 RESULTS, METRICS = "results/train", "metrics.json"
 COMPARED = ("val_ap", "val_f1")
 TOLERANCE = 0.05
