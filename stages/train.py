@@ -7,7 +7,8 @@ Reads:
 Writes:
     --models: model.safetensors, model.json (the card), exposures.parquet (how often each training window was drawn).
     --results: DVCLive's metrics.json, plots and images.
-    runs/train.json: durations and devices of this run, for people; neither git nor DVC locks it.
+    runs/train.json: durations, devices and arithmetic of this run, for people; neither git nor DVC locks it.
+    data/arithmetic.json, in reproducible mode: on what arithmetic these weights were made. Git tracks it, DVC doesn't.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from sandwatch.files import write_json
+from sandwatch.files import sha256, write_json
 from sandwatch.learn.card import Model
 from sandwatch.learn.params import Scoring, Train
 from sandwatch.origin import About
@@ -51,8 +52,15 @@ def main(*, chips: Input, code: Input, models: Output, results: Output) -> None:
         results=results,
         report=progress,
     )
-    if facts is not None:
-        write_json(Path("runs/train.json"), facts)
+    if facts is None:
+        return
+    if compute.reproducible:
+        from sandwatch import arithmetic
+
+        operations = arithmetic.probe()
+        facts["arithmetic"] = {"fingerprint": arithmetic.fingerprint(operations), "operations": operations}
+        arithmetic.record(operations, weights_sha256=sha256(models / "model.safetensors"))
+    write_json(Path("runs/train.json"), facts)
 
 
 if __name__ == "__main__":

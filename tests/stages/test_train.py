@@ -81,6 +81,20 @@ def test_the_stage_gives_the_same_bytes_again_and_a_card_that_names_what_made_it
     assert facts["cpu_capability"] == "AVX2"
     for name in facts:
         assert name not in card
+    record = json.loads((workspace / "data/arithmetic.json").read_text())
+    assert record["weights_sha256"] == first["models/model.safetensors"]
+    assert record["operations"] == facts["arithmetic"]["operations"]
+    assert record["fingerprint"] == facts["arithmetic"]["fingerprint"]
+
+
+def test_a_training_outside_reproducible_mode_claims_no_arithmetic(workspace: Path) -> None:
+    params = yaml.safe_load((workspace / "params.yaml").read_text())
+    params["compute"].update(reproducible=False)
+    params["train"].update(epochs=1)
+    (workspace / "params.yaml").write_text(yaml.safe_dump(params))
+    assert run(workspace).returncode == 0
+    assert "arithmetic" not in json.loads((workspace / "runs" / "train.json").read_text())
+    assert not (workspace / "data/arithmetic.json").exists()
 
 
 def test_chips_that_do_not_say_what_they_are_made_of_are_refused_in_one_line(workspace: Path) -> None:
