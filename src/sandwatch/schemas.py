@@ -22,7 +22,7 @@ from pandera.typing import Series
 from pandera.typing.geopandas import GeoSeries
 
 from sandwatch.errors import InputError
-from sandwatch.files import whole
+from sandwatch.parquet import write_parquet
 
 WGS84 = "EPSG:4326"
 Geometries = GeoSeries[Annotated[Geometry, WGS84]]
@@ -107,9 +107,7 @@ class Table(pa.DataFrameModel):
         Raises:
             InputError: as :meth:`checked`.
         """
-        table = cls.checked(table, path.name)
-        with whole(path) as partial:
-            table.to_parquet(partial, compression="zstd", index=False)
+        write_parquet(cls.checked(table, path.name), path)
 
     @classmethod
     def read(cls, path: Path) -> Any:
