@@ -2,7 +2,7 @@
 
 Tables are Parquet, GeoParquet where there is a geometry (EPSG:4326, longitude before latitude), written so that the
 same rows give the same bytes: columns in the model's order, rows sorted by the model's ``_sort_by``, fixed compression,
-nothing about the run.
+nothing about the run or the libraries (:mod:`sandwatch.parquet`).
 """
 
 from __future__ import annotations
