@@ -49,7 +49,8 @@ def judged(
     write("recorded.json", METRICS)
     if recorded is not None:
         write(
-            "data/arithmetic.json", recorded if isinstance(recorded, str) else {"weights_sha256": of, "operations": recorded}
+            "data/arithmetic.json",
+            recorded if isinstance(recorded, str) else {"weights_sha256": of, "operations": recorded},
         )
     retraining = Retraining.before(root, weights_sha256=MODEL)
     write("models/model.safetensors", "other weights")
