@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import wraps
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
+from sandwatch import params
 from sandwatch.errors import InputError
 
 Input = Annotated[Path, typer.Option(exists=True, help="a dependency that dvc.yaml names")]
@@ -23,15 +25,35 @@ def run(main: Callable[..., None]) -> None:
         main: a function whose parameters are all ``Input`` or ``Output``, without defaults: paths come from
             ``dvc.yaml`` and from nowhere else.
 
-    Exits with status 1 and one line on standard error where ``main`` raises :class:`InputError`.
+    Exits with status 1 and one line on standard error for each fault of params.yaml, of whatever stage, before ``main``
+    is called; or where ``main`` raises :class:`InputError`. Under DVC another line tells the way back.
     """
+
+    @wraps(main)
+    def checked(**paths: Path) -> None:
+        if wrong := params.faults(Path()):
+            _refuse(wrong)
+        main(**paths)
+
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(main)
+    app.command()(checked)
     try:
         app()
     except InputError as error:
+        _refuse([error])
+
+
+def _refuse(errors: Sequence[InputError]) -> NoReturn:
+    for error in errors:
         print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
+    stage, root = os.environ.get("DVC_STAGE"), os.environ.get("DVC_ROOT")
+    # In a temporary copy of an experiment, DVC_ROOT is the repository, whose outputs are untouched.
+    if stage and root and Path(root).samefile(Path()):
+        print(
+            f"DVC removed the outputs of {stage} before it ran it: dvc checkout {stage} brings those of dvc.lock back",
+            file=sys.stderr,
+        )
+    raise SystemExit(1)
 
 
 def progress(line: str) -> None:
