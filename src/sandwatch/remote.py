@@ -68,7 +68,8 @@ def default(root: Path) -> tuple[str, str] | None:
     if not name or name not in config["remote"]:
         return None
     address = urlsplit(config["remote"][name]["url"])
-    return name, f"{address.scheme}://{address.hostname or ''}{address.path}" if address.scheme else address.path
+    host = address.netloc.rpartition("@")[2]
+    return name, f"{address.scheme}://{host}{address.path}" if address.scheme else address.path
 
 
 def _config(root: Path) -> Any:
@@ -94,7 +95,9 @@ def checked(address: str) -> str:
     bucket, slash, folder = rest.partition("/")
     expected, fix = "gs://bucket/folder", "give the address of a bucket of yours"
     if re.search("[@?#]|//.*:", address):
-        raise InputError("address of the remote", got="one with a user, a port, a query or a fragment", expected=expected, fix=fix)
+        raise InputError(
+            "address of the remote", got="one with a user, a port, a query or a fragment", expected=expected, fix=fix
+        )
     if scheme != "gs":
         got = f"{address!r}, which is no address of Google Cloud Storage"
     elif not _BUCKET.fullmatch(bucket):
