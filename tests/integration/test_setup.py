@@ -25,22 +25,21 @@ def to_loopback(workspace: Workspace, storage: Gcs) -> None:
         workspace.run("dvc", "remote", "modify", "--local", "storage", name, value)
 
 
-@pytest.fixture
-def clone(fresh: Workspace, tmp_path: Path) -> Workspace:
-    """A fresh clone with the lock file of the repository: outputs are recorded, and not here."""
-    shutil.copytree(fresh.root, tmp_path / "clone")
-    clone = Workspace(root=tmp_path / "clone")
-    shutil.copyfile(ROOT / "dvc.lock", clone.root / "dvc.lock")
-    clone.commit("lock")
-    return clone
+@pytest.fixture(scope="module")
+def recorded(fresh: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A fresh clone, in which dvc.lock records outputs that are not here; but for the first stage, which ran."""
+    made = Workspace(root=tmp_path_factory.mktemp("recorded") / "clone")
+    shutil.copytree(fresh.root, made.root)
+    shutil.copyfile(ROOT / "dvc.lock", made.root / "dvc.lock")
+    made.run("dvc", "repro", "-q", "aoi")
+    made.commit("lock")
+    return made
 
 
 @pytest.fixture
-def begun(clone: Workspace) -> Workspace:
-    """A clone in which the first stage ran, committed."""
-    clone.run("dvc", "repro", "-q", "aoi")
-    clone.commit("aoi")
-    return clone
+def clone(recorded: Workspace, tmp_path: Path) -> Workspace:
+    """A copy of it that may be spoilt."""
+    return recorded.copy(tmp_path / "clone")
 
 
 def test_a_fresh_clone_asks_no_remote(clone: Workspace, storage: Gcs) -> None:
@@ -79,23 +78,23 @@ UNKNOWN = "error: params.yaml: aoi.bufer_m: got a key that does not exist; expec
 NEAR = "did you mean buffer_m? correct or remove it"
 
 
-def test_make_repro_stops_before_anything_is_removed(begun: Workspace) -> None:
-    (begun.root / ".venv").symlink_to(sys.prefix)
-    misspell(begun)
-    printed = begun.run("make", "--old-file", ".venv/.installed-cpu", "repro", fails=True)
+def test_make_repro_stops_before_anything_is_removed(clone: Workspace) -> None:
+    (clone.root / ".venv").symlink_to(sys.prefix)
+    misspell(clone)
+    printed = clone.run("make", "--old-file", ".venv/.installed-cpu", "repro", fails=True)
     assert UNKNOWN in printed
     assert NEAR in printed
     assert "dvc repro" not in printed
-    assert (begun.root / "data/aoi/aoi.parquet").is_file()
+    assert (clone.root / "data/aoi/aoi.parquet").is_file()
 
 
-def test_a_stage_checks_all_of_the_file_and_tells_the_way_back(begun: Workspace) -> None:
+def test_a_stage_checks_all_of_the_file_and_tells_the_way_back(clone: Workspace) -> None:
     """By `dvc repro` itself, which removes the outputs of a stage before it runs it."""
-    before = (begun.root / "data/aoi/aoi.parquet").read_bytes()
-    misspell(begun)
-    path = begun.root / "params.yaml"
+    before = (clone.root / "data/aoi/aoi.parquet").read_bytes()
+    misspell(clone)
+    path = clone.root / "params.yaml"
     path.write_text(path.read_text().replace("match_iou: 0.1", "match_iou: 2"))
-    printed = begun.run("dvc", "repro", fails=True)
+    printed = clone.run("dvc", "repro", fails=True)
     lines = printed.splitlines()
     first = next(number for number, line in enumerate(lines) if line.startswith(UNKNOWN))
     assert lines[first].endswith(NEAR)
@@ -103,20 +102,20 @@ def test_a_stage_checks_all_of_the_file_and_tells_the_way_back(begun: Workspace)
     assert lines[first + 2].startswith("error: params.yaml: evaluate.match_iou: got 2")
     assert "dvc checkout aoi brings those of dvc.lock back" in lines[first + 3]
     assert "Traceback" not in printed
-    begun.run("dvc", "checkout", "aoi")
-    assert (begun.root / "data/aoi/aoi.parquet").read_bytes() == before
+    clone.run("dvc", "checkout", "aoi")
+    assert (clone.root / "data/aoi/aoi.parquet").read_bytes() == before
 
 
-def test_a_key_that_an_experiment_adds_is_refused(begun: Workspace) -> None:
-    assert "Key 'bufer_m' is not in struct" in begun.run("dvc", "exp", "run", "-S", "aoi.bufer_m=3", fails=True)
-    assert begun.run("git", "status", "--porcelain") == ""
-    printed = begun.run("dvc", "exp", "run", "-S", "+aoi.bufer_m=3", "aoi", fails=True)
+def test_a_key_that_an_experiment_adds_is_refused(clone: Workspace) -> None:
+    assert "Key 'bufer_m' is not in struct" in clone.run("dvc", "exp", "run", "-S", "aoi.bufer_m=3", fails=True)
+    assert clone.run("git", "status", "--porcelain") == ""
+    printed = clone.run("dvc", "exp", "run", "-S", "+aoi.bufer_m=3", "aoi", fails=True)
     assert UNKNOWN in printed
     assert NEAR in printed
 
 
-def test_a_temporary_experiment_takes_nothing_away(begun: Workspace) -> None:
-    printed = begun.run("dvc", "exp", "run", "--temp", "-S", "+aoi.bufer_m=3", "aoi", fails=True)
+def test_a_temporary_experiment_takes_nothing_away(clone: Workspace) -> None:
+    printed = clone.run("dvc", "exp", "run", "--temp", "-S", "+aoi.bufer_m=3", "aoi", fails=True)
     assert UNKNOWN in printed
     assert "brings those of dvc.lock back" not in printed
-    assert (begun.root / "data/aoi/aoi.parquet").is_file()
+    assert (clone.root / "data/aoi/aoi.parquet").is_file()
