@@ -100,7 +100,6 @@ class Workspace:
         self.root = root
         for name in ("dvc.yaml", "params.yaml"):
             shutil.copyfile(ROOT / name, root / name)
-        (root / "data" / "regions" / "sample").mkdir(parents=True)
         (root / ".dvc").mkdir()
         (root / ".dvc" / "config").write_text("[core]\nno_scm = true\nanalytics = false\n")
 

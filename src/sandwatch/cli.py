@@ -78,14 +78,13 @@ def params(
     ] = False,
 ) -> None:
     """Check params.yaml, for all stages; a line for each fault, and exit 1. Runs nothing and removes nothing."""
+    from sandwatch.check import SECTIONS
     from sandwatch.hooks import staged as read_staged
     from sandwatch.params import faults
+    from sandwatch.stage import refuse
 
-    wrong = faults(Path(), read_staged(Path()) if staged else None)
-    for fault in wrong:
-        print(f"error: {fault}", file=sys.stderr)
-    if wrong:
-        raise typer.Exit(1)
+    if wrong := faults(Path(), SECTIONS, read_staged(Path()) if staged else None):
+        refuse(wrong)
     print("params.yaml: every key is known and every value allowed")
 
 

@@ -103,13 +103,14 @@ def _installed() -> Iterator[Finding]:
 
 
 def _params(root: Path) -> Iterator[Finding]:
-    wrong = params.faults(root)
+    from sandwatch.check import SECTIONS
+
+    wrong = params.faults(root, SECTIONS)
     for fault in wrong:
         section = fault.what.removeprefix("params.yaml: ").partition(".")[0]
         yield Finding("params.yaml", section, "problem", str(fault))
     if not wrong:
-        sections = sorted(model.section for model in params.Section.__subclasses__())
-        yield Finding("params.yaml", "all sections", "ok", ", ".join(sections))
+        yield Finding("params.yaml", "all sections", "ok", ", ".join(sorted(model.section for model in SECTIONS)))
 
 
 def _section(values: dict[str, Any], name: str) -> dict[str, Any]:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
@@ -257,34 +257,6 @@ class StageParams:
         return check(model, self._values[model.section])
 
 
-def faults(root: Path, content: bytes | None = None) -> list[InputError]:
-    """Everything that is wrong with a clone's params.yaml, for stages too that don't run now; empty where nothing is.
-
-    Unknown keys come first, since a misspelt one is also why another is missing; then what is missing; then the rest.
-
-    Args:
-        root: of the clone, with params.yaml and the folders of the regions.
-        content: of the file; None to read it.
-    """
-    path = root / "params.yaml"
-    try:
-        values = read_file(path) if content is None else _parse(path, content)
-    except InputError as error:
-        return [error]
-    models = {model.section: model for model in Section.__subclasses__()}
-    found = [_stranger("", key, ["region", *models]) for key in values if key != "region" and key not in models]
-    for name, model in models.items():
-        if name not in values:
-            found.append((_MISSING, _nothing(name, "a section")))
-            continue
-        try:
-            model.model_validate(values[name])
-        except ValidationError as error:
-            found += _explained(model, error)
-    found += _region(values, root / "data" / "regions")
-    return [error for _, error in sorted(found, key=lambda one: one[0])]
-
-
 def read_file(path: Path) -> dict[str, Any]:
     """Reads a params file as DVC does: YAML 1.2, where ``Yes`` is a word, as DVC itself writes it, and no truth value.
 
@@ -353,18 +325,48 @@ def check(model: type[S], values: object) -> S:
         raise InputError(first.what, got=first.got, expected=first.expected, fix=f"{first.fix}{more}") from None
 
 
+def faults(root: Path, models: Iterable[type[Section]], content: bytes | None = None) -> list[InputError]:
+    """Everything that is wrong with a clone's params.yaml, for stages too that don't run now; empty where nothing is.
+
+    Unknown keys come first, since a misspelt one is also why another is missing; then what is missing; then the rest.
+
+    Args:
+        root: of the clone, with params.yaml and the folders of the regions.
+        models: of all sections.
+        content: of the file; None to read it.
+    """
+    path, known = root / "params.yaml", {model.section: model for model in models}
+    try:
+        values = read_file(path) if content is None else _parse(path, content)
+    except InputError as error:
+        return [error]
+    found = [_stranger("", key, ["region", *known]) for key in values if key != "region" and key not in known]
+    for name, model in known.items():
+        if name not in values:
+            found.append((_MISSING, _nothing(name, "a section")))
+            continue
+        try:
+            model.model_validate(values[name])
+        except ValidationError as error:
+            found += _explained(model, error, known.values())
+    found += _region(values, root / "data" / "regions")
+    return [error for _, error in sorted(found, key=lambda one: one[0])]
+
+
 _UNKNOWN, _MISSING, _OTHER = range(3)
 """Ranks of faults: which are told first."""
 
 
-def _explained(model: type[Section], error: ValidationError) -> list[tuple[int, InputError]]:
-    """The faults of a section with their ranks, in its order."""
+def _explained(
+    model: type[Section], error: ValidationError, models: Iterable[type[Section]] = ()
+) -> list[tuple[int, InputError]]:
+    """The faults of a section with their ranks, in its order; ``models`` are those of all sections."""
     found = []
     for fault in error.errors(include_url=False):
         *inside, last = (model.section, *(str(part) for part in fault["loc"]))
         key = ".".join((*inside, last))
         if fault["type"] == "extra_forbidden":
-            found.append(_stranger(f"{'.'.join(inside)}.", last, _siblings(model, fault["loc"])))
+            found.append(_stranger(f"{'.'.join(inside)}.", last, _siblings(model, fault["loc"]), models))
         elif fault["type"] == "missing":
             found.append((_MISSING, _nothing(key, "a value for this key")))
         else:
@@ -378,11 +380,12 @@ def _explained(model: type[Section], error: ValidationError) -> list[tuple[int, 
     return found
 
 
-def _stranger(prefix: str, key: object, allowed: list[str]) -> tuple[int, InputError]:
-    """An unknown key, with the known one that it most likely stands for: beside it, else of that name elsewhere."""
-    near: Sequence[str] = get_close_matches(str(key), allowed, n=1)
-    if not near:
-        near = [f"{model.section}.{key}" for model in Section.__subclasses__() if key in model.model_fields]
+def _stranger(
+    prefix: str, key: object, allowed: list[str], models: Iterable[type[Section]] = ()
+) -> tuple[int, InputError]:
+    """An unknown key, with the known one that it most likely stands for: beside it, else of that name in ``models``."""
+    near = get_close_matches(str(key), allowed, n=1)
+    near = near or [f"{model.section}.{key}" for model in models if key in model.model_fields]
     fix = f"did you mean {' or '.join(near)}? correct or remove it" if near else "correct or remove it"
     what, expected = f"params.yaml: {prefix}{key}", f"one of {', '.join(sorted(allowed))}"
     return _UNKNOWN, InputError(what, got="a key that does not exist", expected=expected, fix=fix)

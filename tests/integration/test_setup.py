@@ -88,34 +88,40 @@ def test_make_repro_stops_before_anything_is_removed(clone: Workspace) -> None:
     assert (clone.root / "data/aoi/aoi.parquet").is_file()
 
 
-def test_a_stage_checks_all_of_the_file_and_tells_the_way_back(clone: Workspace) -> None:
-    """By `dvc repro` itself, which removes the outputs of a stage before it runs it."""
-    before = (clone.root / "data/aoi/aoi.parquet").read_bytes()
+def test_dvc_repro_stops_before_anything_is_removed(clone: Workspace) -> None:
+    """By the stage `check`, which runs before all others: for every stage, whichever would run."""
     misspell(clone)
     path = clone.root / "params.yaml"
     path.write_text(path.read_text().replace("match_iou: 0.1", "match_iou: 2"))
     printed = clone.run("dvc", "repro", fails=True)
-    lines = printed.splitlines()
-    first = next(number for number, line in enumerate(lines) if line.startswith(UNKNOWN))
-    assert lines[first].endswith(NEAR)
-    assert lines[first + 1].startswith("error: params.yaml: aoi.buffer_m: got nothing")
-    assert lines[first + 2].startswith("error: params.yaml: evaluate.match_iou: got 2")
-    assert "dvc checkout aoi brings those of dvc.lock back" in lines[first + 3]
+    errors = [line for line in printed.splitlines() if line.startswith("error: ")]
+    assert errors[0].startswith(UNKNOWN)
+    assert errors[0].endswith(NEAR)
+    assert errors[1].startswith("error: params.yaml: aoi.buffer_m: got nothing")
+    assert errors[2].startswith("error: params.yaml: evaluate.match_iou: got 2")
+    assert len(errors) == 3
     assert "Traceback" not in printed
+    assert (clone.root / "data/aoi/aoi.parquet").is_file()
+
+
+def test_a_stage_by_itself_tells_the_way_back(clone: Workspace) -> None:
+    """`--single-item` runs no stage before it, and DVC has removed its outputs when it refuses."""
+    before = (clone.root / "data/aoi/aoi.parquet").read_bytes()
+    misspell(clone)
+    printed = clone.run("dvc", "repro", "--single-item", "aoi", fails=True)
+    assert UNKNOWN in printed
+    assert "dvc checkout aoi brings those of dvc.lock back" in printed
+    assert not (clone.root / "data/aoi").exists()
     clone.run("dvc", "checkout", "aoi")
     assert (clone.root / "data/aoi/aoi.parquet").read_bytes() == before
 
 
-def test_a_key_that_an_experiment_adds_is_refused(clone: Workspace) -> None:
-    assert "Key 'bufer_m' is not in struct" in clone.run("dvc", "exp", "run", "-S", "aoi.bufer_m=3", fails=True)
+@pytest.mark.parametrize("where", [(), ("--temp",)])
+def test_a_key_that_an_experiment_adds_is_refused(clone: Workspace, where: tuple[str, ...]) -> None:
+    misspelt = ("-S", "aoi.bufer_m=3")
+    assert "Key 'bufer_m' is not in struct" in clone.run("dvc", "exp", "run", *where, *misspelt, fails=True)
     assert clone.run("git", "status", "--porcelain") == ""
-    printed = clone.run("dvc", "exp", "run", "-S", "+aoi.bufer_m=3", "aoi", fails=True)
+    printed = clone.run("dvc", "exp", "run", *where, "-S", "+aoi.bufer_m=3", fails=True)
     assert UNKNOWN in printed
     assert NEAR in printed
-
-
-def test_a_temporary_experiment_takes_nothing_away(clone: Workspace) -> None:
-    printed = clone.run("dvc", "exp", "run", "--temp", "-S", "+aoi.bufer_m=3", "aoi", fails=True)
-    assert UNKNOWN in printed
-    assert "brings those of dvc.lock back" not in printed
     assert (clone.root / "data/aoi/aoi.parquet").is_file()

@@ -126,7 +126,7 @@ def lines(root: Path, changed: dict[str, Any]) -> list[str]:
     """The faults of the default params with some of their top-level keys changed; None takes one away."""
     values = {key: value for key, value in (VALUES | changed).items() if value is not None}
     (root / "params.yaml").write_text(yaml.safe_dump(values))
-    found = [str(fault) for fault in params.faults(root)]
+    found = [str(fault) for fault in params.faults(root, SECTIONS)]
     assert all("\n" not in line for line in found)
     return found
 
@@ -136,8 +136,8 @@ def renamed(section: str, old: str, new: str) -> dict[str, Any]:
 
 
 def test_the_default_has_no_fault(clone: Path) -> None:
-    assert params.faults(clone) == []
-    assert params.faults(ROOT) == []
+    assert params.faults(clone, SECTIONS) == []
+    assert params.faults(ROOT, SECTIONS) == []
 
 
 def test_a_misspelt_key_is_told_before_the_one_that_is_missing(clone: Path) -> None:
@@ -222,14 +222,14 @@ def test_a_file_without_a_region_is_told(clone: Path) -> None:
 )
 def test_a_file_that_is_no_mapping_of_sections_is_one_line(clone: Path, content: bytes, message: str) -> None:
     (clone / "params.yaml").write_bytes(content)
-    (fault,) = params.faults(clone)
+    (fault,) = params.faults(clone, SECTIONS)
     assert "\n" not in str(fault)
     with pytest.raises(InputError, match=message):
         params.read_file(clone / "params.yaml")
-    assert [str(again) for again in params.faults(clone, content)] == [str(fault)]
+    assert [str(again) for again in params.faults(clone, SECTIONS, content)] == [str(fault)]
 
 
 def test_a_byte_order_mark_is_nothing_wrong(clone: Path) -> None:
     """DVC reads such a file too."""
     (clone / "params.yaml").write_bytes(b"\xef\xbb\xbf" + (ROOT / "params.yaml").read_bytes())
-    assert params.faults(clone) == []
+    assert params.faults(clone, SECTIONS) == []
