@@ -189,7 +189,10 @@ def bad_rows() -> list[Any]:
         ({"product": "s3"}, "line 2, product: got 's3'; expected s2 or s1"),
         ({"path": "none.tif"}, "line 2, path: got 'none.tif'; expected an existing file, or gs"),
         ({"path": ""}, "line 2, path: got ''; expected an existing file"),
-        ({"path": "gs:///vsicurl/http://x/a"}, "line 2, path: got 'gs:///vsicurl/http://x/a'; expected gs://bucket/key"),
+        (
+            {"path": "gs:///vsicurl/http://x/a"},
+            "line 2, path: got 'gs:///vsicurl/http://x/a'; expected gs://bucket/key",
+        ),
         (
             {"bands": "B4 B3"},
             "line 2, bands: got no B2 for Bhargavi_1_2023-01-01, product s2; expected all of B4, B3, B2",

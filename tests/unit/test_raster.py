@@ -252,7 +252,9 @@ def test_a_path_that_is_an_address_is_refused_unasked(listener: Listener, path: 
 
 def test_rasters_are_opened_in_one_place() -> None:
     """Whoever opens one elsewhere opens whatever GDAL takes it for."""
-    opens = re.compile(r"rasterio\.open|MemoryFile|WarpedVRT|rasterio\.io|osgeo|from rasterio import|import rasterio as")
+    opens = re.compile(
+        r"rasterio\.open|MemoryFile|WarpedVRT|rasterio\.io|osgeo|from rasterio import|import rasterio as"
+    )
     files = [*ROOT.glob("src/**/*.py"), *ROOT.glob("stages/*.py")]
     found = {path.name: opens.findall(path.read_text()) for path in files if opens.search(path.read_text())}
     assert found == {"raster.py": ["MemoryFile", "rasterio.open", "rasterio.open"]}  # two write, one reads
