@@ -18,7 +18,7 @@ from sandwatch import schemas
 from sandwatch.chips import cut
 from sandwatch.files import write_json
 from sandwatch.params import Bands, Chips, Split, StageParams
-from sandwatch.stage import Input, Output, progress, run
+from sandwatch.stage import Input, Output, progress, run, workers
 
 
 def main(*, aoi: Input, manifest: Input, scenes: Input, annotations: Input, chips: Output, metrics: Output) -> None:
@@ -34,6 +34,7 @@ def main(*, aoi: Input, manifest: Input, scenes: Input, annotations: Input, chip
         bands=params[Bands],
         chips=params[Chips],
         split=params[Split],
+        workers=workers(),
         out=chips,
     )
     schemas.Windows.write(made.windows, chips / "windows.parquet")

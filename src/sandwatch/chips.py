@@ -7,9 +7,7 @@ the pixels that every polygon put into every window all come from that one array
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -20,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from sandwatch import raster, stack
+from sandwatch import pools, raster, stack
 from sandwatch.errors import InputError
 from sandwatch.files import whole
 from sandwatch.grid import RESOLUTION_M, Grid, Window, tile
@@ -138,13 +136,14 @@ def cut(
     bands: Bands,
     chips: Chips,
     split: Split,
+    workers: int,
     out: Path,
 ) -> Cut:
     """Cuts windows from every observation that was looked at, has a scene and is learnt from.
 
     Writes ``pixels/<obs_id>.npy`` (int16 (band, y, x), as :func:`sandwatch.stack.encode`) and ``masks/<obs_id>.npy``
     (uint8 (y, x): 0 other, 1 low, 2 high, 255 where a band lacks data, or unlabelled and outside the AOI or in an
-    ignored area) to ``out``. Observations are worked on in parallel; the number of processors does not change what
+    ignored area) to ``out``. Observations are worked on in parallel; the number of workers does not change what
     comes out.
 
     Args:
@@ -157,6 +156,7 @@ def cut(
         bands: what to stack.
         chips: size, number and fitness of windows.
         split: the distance that folds keep, and the blocks of a group that stands alone.
+        workers: threads.
         out: folder for the arrays.
 
     Raises:
@@ -216,7 +216,7 @@ def cut(
         )
         return windows, _attribute(windows, ordinals, mine["feature_id"].tolist())
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with pools.threads(workers) as pool:
         tables = list(pool.map(work, complete.itertuples()))
     used = {observation_id for windows, _ in tables for observation_id in windows["obs_id"]}
     without = placed[~placed["obs_id"].isin(used)]

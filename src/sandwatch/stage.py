@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 from typing import Annotated
 
@@ -23,10 +25,20 @@ def run(main: Callable[..., None]) -> None:
         main: a function whose parameters are all ``Input`` or ``Output``, without defaults: paths come from
             ``dvc.yaml`` and from nowhere else.
 
-    Exits with status 1 and one line on standard error where ``main`` raises :class:`InputError`.
+    Exits with status 1 and one line on standard error where ``main`` raises :class:`InputError`, and with 130 and one
+    line after Ctrl-C, as shells do.
     """
+
+    @wraps(main)
+    def stoppable(**paths: Path) -> None:
+        try:
+            main(**paths)
+        except KeyboardInterrupt:
+            print("stopped: Ctrl-C; dvc repro begins this stage anew", file=sys.stderr)
+            raise SystemExit(128 + signal.SIGINT) from None
+
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(main)
+    app.command()(stoppable)
     try:
         app()
     except InputError as error:

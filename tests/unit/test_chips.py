@@ -1,4 +1,5 @@
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,13 @@ import rasterio
 from rasterio.features import rasterize
 from shapely.geometry import box, shape
 
-from sandwatch import chips as chips_module
 from sandwatch import raster, schemas, stack
 from sandwatch.chips import Cut, choose, cut, rasterise
 from sandwatch.errors import InputError
 from sandwatch.grid import Grid, Window
 from sandwatch.params import Bands, Chips, Split
 from sandwatch.stack import IGNORED
+from tests.conftest import descriptors
 
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "real_labels"
 UTM = "EPSG:32645"
@@ -205,6 +206,7 @@ def region(tmp_path: Path) -> Region:
         "bands": BANDS,
         "chips": CHIPS,
         "split": SPLIT,
+        "workers": 2,
         "out": tmp_path / "chips",
     }
 
@@ -330,14 +332,11 @@ def everything(made: Cut, out: Path) -> tuple[Any, ...]:
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("processors", [1, 3])
-def test_any_number_of_processors_gives_the_same(
-    region: Region, processors: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("workers", [1, 3])
+def test_any_number_of_workers_gives_the_same(region: Region, workers: int, tmp_path: Path) -> None:
     first = everything(cut(**region), region["out"])
-    monkeypatch.setattr(chips_module.os, "cpu_count", lambda: processors)
     again = tmp_path / "again"
-    assert everything(cut(**{**region, "out": again}), again) == first
+    assert everything(cut(**{**region, "workers": workers, "out": again}), again) == first
 
 
 def test_a_lone_group_is_cut_into_blocks_that_keep_their_gap(region: Region) -> None:
@@ -376,3 +375,31 @@ def test_no_window_at_all_is_refused(region: Region) -> None:
     region["chips"] = CHIPS.model_copy(update={"min_valid_fraction": 1.0, "size_px": 64})
     with pytest.raises(InputError, match=r"params\.yaml: chips: got no window in 6 observations"):
         cut(**region)
+
+
+def test_more_observations_than_a_process_may_have_files_open(region: Region) -> None:
+    ids = [f"s1_{year}-{month:02}-01" for year in range(1990, 2015) for month in range(1, 13)]
+    region["aoi"] = region["aoi"].iloc[:1]
+    region["observations"] = pd.DataFrame({"obs_id": ids, "site_id": "s1"})
+    region["manifest"] = pd.DataFrame(
+        {"obs_id": obs_id, "product": product, "status": "exported", "path": f"s1_2020-01-01/{product}.tif"}
+        for obs_id in ids
+        for product in ("s2", "s1")
+    )
+    region["chips"] = CHIPS.model_copy(update={"stride_px": 32, "random_windows_per_chip_area": 0.0})
+    with descriptors(256):
+        made = cut(**region)
+    assert made.metrics["observations"] == len(ids) == 300
+
+
+def test_no_more_workers_than_asked_for(region: Region, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: set[int] = set()
+    read = raster.read
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        seen.add(threading.get_ident())
+        return read(*args, **kwargs)
+
+    monkeypatch.setattr(raster, "read", watched)
+    cut(**{**region, "workers": 1})
+    assert len(seen) == 1
