@@ -23,7 +23,7 @@ from sandwatch.errors import InputError
 from sandwatch.files import whole
 from sandwatch.grid import RESOLUTION_M, Grid, Window, tile
 from sandwatch.params import Bands, Chips, Split
-from sandwatch.split import Blocks, blocks, check_leak, min_distance_km
+from sandwatch.split import Blocks, blocks, check_leak, check_windows, footprints, ground, min_distance_km
 from sandwatch.stack import HIGH, IGNORED, LOW, OTHER
 
 CONFIDENCE = {"low": LOW, "high": HIGH}
@@ -174,10 +174,11 @@ def cut(
             )
     placed = observations.assign(fold=sites.loc[observations["site_id"], "fold"].to_numpy())
     learnt = placed[placed["fold"] != "infer"]
+    scene = {site.site_id: ground(Grid.of_site(site)) for site in aoi.itertuples()}
     check_leak(
         learnt["obs_id"].tolist(),
         learnt["fold"].tolist(),
-        sites.loc[learnt["site_id"], "geometry"].tolist(),
+        learnt["site_id"].map(scene).tolist(),
         min_distance_km=split.min_distance_km,
     )
     in_blocks = aoi.loc[aoi["fold"] == "blocks", "geometry"].tolist()
@@ -239,10 +240,12 @@ def cut(
             fix="lower chips.min_aoi_fraction, chips.min_valid_fraction or chips.size_px, or label more observations",
         )
     windows, chip_labels = (pd.concat(part, ignore_index=True) for part in zip(*tables, strict=True))
+    read = footprints(windows, aoi)
+    check_windows(read, split)
     return Cut(
         windows=windows,
         chip_labels=chip_labels,
-        metrics=_metrics(windows, chip_labels, without, labels, sites),
+        metrics=_metrics(windows, chip_labels, without, labels, read),
         notes=notes,
     )
 
@@ -314,12 +317,10 @@ def _metrics(
     chip_labels: pd.DataFrame,
     without: pd.DataFrame,
     labels: gpd.GeoDataFrame,
-    sites: gpd.GeoDataFrame,
+    read: gpd.GeoDataFrame,
 ) -> dict[str, Any]:
     """The figures of results/chips/metrics.json. Pixels of overlapping windows count once for each window."""
-    used = sites.loc[sites.index.isin(windows["site_id"])]
-    test = used["fold"] == "test"
-    apart = test.any() and not test.all()
+    train, test = (read.loc[read["fold"] == fold, "geometry"].tolist() for fold in ("train", "test"))
     return {
         "observations": int(windows["obs_id"].nunique()),
         "observations_without_chip": len(without),
@@ -327,9 +328,5 @@ def _metrics(
         **{f"windows_{fold}": int((windows["fold"] == fold).sum()) for fold in ("train", "val", "test")},
         "windows_with_mines": int(((windows["px_low"] + windows["px_high"]) > 0).sum()),
         **{name: int(windows[name].sum()) for name in ("px_other", "px_low", "px_high", "px_ignored")},
-        "train_test_min_distance_km": round(
-            min_distance_km(used.loc[~test, "geometry"].tolist(), used.loc[test, "geometry"].tolist()), 3
-        )
-        if apart
-        else None,
+        "train_test_min_distance_km": round(min_distance_km(train, test), 3) if train and test else None,
     }

@@ -317,7 +317,7 @@ def test_metrics_and_notes_account_for_every_observation_and_label(region: Regio
     assert made.metrics["labels_without_chip"] == 3
     assert made.metrics["windows_val"] == 0
     assert made.metrics["windows_train"] == (made.windows["fold"] == "train").sum()
-    assert made.metrics["train_test_min_distance_km"] == pytest.approx(43.3, abs=0.2)
+    assert made.metrics["train_test_min_distance_km"] == pytest.approx(43.2 / 0.9996, abs=0.01)
     assert made.notes == (
         "s2_2020-01-01: no chips, because its site is only inferred",
         "s2_2020-02-01: no chips, because its site is only inferred",
@@ -356,6 +356,26 @@ def test_a_lone_group_is_cut_into_blocks_that_keep_their_gap(region: Region) -> 
 def test_folds_too_near_each_other_are_refused_by_name(region: Region) -> None:
     region["split"] = SPLIT.model_copy(update={"min_distance_km": 30.0})
     with pytest.raises(InputError, match=r"observations s1_2020-01-01 \(train\) and s2_2020-01-01 \(val\)"):
+        cut(**region)
+
+
+@pytest.mark.parametrize("promised_km", [0.0, 0.5])
+def test_windows_that_share_ground_are_refused_however_far_their_areas_are(region: Region, promised_km: float) -> None:
+    """AOIs 800 m apart in scenes that overlap: windows reach out of them, over the same pixels."""
+    grid = GRID.crop(Window(row=0, col=40, height=60, width=80))
+    for path in region["scenes"].glob("s3_*/*.tif"):
+        bands = {"s2": BANDS.s2, "s1": BANDS.s1}[path.stem]
+        pixels, nodata = raster.read(path, bands=bands), {"s2": 0, "s1": np.nan}[path.stem]
+        raster.write_cog(path, pixels, grid, bands=bands, nodata=nodata)
+    places = {"s1": px(0, 0, 60, 20), "s3": px(0, 60, 60, 20, grid)}
+    for site, place in places.items():
+        row = region["aoi"].index[region["aoi"]["site_id"] == site]
+        region["aoi"].loc[row, "geometry"] = gpd.GeoSeries([place], crs=UTM, index=row).to_crs("EPSG:4326")
+        region["aoi"].loc[row, "left_m"] = (GRID if site == "s1" else grid).left
+    region["chips"] = CHIPS.model_copy(update={"min_aoi_fraction": 0.01})
+    region["labels"] = region["labels"].iloc[:0]
+    region["split"] = SPLIT.model_copy(update={"min_distance_km": promised_km})
+    with pytest.raises(InputError, match=r"s1_2020-01-01 \(train\) and s3_2020-01-01 \(test\): got 0 km between"):
         cut(**region)
 
 
