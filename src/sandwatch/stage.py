@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from functools import wraps
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -24,10 +26,19 @@ def run(main: Callable[..., None]) -> None:
             ``dvc.yaml`` and from nowhere else.
 
     Exits with status 1 and one line on standard error where ``main`` raises :class:`InputError`; under DVC, a second
-    line tells the way back.
+    line tells the way back. After Ctrl-C with 130 and one line, as shells do.
     """
+
+    @wraps(main)
+    def stoppable(**paths: Path) -> None:
+        try:
+            main(**paths)
+        except KeyboardInterrupt:
+            print("stopped: Ctrl-C; dvc repro begins this stage anew", file=sys.stderr)
+            raise SystemExit(128 + signal.SIGINT) from None
+
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(main)
+    app.command()(stoppable)
     try:
         app()
     except InputError as error:

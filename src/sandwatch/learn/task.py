@@ -198,8 +198,10 @@ class Segmentation(lightning.LightningModule):
         self.val_loss, self.histogram = _Mean(), ScoreHistogram.empty()
 
     def validation_step(self, batch: Batch, _: int) -> None:
-        """Adds a batch to the loss and the histogram."""
+        """Adds a batch to the loss and the histogram; it has no window where there are more processes than windows."""
         pixels, mask = batch
+        if not len(mask):
+            return
         logits = self.network(normalise(pixels, self.mean, self.std))
         if not bool(torch.isfinite(logits).all()):
             raise InputError(
