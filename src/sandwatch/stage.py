@@ -23,8 +23,8 @@ def run(main: Callable[..., None]) -> None:
         main: a function whose parameters are all ``Input`` or ``Output``, without defaults: paths come from
             ``dvc.yaml`` and from nowhere else.
 
-    Exits with status 1 and one line on standard error where ``main`` raises :class:`InputError`; under DVC, another line
-    tells the way back.
+    Exits with status 1 and one line on standard error where ``main`` raises :class:`InputError`; under DVC, another
+    line tells the way back.
     """
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(main)
