@@ -139,7 +139,7 @@ def test_doctor_shows_the_line_of_a_wrong_key(clone, monkeypatch, capsys):
     code, out, _ = call("doctor", monkeypatch=monkeypatch, capsys=capsys)
     assert code == 1
     line = "params.yaml: scoring.overlap_px: got 'wide'; expected a valid integer; edit params.yaml"
-    assert f"!! infer                          {line}" in out
+    assert f"!! scoring                        {line}" in out
     assert out.rstrip().endswith(f"solve params.yaml, infer: {line}")
 
 
