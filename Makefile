@@ -38,7 +38,9 @@ $(INSTALLED): pyproject.toml constraints/$(TORCH).txt
 	@rm -f $(VENV)/.installed-*
 	@touch $@
 
+# The params are looked at first: DVC removes a stage's outputs before the stage could refuse its params.
 repro: setup
+	@$(RUN) sandwatch params
 	$(RUN) dvc repro
 	@$(RUN) dvc metrics show
 
