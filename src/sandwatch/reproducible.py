@@ -2,8 +2,9 @@
 
 Measured on a ResNet-18 U-Net in float32: the same settings give the same bits; another thread count or another
 instruction set gives others. So both are pinned here, through the environment variables that the libraries read once,
-when they load. Whether a machine then computes what another does, :mod:`sandwatch.arithmetic` finds out. Sources: PyTorch notes on reproducibility; oneDNN developer guide, "CPU dispatcher control"; oneMKL,
-"conditional numerical reproducibility".
+when they load. Whether a machine then computes what another does, :mod:`sandwatch.arithmetic` finds out. Sources:
+PyTorch notes on reproducibility; oneDNN developer guide, "CPU dispatcher control"; oneMKL, "conditional numerical
+reproducibility".
 """
 
 from __future__ import annotations
