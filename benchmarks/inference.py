@@ -135,10 +135,10 @@ def main(
         if (models / "model.json").is_file():
             from sandwatch.learn.model import Predictor
 
-            predictor = Predictor.load(models, "cpu")
+            predictor = Predictor.load(models, "cpu", precision="32-true", overlap_px=OVERLAP_PX, batch_size=BATCH)
             if predictor.card.bands != BANDS:
                 raise SystemExit(f"{models}: this benchmark feeds the bands {BANDS}")
-            networks["network"] = predictor
+            networks["network"] = lambda pixels: predictor(pixels)[:, 0]
         else:
             print(f"{models}: no model here, so only the model that costs nothing (dvc repro train makes one)")
         print(f"{'model':<9}{'way':<20}{'ms a window':>12}{'in the model':>13}{'to the ring':>12}{'peak MB':>9}")

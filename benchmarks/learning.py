@@ -3,7 +3,7 @@
     python benchmarks/learning.py [--only forest] [--root DIR]
 
 Run it after `dvc repro`, with data/ and results/ in place. All three are judged on the same pixels, those that the test
-fold owns, by the same metric and intervals (95 %, bootstrap over test observations):
+fold owns on the holdout rivers, by the same metric and intervals (95 %, bootstrap over sites):
 
 * model: as results/evaluate/metrics.json has it.
 * forest: a random forest on the bands of one pixel, trained on a sample of the training fold's pixels. It knows colours
@@ -21,6 +21,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -34,6 +35,7 @@ from sandwatch.evaluate import evaluate, region_of
 from sandwatch.files import write_json
 from sandwatch.learn.metrics import ScoreHistogram, bootstrap
 from sandwatch.reproducible import pin
+from sandwatch.scoring import STEPS
 from sandwatch.stack import HIGH, IGNORED, LOW, OTHER, counted, mines
 from sandwatch.stage import progress, run
 
@@ -104,16 +106,19 @@ def forest() -> Figures:
     trees = RandomForestClassifier(
         FOREST_TREES, min_samples_leaf=FOREST_LEAF, n_jobs=os.cpu_count(), random_state=SEED
     ).fit(features, truth)
-    histograms = []
-    for obs_id, stack, mine, counts in _observations("test"):
+    sites: dict[str, ScoreHistogram] = {}
+    holdout = params.read(Path("params.yaml"), params.Split).holdout_rivers
+    for obs_id, stack, mine, counts in _observations("test", holdout):
         pixels = stack[:, counts].T
         parts = [
             trees.predict_proba(pixels[first : first + SCORED_AT_ONCE])[:, 1]
             for first in range(0, len(pixels), SCORED_AT_ONCE)
         ]
-        histograms.append(ScoreHistogram.of(np.concatenate(parts), mine[counts]))
-        progress(f"  {obs_id}: AP {histograms[-1].average_precision():.3f}")
-    return _figures(histograms) | {"training_pixels": len(truth)}
+        one = ScoreHistogram.of(np.rint(np.concatenate(parts) * STEPS).astype(np.int64), mine[counts])
+        site = obs_id.rsplit("_", 1)[0]
+        sites[site] = sites.get(site, ScoreHistogram.empty()) + one
+        progress(f"  {obs_id}: AP {one.average_precision():.3f}")
+    return _figures([sites[site] for site in sorted(sites)]) | {"training_pixels": len(truth)}
 
 
 def shuffled() -> Figures:
@@ -125,6 +130,7 @@ def shuffled() -> Figures:
         return params.read(Path("params.yaml"), section)
 
     train, infer, split = read(params.Train), read(params.Infer), read(params.Split)
+    compute = read(params.Compute)
     nothing = task.Provenance(label_fingerprint="0" * 64, inputs={}, code={}, params_sha256="0" * 64)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -134,7 +140,7 @@ def shuffled() -> Figures:
             bands=read(params.Bands).names,
             model=read(params.Model),
             train=train.model_copy(update={"patience": train.epochs}),
-            compute=read(params.Compute),
+            compute=compute,
             infer=infer,
             provenance=nothing,
             models=folder / "models",
@@ -146,10 +152,15 @@ def shuffled() -> Figures:
             manifest=schemas.Scenes.read(Path("data/scenes.parquet")),
             windows=schemas.Windows.read(Path("data/chips/windows.parquet")),
             chips=Path("data/chips"),
-            scorer=Predictor.load(folder / "models", "cpu"),
+            scorer=Predictor.load(
+                folder / "models",
+                "cpu",
+                precision=compute.precision,
+                overlap_px=infer.overlap_px,
+                batch_size=infer.batch_size,
+            ),
             params=read(params.Evaluate),
-            overlap_px=infer.overlap_px,
-            batch_size=infer.batch_size,
+            holdout_rivers=split.holdout_rivers,
             min_distance_km=split.min_distance_km,
         )
     return {name: evaluation.metrics[name] for name in KEPT}
@@ -193,12 +204,17 @@ def shuffle(chips: Path, out: Path) -> None:
     schemas.Windows.write(windows, out / "windows.parquet")
 
 
-def _observations(fold: str) -> Any:
-    """Yields (obs_id, stack (band, y, x), is a mine (y, x), counts (y, x)) of the pixels that a fold owns."""
+def _observations(fold: str, rivers: Sequence[str] | None = None) -> Any:
+    """Yields (obs_id, stack (band, y, x), is a mine (y, x), counts (y, x)) of the pixels that a fold owns.
+
+    Of some rivers alone, where they are named.
+    """
     method = params.read(Path("params.yaml"), params.Model).method
     chips = Path("data/chips")
     windows = schemas.Windows.read(chips / "windows.parquet")
     chosen = windows[(windows.fold == fold) & (windows.kind == "grid")]
+    if rivers is not None:
+        chosen = chosen[chosen.river.isin(rivers)]
     for obs_id in sorted(chosen.obs_id.unique()):
         mask = np.load(chips / "masks" / f"{obs_id}.npy")
         mask[~region_of(chosen[chosen.obs_id == obs_id], mask.shape)] = IGNORED
@@ -227,11 +243,11 @@ def _sample(generator: np.random.Generator) -> tuple[npt.NDArray[np.int16], npt.
     return np.concatenate(features), np.concatenate(truth)
 
 
-def _figures(histograms: list[ScoreHistogram]) -> Figures:
+def _figures(sites: list[ScoreHistogram]) -> Figures:
     settings = params.read(Path("params.yaml"), params.Evaluate)
-    whole = sum(histograms, ScoreHistogram.empty())
+    whole = sum(sites, ScoreHistogram.empty())
     low, high = bootstrap(
-        histograms, ScoreHistogram.average_precision, samples=settings.bootstrap_samples, seed=settings.seed
+        sites, ScoreHistogram.average_precision, samples=settings.bootstrap_samples, seed=settings.seed
     )
     values = {"ap": whole.average_precision(), "ap_low95": low, "ap_high95": high, "prevalence": whole.prevalence}
     return {name: None if np.isnan(value) else round(value, 4) for name, value in values.items()}

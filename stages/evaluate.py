@@ -2,7 +2,7 @@
 
 Reads:
     --aoi: sites with their AOIs and folds (schemas.Aoi).
-    --manifest: what was exported (schemas.Scenes), and --scenes, the folder with rgb.tif of each observation.
+    --manifest: what was exported (schemas.Scenes).
     --annotations: folder of labels.parquet (schemas.Labels), drawn into the pictures.
     --chips: folder of windows.parquet (schemas.Windows), pixels/<obs_id>.npy and masks/<obs_id>.npy.
     --models: weights and card.
@@ -23,7 +23,6 @@ def main(
     *,
     aoi: Input,
     manifest: Input,
-    scenes: Input,
     annotations: Input,
     chips: Input,
     models: Input,
@@ -31,7 +30,7 @@ def main(
 ) -> None:
     """Judges the model on rivers it never saw, and shows where it fails."""
     params = StageParams.load("evaluate")
-    compute, infer = params[Compute], params[Infer]
+    compute, infer, split = params[Compute], params[Infer], params[Split]
     if compute.reproducible:
         pin(compute.threads)
     import torch
@@ -46,14 +45,19 @@ def main(
         manifest=schemas.Scenes.read(manifest),
         windows=schemas.Windows.read(chips / "windows.parquet"),
         chips=chips,
-        scorer=Predictor.load(models, "cuda" if torch.cuda.is_available() and not compute.reproducible else "cpu"),
+        scorer=Predictor.load(
+            models,
+            "cuda" if torch.cuda.is_available() and not compute.reproducible else "cpu",
+            precision=compute.precision,
+            overlap_px=infer.overlap_px,
+            batch_size=infer.batch_size,
+        ),
         params=params[Evaluate],
-        overlap_px=infer.overlap_px,
-        batch_size=infer.batch_size,
-        min_distance_km=params[Split].min_distance_km,
+        holdout_rivers=split.holdout_rivers,
+        min_distance_km=split.min_distance_km,
     )
     labels = schemas.Labels.read(annotations / "labels.parquet")
-    report.write(evaluation, results, scenes=scenes, aoi=sites, labels=labels)
+    report.write(evaluation, results, aoi=sites, labels=labels)
     progress(report.summary(evaluation))
 
 

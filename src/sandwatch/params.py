@@ -26,6 +26,7 @@ Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0)]
 S2Band = Literal["B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B9", "B10", "B11", "B12"]
 S1Band = Literal["VV", "VH"]
+Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
 
 
 class Section(BaseModel):
@@ -191,7 +192,13 @@ class Compute(Section):
     section = "compute"
     reproducible: bool
     threads: Count
-    precision: Literal["32-true", "16-mixed", "bf16-mixed"]
+    precision: Precision
+
+    @model_validator(mode="after")
+    def _exact(self) -> Compute:
+        if self.reproducible and self.precision != "32-true":
+            raise ValueError(f"reproducible is true, which wants precision 32-true, not {self.precision}")
+        return self
 
 
 class Evaluate(Section):

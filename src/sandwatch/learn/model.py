@@ -17,7 +17,7 @@ from sandwatch._torchvision import ensure_torchvision
 from sandwatch.errors import InputError
 from sandwatch.files import sha256
 from sandwatch.learn.card import CLASSES, Card
-from sandwatch.params import Model
+from sandwatch.params import Model, Precision
 from sandwatch.stack import NODATA
 
 WITH_DECODER_CHANNELS = ("Unet", "UnetPlusPlus", "MAnet")
@@ -112,24 +112,45 @@ def mine_logit(logits: Tensor) -> Tensor:
 
 
 class Predictor:
-    """A trained model, ready to score windows.
+    """A trained model, ready to score scenes (:mod:`sandwatch.scoring`).
 
     Attributes:
         card: its card.
+        overlap_px: how much neighbouring windows overlap.
+        batch_size: the most windows at once.
     """
 
-    def __init__(self, network: nn.Module, card: Card, device: torch.device | str) -> None:
-        """Takes a network with its weights, and moves it to ``device``."""
-        self.card = card
+    def __init__(
+        self,
+        network: nn.Module,
+        card: Card,
+        device: torch.device | str,
+        *,
+        precision: Precision,
+        overlap_px: int,
+        batch_size: int,
+    ) -> None:
+        """Takes a network with its weights, moves it to ``device``, and computes there as training did."""
+        self.card, self.overlap_px, self.batch_size = card, overlap_px, batch_size
         self._network = network.to(device).eval()
-        self._device = device
+        self._device = torch.device(device)
         self._mean, self._std = (
             torch.tensor(values, dtype=torch.float32, device=device) for values in (card.mean, card.std)
         )
+        self._precision = precision
 
     @classmethod
-    def load(cls, models: Path, device: torch.device | str) -> Self:
+    def load(
+        cls, models: Path, device: torch.device | str, *, precision: Precision, overlap_px: int, batch_size: int
+    ) -> Self:
         """Loads ``model.json`` and ``model.safetensors`` of a folder.
+
+        Args:
+            models: the folder.
+            device: to compute on.
+            precision: of params.yaml, section compute.
+            overlap_px: of neighbouring windows.
+            batch_size: the most windows at once.
 
         Raises:
             InputError: a file is missing, or the weights are not those that the card was written for.
@@ -146,39 +167,44 @@ class Predictor:
             )
         network = build(card.model, in_channels=len(card.bands), size_px=card.size_px)
         network.load_state_dict(load_file(weights))
-        return cls(network, card, device)
+        return cls(network, card, device, precision=precision, overlap_px=overlap_px, batch_size=batch_size)
 
+    def with_card(self, **changes: float) -> Self:
+        """The same network with some fields of its card changed."""
+        return type(self)(
+            self._network,
+            self.card.model_copy(update=changes),
+            self._device,
+            precision=self._precision,
+            overlap_px=self.overlap_px,
+            batch_size=self.batch_size,
+        )
+
+    @torch.inference_mode()
     def __call__(self, pixels: npt.NDArray[np.int16]) -> npt.NDArray[np.float32]:
-        """Calibrated probability of mine.
+        """Log-odds before calibration.
 
         Args:
             pixels: (n, band, y, x), as in a pixel stack.
 
         Returns:
-            float32 (n, y, x) in [0, 1].
+            float32 (n, class - 1, y, x): of mine, and with three classes of high against low confidence.
         """
-        return _numpy(torch.sigmoid(mine_logit(self._output(pixels)) / self.card.temperature))
-
-    def logits(self, pixels: npt.NDArray[np.int16]) -> npt.NDArray[np.float32]:
-        """Log-odds of mine before calibration, (n, y, x); argument as in :meth:`__call__`."""
-        return _numpy(mine_logit(self._output(pixels)))
-
-    def classes(self, pixels: npt.NDArray[np.int16]) -> npt.NDArray[np.float32]:
-        """Calibrated probability of each class of the card, (n, class, y, x), summing to 1; argument as above."""
-        output = self._output(pixels)
-        mine = torch.sigmoid(mine_logit(output) / self.card.temperature)[:, None]
-        shares = torch.softmax(output[:, 1:], dim=1) if output.shape[1] > 1 else torch.ones_like(mine)
-        return _numpy(torch.cat([1 - mine, mine * shares], dim=1))
-
-    @torch.inference_mode()
-    def _output(self, pixels: npt.NDArray[np.int16]) -> Tensor:
-        output: Tensor = self._network(normalise(torch.from_numpy(pixels).to(self._device), self._mean, self._std))
-        return output
+        windows = normalise(torch.from_numpy(pixels).to(self._device), self._mean, self._std)
+        with mixed(self._precision, self._device):
+            output = self._network(windows).float()
+        layers = [mine_logit(output), *(output[:, 2:] - output[:, 1:2]).unbind(dim=1)]
+        array: npt.NDArray[np.float32] = torch.stack(layers, dim=1).cpu().numpy()
+        return array
 
 
-def _numpy(values: Tensor) -> npt.NDArray[np.float32]:
-    array: npt.NDArray[np.float32] = values.float().cpu().numpy()
-    return array
+def mixed(precision: Precision, device: torch.device) -> torch.autocast:
+    """The context in which a network computes with a precision of params.yaml, as Lightning's in training.
+
+    On a CPU 16-mixed is bf16-mixed there too, since half precision has no kernels.
+    """
+    dtype = torch.float16 if precision == "16-mixed" and device.type != "cpu" else torch.bfloat16
+    return torch.autocast(device.type, dtype=dtype, enabled=precision != "32-true")
 
 
 def _encoders(name: str) -> list[str]:
