@@ -246,9 +246,8 @@ def _sample(generator: np.random.Generator) -> tuple[npt.NDArray[np.int16], npt.
 def _figures(sites: list[ScoreHistogram]) -> Figures:
     settings = params.read(Path("params.yaml"), params.Evaluate)
     whole = sum(sites, ScoreHistogram.empty())
-    low, high = bootstrap(
-        sites, ScoreHistogram.average_precision, samples=settings.bootstrap_samples, seed=settings.seed
-    )
+    statistics = {"ap": ScoreHistogram.average_precision}
+    low, high = bootstrap(sites, statistics, samples=settings.bootstrap_samples, seed=settings.seed)["ap"]
     values = {"ap": whole.average_precision(), "ap_low95": low, "ap_high95": high, "prevalence": whole.prevalence}
     return {name: None if np.isnan(value) else round(value, 4) for name, value in values.items()}
 

@@ -444,10 +444,7 @@ def _summary(
         "recall": lambda histogram: histogram.at(card.threshold).recall,
         "iou": lambda histogram: histogram.at(card.threshold).iou,
     }
-    intervals = {
-        name: bootstrap(sites, statistic, samples=params.bootstrap_samples, seed=params.seed)
-        for name, statistic in statistics.items()
-    }
+    intervals = bootstrap(sites, statistics, samples=params.bootstrap_samples, seed=params.seed)
     area_km2 = sum(one.area_km2 for one in held)
     confusion = sum((one.confusion for one in held[1:]), held[0].confusion)
     bins = params.calibration_bins

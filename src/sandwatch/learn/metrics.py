@@ -9,7 +9,7 @@ apart whose scores crowd near 0 or 1.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -205,56 +205,44 @@ class ScoreHistogram(Histogram):
 
 
 def bootstrap(
-    clusters: Sequence[ScoreHistogram],
-    statistic: Callable[[ScoreHistogram], float],
+    sites: Sequence[ScoreHistogram],
+    statistics: Mapping[str, Callable[[ScoreHistogram], float]],
     *,
     samples: int,
     seed: int,
     level: float = 0.95,
-) -> tuple[float, float]:
-    """The interval of a statistic when other sites had been drawn: percentile bootstrap over clusters.
+) -> dict[str, tuple[float, float]]:
+    """The intervals of statistics when other sites had been drawn: percentile bootstrap over sites.
 
     Pixels of one site resemble each other, in one month and from month to month, so whole sites, not pixels or
     observations, are drawn with replacement (Source: Efron and Tibshirani 1993, chapters 8 and 13; Davison and Hinkley
-    1997, section 3.8, on clusters). With few sites the interval is rough, and below about ten it tends to be too narrow
-    still. Draws for which the statistic is undefined are left out.
+    1997, section 3.8). With few sites the interval is rough, and below about ten it tends to be too narrow still. Draws
+    for which a statistic is undefined are left out of its interval, which ``scipy.stats.bootstrap`` can't do.
 
     Args:
-        clusters: a histogram each: what independent sampling gave, a site with all its months.
-        statistic: of the sum of histograms.
+        sites: a histogram each, of all its months.
+        statistics: of the sum of histograms, by name.
         samples: how many draws.
-        seed: of the draws; the same seed, the same interval.
+        seed: of the draws; the same seed, the same intervals.
         level: how much of the draws lies within.
 
     Returns:
-        (low, high); NaN for both with fewer than two clusters, which say nothing about others.
+        (low, high) by name; NaN for both with fewer than two sites, which say nothing about others.
     """
-    from scipy import stats
-
-    number = len(clusters)
+    number = len(sites)
     if number < 2:
-        return math.nan, math.nan
-    positives = np.stack([cluster.positives for cluster in clusters])
-    negatives = np.stack([cluster.negatives for cluster in clusters])
-
-    def of_drawn(drawn: npt.NDArray[np.int64]) -> float:
-        times = np.bincount(drawn, minlength=number)
-        return statistic(ScoreHistogram(positives=times @ positives, negatives=times @ negatives))
-
-    values = stats.bootstrap(
-        (np.arange(number),),
-        of_drawn,
-        n_resamples=samples,
-        vectorized=False,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    ).bootstrap_distribution
-    # Not the interval that scipy takes of them, which is undefined where one draw is.
-    defined = values[~np.isnan(values)]
-    if not defined.size:
-        return math.nan, math.nan
-    low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+        return dict.fromkeys(statistics, (math.nan, math.nan))
+    positives = np.stack([site.positives for site in sites])
+    negatives = np.stack([site.negatives for site in sites])
+    times = np.random.default_rng(seed).multinomial(number, np.full(number, 1 / number), size=samples)
+    drawn = (ScoreHistogram(positives=one @ positives, negatives=one @ negatives) for one in times)
+    values = np.array([[statistic(histogram) for statistic in statistics.values()] for histogram in drawn])
+    intervals = {}
+    for name, column in zip(statistics, values.T, strict=True):
+        defined = column[~np.isnan(column)]
+        ends = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2]) if defined.size else (math.nan, math.nan)
+        intervals[name] = (float(ends[0]), float(ends[1]))
+    return intervals
 
 
 def _ratio(part: int, whole: int) -> float:
