@@ -72,6 +72,14 @@ def test_a_loss_of_nothing_is_refused() -> None:
         params.check(params.Train, {**VALUES["train"], "loss": loss})
 
 
+def test_mixed_precision_in_reproducible_mode_is_refused() -> None:
+    with pytest.raises(
+        InputError, match=r"params.yaml: compute: got .*reproducible is true, which wants .* not bf16-mixed"
+    ):
+        params.check(params.Compute, {"reproducible": True, "threads": 2, "precision": "bf16-mixed"})
+    params.check(params.Compute, {"reproducible": False, "threads": 2, "precision": "bf16-mixed"})
+
+
 @pytest.mark.parametrize("values", [None, [], "text", 3])
 def test_a_section_that_is_no_mapping_is_refused(values: object) -> None:
     with pytest.raises(InputError, match=r"params.yaml: aoi: got"):

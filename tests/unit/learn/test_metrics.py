@@ -188,9 +188,9 @@ def test_bootstrap_is_the_same_for_the_same_seed_and_wider_with_fewer_sites():
 def test_months_of_a_site_that_agree_are_one_draw():
     """The interval over sites is that of the sites alone; over observations it would look four months better."""
     sites, _ = shares(12)
-    over_sites = bootstrap([site + site + site + site for site in sites], {"mean": prevalence}, samples=500, seed=0)
-    over_observations = bootstrap([site for site in sites for _ in range(4)], {"mean": prevalence}, samples=500, seed=0)
-    assert over_sites == bootstrap(sites, {"mean": prevalence}, samples=500, seed=0)
+    over_sites = bootstrap([site + site + site + site for site in sites], {"mean": prevalence}, samples=300, seed=0)
+    over_observations = bootstrap([site for site in sites for _ in range(4)], {"mean": prevalence}, samples=300, seed=0)
+    assert over_sites == bootstrap(sites, {"mean": prevalence}, samples=300, seed=0)
     wide, narrow = (one["mean"][1] - one["mean"][0] for one in (over_sites, over_observations))
     assert wide == pytest.approx(2 * narrow, rel=0.15)
 

@@ -140,28 +140,59 @@ def scaled(of: Card) -> np.ndarray:
     return (PIXELS - np.array(of.mean)[:, None, None]) / np.array(of.std)[:, None, None]
 
 
-def test_scores_are_calibrated_logits() -> None:
-    predictor = Predictor(Linear([[0.5, -1.0, 2.0]]), card(temperature=2.5), "cpu")
+SETTINGS: dict[str, Any] = {"precision": "32-true", "overlap_px": 8, "batch_size": 2}
+
+
+def test_log_odds_are_the_networks_before_calibration() -> None:
+    predictor = Predictor(Linear([[0.5, -1.0, 2.0]]), card(temperature=2.5), "cpu", **SETTINGS)
     logits = np.einsum("nbyx,b->nyx", scaled(card()), [0.5, -1.0, 2.0])
-    np.testing.assert_allclose(predictor.logits(PIXELS), logits, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(predictor(PIXELS), 1 / (1 + np.exp(-logits / 2.5)), rtol=1e-4)
-    classes = predictor.classes(PIXELS)
-    assert classes.shape == (2, 2, 32, 32)
-    np.testing.assert_allclose(classes[:, 1], predictor(PIXELS))
-    np.testing.assert_allclose(classes.sum(axis=1), 1, rtol=1e-5)
+    found = predictor(PIXELS)
+    assert (found.dtype, found.shape) == (np.float32, (2, 1, 32, 32))
+    np.testing.assert_allclose(found[:, 0], logits, rtol=1e-4, atol=1e-5)
+    changed = predictor.with_card(threshold=0.75)
+    assert changed.card == card(temperature=2.5, threshold=0.75)
+    np.testing.assert_array_equal(changed(PIXELS), found)
 
 
-def test_with_three_classes_low_and_high_are_mine() -> None:
+def test_with_three_classes_low_and_high_are_mine_and_told_apart() -> None:
     weights = [[0.2, 0.1, 0.3], [0.5, -1.0, 0.2], [-0.3, 1.5, 0.1]]
-    three = card(method="three_class", classes=("other", "low", "high"), temperature=1.0)
-    predictor = Predictor(Linear(weights), three, "cpu")
+    three = card(method="three_class", classes=("other", "low", "high"))
+    found = Predictor(Linear(weights), three, "cpu", **SETTINGS)(PIXELS)
     output = np.exp(np.einsum("nbyx,cb->ncyx", scaled(three), weights))
-    softmax = output / output.sum(axis=1, keepdims=True)
-    np.testing.assert_allclose(predictor.classes(PIXELS), softmax, rtol=1e-3, atol=1e-6)
-    np.testing.assert_allclose(predictor(PIXELS), softmax[:, 1] + softmax[:, 2], rtol=1e-3)
-    warm = Predictor(Linear(weights), three.model_copy(update={"temperature": 3.0}), "cpu")
-    np.testing.assert_allclose(warm(PIXELS), 1 / (1 + np.exp(-predictor.logits(PIXELS) / 3)), rtol=1e-4)
-    np.testing.assert_allclose(warm.classes(PIXELS)[:, 1:].sum(axis=1), warm(PIXELS), rtol=1e-5)
+    other, low, high = (output[:, layer] for layer in range(3))
+    assert found.shape == (2, 2, 32, 32)
+    np.testing.assert_allclose(found[:, 0], np.log((low + high) / other), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(found[:, 1], np.log(high / low), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16-mixed", torch.bfloat16), ("16-mixed", torch.bfloat16)])
+def test_precision_is_that_of_training(precision: str, dtype: torch.dtype) -> None:
+    """On a CPU Lightning takes bfloat16 in place of half precision, so both are the same here."""
+    torch.manual_seed(0)
+    network = build(small(), in_channels=3, size_px=32).eval()
+    exact = Predictor(network, card(), "cpu", **SETTINGS)(PIXELS)
+    found = Predictor(network, card(), "cpu", **SETTINGS | {"precision": precision})(PIXELS)
+    assert found.dtype == np.float32
+    assert not np.array_equal(found, exact)
+    np.testing.assert_allclose(found, exact, atol=0.1)
+    import lightning  # after the guard that build() sets up, because it imports torchvision
+
+    place = {"accelerator": "cpu", "devices": 1, "logger": False, "enable_checkpointing": False}
+    trainer = lightning.Trainer(precision=precision, **place)  # type: ignore[arg-type]
+    mean, std = (torch.tensor(values) for values in (card().mean, card().std))
+    with torch.inference_mode(), trainer.precision_plugin.forward_context():
+        output = network(normalise(torch.from_numpy(PIXELS), mean, std))
+    assert output.dtype == dtype
+    np.testing.assert_array_equal(found, output.float().numpy())
+
+
+def test_full_precision_has_the_bits_of_the_bare_network() -> None:
+    torch.manual_seed(0)
+    network = build(small(), in_channels=3, size_px=32).eval()
+    mean, std = (torch.tensor(values) for values in (card().mean, card().std))
+    with torch.inference_mode():
+        output = network(normalise(torch.from_numpy(PIXELS), mean, std))
+    np.testing.assert_array_equal(Predictor(network, card(), "cpu", **SETTINGS)(PIXELS), output.numpy())
 
 
 def test_mine_logit_is_the_log_odds() -> None:
@@ -178,9 +209,9 @@ def test_a_model_is_loaded_as_it_was_saved(tmp_path: Path) -> None:
     save_file({n: t.contiguous() for n, t in network.state_dict().items()}, tmp_path / "model.safetensors")
     written = card(weights_sha256=sha256(tmp_path / "model.safetensors"))
     written.write(tmp_path / "model.json")
-    loaded = Predictor.load(tmp_path, "cpu")
+    loaded = Predictor.load(tmp_path, "cpu", **SETTINGS)
     assert loaded.card == written
-    both = Predictor(network, written, "cpu")(PIXELS)
+    both = Predictor(network, written, "cpu", **SETTINGS)(PIXELS)
     np.testing.assert_array_equal(loaded(PIXELS), both)
     np.testing.assert_allclose(loaded(PIXELS[1:])[0], both[1], atol=1e-5)
 
@@ -188,7 +219,7 @@ def test_a_model_is_loaded_as_it_was_saved(tmp_path: Path) -> None:
 def test_weights_that_are_not_the_cards_are_refused(tmp_path: Path) -> None:
     card().write(tmp_path / "model.json")
     with pytest.raises(InputError, match=r"model\.safetensors: got no such file; expected SHA-256 0000"):
-        Predictor.load(tmp_path, "cpu")
+        Predictor.load(tmp_path, "cpu", **SETTINGS)
     (tmp_path / "model.safetensors").write_bytes(b"other")
     with pytest.raises(InputError, match=r"model\.safetensors: got [0-9a-f]{64}; expected SHA-256 0000"):
-        Predictor.load(tmp_path, "cpu")
+        Predictor.load(tmp_path, "cpu", **SETTINGS)
