@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import expit
 
@@ -17,6 +17,7 @@ temperatures = st.floats(0.05, 20)
 
 
 @given(st.lists(logits, min_size=1, max_size=50), temperatures)
+@settings(deadline=None)
 def test_a_score_is_the_step_nearest_to_the_probability(values, temperature):
     found = to_steps(np.array(values), temperature)
     exact = expit(np.array(values) / temperature) * STEPS
@@ -25,6 +26,7 @@ def test_a_score_is_the_step_nearest_to_the_probability(values, temperature):
 
 
 @given(logits, logits, temperatures)
+@settings(deadline=None)
 def test_a_higher_logit_has_no_lower_score(one, other, temperature):
     low, high = sorted((one, other))
     first, second = to_steps(np.array([low, high]), temperature)
@@ -39,6 +41,7 @@ def test_known_scores(logit, step):
 
 
 @given(st.integers(0, STEPS))
+@settings(deadline=None)
 def test_every_step_reads_back_and_reaches_itself_as_a_threshold(step):
     steps = np.array([max(step - 1, 0), step, NODATA], np.uint16)
     np.testing.assert_array_equal(reaches(steps, step / STEPS), [step == 0, True, False])

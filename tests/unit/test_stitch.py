@@ -52,6 +52,7 @@ def test_stitched_equals_whole_for_a_pointwise_model(height, width, size_overlap
 
 
 @given(st.integers(1, 300), sizes)
+@settings(deadline=None)
 def test_every_pixel_has_weight_and_weights_sum_to_one(length, size_overlap):
     size, overlap = size_overlap
     starts = _starts(length, size, overlap)
@@ -66,6 +67,7 @@ def test_every_pixel_has_weight_and_weights_sum_to_one(length, size_overlap):
 
 
 @given(st.integers(1, 300), st.integers(1, 300), sizes)
+@settings(deadline=None)
 def test_windows_stand_where_the_grid_puts_them(height, width, size_overlap):
     size, overlap = size_overlap
     expected = [(window.row, window.col) for window in tile(height, width, size, size - overlap)]
