@@ -82,7 +82,7 @@ def main(
 
 def table(figures: dict[str, Figures]) -> str:
     """The figures as a Markdown table."""
-    lines = ["| on the test rivers | AP | 95 % interval | AP of guessing |", "|---|---|---|---|"]
+    lines = ["| on the holdout rivers | AP | 95 % interval | AP of guessing |", "|---|---|---|---|"]
     for name in Contender:
         if one := figures.get(name):
             interval = "" if one["ap_low95"] is None else f"{one['ap_low95']} to {one['ap_high95']}"
