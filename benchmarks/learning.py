@@ -31,11 +31,15 @@ import numpy.typing as npt
 import typer
 
 from sandwatch import params, schemas
-from sandwatch.evaluate import evaluate, region_of
+from sandwatch.evaluate import Evaluate, evaluate, region_of
 from sandwatch.files import write_json
+from sandwatch.learn.card import Model
 from sandwatch.learn.metrics import ScoreHistogram, bootstrap
-from sandwatch.reproducible import pin
+from sandwatch.learn.params import Scoring, Train
+from sandwatch.origin import About
+from sandwatch.reproducible import Compute, pin
 from sandwatch.scoring import STEPS
+from sandwatch.split import Split
 from sandwatch.stack import HIGH, IGNORED, LOW, OTHER, counted, mines
 from sandwatch.stage import progress, run
 
@@ -67,7 +71,7 @@ def main(
 ) -> None:
     """Compares the model with a random forest and with a model trained on shuffled labels."""
     os.chdir(root)  # as `dvc repro` there: all paths of the pipeline are relative
-    compute = params.read(Path("params.yaml"), params.Compute)
+    compute = params.read(Path("params.yaml"), Compute)
     if compute.reproducible:
         pin(compute.threads)
     found = Path("benchmarks/results/learning.json")
@@ -107,7 +111,7 @@ def forest() -> Figures:
         FOREST_TREES, min_samples_leaf=FOREST_LEAF, n_jobs=os.cpu_count(), random_state=SEED
     ).fit(features, truth)
     sites: dict[str, ScoreHistogram] = {}
-    holdout = params.read(Path("params.yaml"), params.Split).holdout_rivers
+    holdout = params.read(Path("params.yaml"), Split).holdout_rivers
     for obs_id, stack, mine, counts in _observations("test", holdout):
         pixels = stack[:, counts].T
         parts = [
@@ -129,19 +133,19 @@ def shuffled() -> Figures:
     def read(section: type[params.S]) -> params.S:
         return params.read(Path("params.yaml"), section)
 
-    train, infer, split = read(params.Train), read(params.Infer), read(params.Split)
-    compute = read(params.Compute)
-    nothing = task.Provenance(label_fingerprint="0" * 64, inputs={}, code={}, params_sha256="0" * 64)
+    compute, train, split = read(Compute), read(Train), read(Split)
+    about = About(label_fingerprint="0" * 64, imagery="synthetic", labels="synthetic")
+    nothing = task.Provenance(about=about, inputs={}, code={}, params_sha256="0" * 64)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         shuffle(Path("data/chips"), folder / "chips")
         task.learn(
             chips=data.Chips(folder / "chips"),
             bands=read(params.Bands).names,
-            model=read(params.Model),
+            model=read(Model),
             train=train.model_copy(update={"patience": train.epochs}),
             compute=compute,
-            infer=infer,
+            scoring=read(Scoring),
             provenance=nothing,
             models=folder / "models",
             results=folder / "results",
@@ -152,14 +156,8 @@ def shuffled() -> Figures:
             manifest=schemas.Scenes.read(Path("data/scenes.parquet")),
             windows=schemas.Windows.read(Path("data/chips/windows.parquet")),
             chips=Path("data/chips"),
-            scorer=Predictor.load(
-                folder / "models",
-                "cpu",
-                precision=compute.precision,
-                overlap_px=infer.overlap_px,
-                batch_size=infer.batch_size,
-            ),
-            params=read(params.Evaluate),
+            scorer=Predictor.load(folder / "models/model.safetensors", "cpu", precision=compute.precision),
+            params=read(Evaluate),
             holdout_rivers=split.holdout_rivers,
             min_distance_km=split.min_distance_km,
         )
@@ -209,7 +207,7 @@ def _observations(fold: str, rivers: Sequence[str] | None = None) -> Any:
 
     Of some rivers alone, where they are named.
     """
-    method = params.read(Path("params.yaml"), params.Model).method
+    method = params.read(Path("params.yaml"), Model).method
     chips = Path("data/chips")
     windows = schemas.Windows.read(chips / "windows.parquet")
     chosen = windows[(windows.fold == fold) & (windows.kind == "grid")]
@@ -244,7 +242,7 @@ def _sample(generator: np.random.Generator) -> tuple[npt.NDArray[np.int16], npt.
 
 
 def _figures(sites: list[ScoreHistogram]) -> Figures:
-    settings = params.read(Path("params.yaml"), params.Evaluate)
+    settings = params.read(Path("params.yaml"), Evaluate)
     whole = sum(sites, ScoreHistogram.empty())
     statistics = {"ap": ScoreHistogram.average_precision}
     low, high = bootstrap(sites, statistics, samples=settings.bootstrap_samples, seed=settings.seed)["ap"]

@@ -3,7 +3,7 @@
 What is judged are scores as ``infer`` stores them (:mod:`sandwatch.scoring`), over the pixels that a fold owns: the
 union of its grid windows, where there is data and a label (mask not 255). Method ``binary`` leaves low-confidence
 pixels out of every pixel metric, as training did; ``three_class`` counts both confidences as mine. The threshold and
-the temperature come from the model card, where training put what suited the validation fold: nothing is tuned on what
+the temperature come from the model, where training put what suited the validation fold: nothing is tuned on what
 is reported.
 
 The headline is of the holdout rivers alone, on which no window of training or validation lies. The fold test may hold
@@ -16,27 +16,25 @@ import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import geopandas as gpd
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import shapely
-from shapely.geometry.base import BaseGeometry
+from pydantic import Field
 
 from sandwatch import picture, split, stack
 from sandwatch.errors import InputError
 from sandwatch.grid import RESOLUTION_M, Grid, Window
 from sandwatch.learn.calibrate import Reliability, ece, reliability
 from sandwatch.learn.metrics import Confusion, Counts, LogitHistogram, ScoreHistogram, bootstrap
-from sandwatch.params import Evaluate
-from sandwatch.schemas import WGS84
+from sandwatch.params import Count, Fraction, NotNegative, Section, Seed
 from sandwatch.scoring import NODATA, Scorer, Steps, score
 from sandwatch.stack import HIGH, IGNORED, LOW
 
 if TYPE_CHECKING:
-    from sandwatch.learn.card import Card
+    from sandwatch.learn.card import Spec
 
 PX_KM2 = RESOLUTION_M**2 / 1e6
 CROP_PX = (96, 256)
@@ -48,6 +46,18 @@ HOLDOUT, OTHER_TEST, VALIDATION = "holdout river", "other test site", "validatio
 Mask = npt.NDArray[np.uint8]
 Bool = npt.NDArray[np.bool_]
 Kind = Literal["missed mine", "false alarm"]
+
+
+class Evaluate(Section):
+    """How the network is judged."""
+
+    section = "evaluate"
+    bootstrap_samples: Count
+    calibration_bins: Annotated[int, Field(ge=2, le=100)]
+    min_object_m2: NotNegative
+    match_iou: Fraction
+    worst_misses: Count
+    seed: Seed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +152,7 @@ class Evaluation:
         confusion: rows actual, predicted, pixels, share (of the actual class).
         misses: the worst: missed mines, then false alarms, the largest of each first.
         colours: of the pictures of misses.
-        threshold: of the card.
+        threshold: of the model.
         test_observations: how many of the holdout rivers there are.
         test_sites: of how many sites.
         min_distance_km: the least train-test distance that the split was asked for.
@@ -211,7 +221,7 @@ def evaluate(
         observed,
         tuple(misses),
         trained_on=set(windows.river[windows.fold == "train"]),
-        card=scorer.card,
+        spec=scorer.spec,
         params=params,
         train_test_km=_distance_km(aoi, windows),
         min_distance_km=min_distance_km,
@@ -306,7 +316,7 @@ def _observe(
     windows: pd.DataFrame, chips: Path, scorer: Scorer, params: Evaluate, holdout_rivers: Sequence[str]
 ) -> tuple[Observed, list[Miss]]:
     """Scores the pixels of one observation that a fold owns; ``windows`` are the fold's in it."""
-    card, row = scorer.card, windows.iloc[0]
+    spec, row = scorer.spec, windows.iloc[0]
     obs_id = str(row.obs_id)
     pixels = np.load(chips / "pixels" / f"{obs_id}.npy", mmap_mode="r")
     mask: Mask = np.load(chips / "masks" / f"{obs_id}.npy")
@@ -316,7 +326,7 @@ def _observe(
     histogram, uncalibrated = ScoreHistogram.empty(), LogitHistogram.empty()
     steps = np.full(mask.shape, NODATA, np.uint16)
     classes = np.zeros(mask.shape, np.uint8)
-    truth, counts = stack.mines(mask, card.method), stack.counted(mask, card.method)
+    truth, counts = stack.mines(mask, spec.method), stack.counted(mask, spec.method)
     for part in score(pixels, scorer, region):
         keep = counts[part.rows]
         histogram += ScoreHistogram.of(part.steps[keep], truth[part.rows][keep])
@@ -325,7 +335,7 @@ def _observe(
     objects = match_objects(
         classes > 0,
         mask,
-        method=card.method,
+        method=spec.method,
         match_iou=params.match_iou,
         min_px=params.min_object_m2 / RESOLUTION_M**2,
     )
@@ -333,7 +343,7 @@ def _observe(
         Spot(kind=kind, obs_id=obs_id, area_px=area_px, window=_around(box, mask.shape))
         for kind, area_px, box in objects.misses
     ]
-    actual = mask if card.method == "three_class" else truth
+    actual = mask if spec.method == "three_class" else truth
     return Observed(
         obs_id=obs_id,
         site_id=row.site_id,
@@ -343,12 +353,12 @@ def _observe(
         area_km2=int(region.sum()) * PX_KM2,
         histogram=histogram,
         uncalibrated=uncalibrated,
-        confusion=_cross(actual, classes, counts, len(card.classes)),
+        confusion=_cross(actual, classes, counts, len(spec.classes)),
         objects=objects,
     ), [
         Miss(
             **vars(spot),
-            image=picture.image(pixels[:, *spot.window.slices], card.bands, card.mean, card.std),
+            image=picture.image(pixels[:, *spot.window.slices], spec.bands, spec.mean, spec.std),
             steps=steps[spot.window.slices].copy(),
         )
         for spot in _worst(spots, params.worst_misses)
@@ -384,35 +394,17 @@ def _worst(spots: Sequence[S], number: int) -> list[S]:
 
 
 def _distance_km(aoi: gpd.GeoDataFrame, windows: pd.DataFrame) -> float:
-    """Kilometres between the AOIs of the sites trained on and of those tested on."""
-    train, test = (
-        list(aoi.geometry[aoi.site_id.isin(windows.site_id[windows.fold == fold])]) for fold in ("train", "test")
-    )
+    """Kilometres between the windows trained on and those tested on."""
+    read = split.footprints(windows, aoi)
+    train, test = (list(read.geometry[read.fold == fold]) for fold in ("train", "test"))
     return split.min_distance_km(train, test)
 
 
 def _blocks_gap_m(aoi: gpd.GeoDataFrame, windows: pd.DataFrame) -> float | None:
     """Metres between validation and training windows of the sites that are cut into blocks."""
-    sites = aoi.site_id[aoi.fold == "blocks"]
-    if sites.empty:
-        return None
-    areas = {
-        fold: [_area(grid_of(aoi, site), windows[(windows.site_id == site) & (windows.fold == fold)]) for site in sites]
-        for fold in ("train", "val")
-    }
-    train, val = ([area for area in areas[fold] if not area.is_empty] for fold in ("train", "val"))
-    return 1000.0 * split.min_distance_km(train, val)
-
-
-def _area(grid: Grid, windows: pd.DataFrame) -> BaseGeometry:
-    """The ground under windows, EPSG:4326."""
-    boxes = windows[["row", "col", "size_px"]].drop_duplicates()
-    bounds = [
-        grid.crop(Window(row=row, col=col, height=size, width=size)).bounds
-        for row, col, size in boxes.itertuples(index=False)
-    ]
-    area: BaseGeometry = gpd.GeoSeries([shapely.box(*one) for one in bounds], crs=grid.crs).to_crs(WGS84).union_all()
-    return area
+    read = split.footprints(windows, aoi)
+    train, val = (list(read.geometry[(read.site_fold == "blocks") & (read.fold == fold)]) for fold in ("train", "val"))
+    return 1000.0 * split.min_distance_km(train, val) if train and val else None
 
 
 def _summary(
@@ -420,7 +412,7 @@ def _summary(
     misses: tuple[Miss, ...],
     *,
     trained_on: Collection[str],
-    card: Card,
+    spec: Spec,
     params: Evaluate,
     train_test_km: float,
     min_distance_km: float,
@@ -436,13 +428,13 @@ def _summary(
     whole = sum(sites, ScoreHistogram.empty())
     uncalibrated = sum((one.uncalibrated for one in held), LogitHistogram.empty())
     val = sum((one.histogram for one in observed if one.part == VALIDATION), ScoreHistogram.empty())
-    at_threshold = whole.at(card.threshold)
+    at_threshold = whole.at(spec.threshold)
     statistics: dict[str, Callable[[ScoreHistogram], float]] = {
         "ap": ScoreHistogram.average_precision,
-        "f1": lambda histogram: histogram.at(card.threshold).f1,
-        "precision": lambda histogram: histogram.at(card.threshold).precision,
-        "recall": lambda histogram: histogram.at(card.threshold).recall,
-        "iou": lambda histogram: histogram.at(card.threshold).iou,
+        "f1": lambda histogram: histogram.at(spec.threshold).f1,
+        "precision": lambda histogram: histogram.at(spec.threshold).precision,
+        "recall": lambda histogram: histogram.at(spec.threshold).recall,
+        "iou": lambda histogram: histogram.at(spec.threshold).iou,
     }
     intervals = bootstrap(sites, statistics, samples=params.bootstrap_samples, seed=params.seed)
     area_km2 = sum(one.area_km2 for one in held)
@@ -458,7 +450,7 @@ def _summary(
         "precision": at_threshold.precision,
         "recall": at_threshold.recall,
         "iou": at_threshold.iou,
-        "threshold": card.threshold,
+        "threshold": spec.threshold,
         "ece": ece(whole, bins),
         "ece_uncalibrated": ece(uncalibrated, bins),
         "mines": sum(one.objects.mines for one in held),
@@ -466,8 +458,8 @@ def _summary(
         "false_alarms_per_100km2": _ratio(100 * sum(one.objects.false_alarms for one in held), area_km2),
         "train_test_km": train_test_km,
     }
-    if card.method == "three_class":
-        metrics |= {f"iou_{name}": _class_iou(confusion, index) for index, name in enumerate(card.classes)}
+    if spec.method == "three_class":
+        metrics |= {f"iou_{name}": _class_iou(confusion, index) for index, name in enumerate(spec.classes)}
     return Evaluation(
         holdout_rivers=tuple(sorted({one.river for one in held})),
         metrics={name: _rounded(value) for name, value in metrics.items()},
@@ -479,7 +471,7 @@ def _summary(
                     "river": one.river,
                     "fold": one.fold,
                     "part": one.part,
-                    **_row([one], card, bins),
+                    **_row([one], spec, bins),
                 }
                 for one in sorted(observed, key=lambda one: (one.part, one.obs_id))
             ]
@@ -493,7 +485,7 @@ def _summary(
                     "trained_on": "yes" if river in trained_on else "no",
                     "sites": len({one.site_id for one in members}),
                     "observations": len(members),
-                    **_row(members, card, bins),
+                    **_row(members, spec, bins),
                 }
                 for part, river in sorted({(one.part, one.river) for one in observed})
                 for members in [[one for one in observed if (one.part, one.river) == (part, river)]]
@@ -505,18 +497,18 @@ def _summary(
         confusion=pd.DataFrame(
             [
                 {
-                    "actual": card.classes[actual],
-                    "predicted": card.classes[predicted],
+                    "actual": spec.classes[actual],
+                    "predicted": spec.classes[predicted],
                     "pixels": int(confusion[actual, predicted]),
                     "share": _rounded(_ratio(int(confusion[actual, predicted]), int(confusion[actual].sum()))),
                 }
-                for actual in range(len(card.classes))
-                for predicted in range(len(card.classes))
+                for actual in range(len(spec.classes))
+                for predicted in range(len(spec.classes))
             ]
         ),
         misses=misses,
-        colours=picture.colours(card.bands)[1],
-        threshold=card.threshold,
+        colours=picture.colours(spec.bands)[1],
+        threshold=spec.threshold,
         test_observations=len(held),
         test_sites=len(sites),
         min_distance_km=min_distance_km,
@@ -526,10 +518,10 @@ def _summary(
     )
 
 
-def _row(members: Sequence[Observed], card: Card, bins: int) -> dict[str, float | int | None]:
+def _row(members: Sequence[Observed], spec: Spec, bins: int) -> dict[str, float | int | None]:
     """The figures of some observations together; None where undefined, such as AP where there is no mine."""
     histogram = sum((one.histogram for one in members), ScoreHistogram.empty())
-    confusion: Confusion = histogram.at(card.threshold)
+    confusion: Confusion = histogram.at(spec.threshold)
     return {
         "area_km2": _rounded(sum(one.area_km2 for one in members)),
         "prevalence": _rounded(histogram.prevalence),

@@ -22,17 +22,24 @@ from sandwatch import raster, scoring, stac
 from sandwatch.errors import InputError
 from sandwatch.geometry import WGS84, reproject, snap
 from sandwatch.grid import Grid, Window
-from sandwatch.params import S1_BANDS, Infer
+from sandwatch.params import S1_BANDS, NotNegative, Section
 from sandwatch.schemas import Detections
 from sandwatch.scoring import Scorer
 from sandwatch.stack import encode
 from sandwatch.stage import progress
 
 if TYPE_CHECKING:
-    from sandwatch.learn.card import Card
+    from sandwatch.learn.card import Spec
 
 SCORE_BAND = "probability of a mine"
 MASK_NODATA = 255
+
+
+class Infer(Section):
+    """How scores become polygons."""
+
+    section = "infer"
+    min_object_m2: NotNegative
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +72,7 @@ def infer(
     scorer: Scorer,
     settings: Infer,
     *,
-    models: Path,
+    weights: Path,
     predictions: Path,
 ) -> None:
     """Maps every exported scene of the sites with role ``infer`` or ``both``.
@@ -79,24 +86,24 @@ def infer(
         scenes: the folder that the manifest's paths are relative to.
         scorer: the model.
         settings: the smallest detection.
-        models: the model's folder, for the link in its STAC item.
+        weights: the model's file, for the link in its STAC item.
         predictions: where to write.
 
     Raises:
         InputError: no scene can be mapped, or a scene lacks a band that the model needs.
     """
-    found = scenes_to_map(aoi, manifest, scenes, scorer.card.bands)
+    found = scenes_to_map(aoi, manifest, scenes, scorer.spec.bands)
     tables, items = [], []
     for number, scene in enumerate(found, 1):
         folder = predictions / scene.obs_id
         mapped = map_scene(scene, scorer, folder)
-        table = detections(scene, scorer.card, folder, settings.min_object_m2)
+        table = detections(scene, scorer.spec, folder, settings.min_object_m2)
         Detections.write(table, folder / "detections.parquet")
         tables.append(table)
-        items.append(stac.scene_item(scene, scorer.card, folder, len(table)))
+        items.append(stac.scene_item(scene, scorer.spec, folder, len(table)))
         progress(f"[{number}/{len(found)}] {scene.obs_id}: {mapped:.1f} km2 mapped, {len(table)} detections")
     Detections.write(gpd.GeoDataFrame(pd.concat(tables), crs=WGS84), predictions / "detections.parquet")
-    stac.write(items, scorer.card, models, predictions)
+    stac.write(items, scorer.spec, weights, predictions)
 
 
 def scenes_to_map(aoi: gpd.GeoDataFrame, manifest: pd.DataFrame, folder: Path, bands: Sequence[str]) -> list[Scene]:
@@ -162,22 +169,21 @@ def map_scene(scene: Scene, scorer: Scorer, folder: Path) -> float:
 
     ``score.tif`` is uint16, the score in steps (:mod:`sandwatch.scoring`; its band scale says so), 65535 where there is
     none: outside the AOI, or where a band lacks data. ``mask.tif`` is uint8, 1 where the stored score reaches the
-    card's threshold, 0 where not, 255 without a score. Both carry their provenance as tags.
+    model's threshold, 0 where not, 255 without a score. Both carry their provenance as tags.
 
     Returns:
         Area that got a score, km2.
     """
-    card = scorer.card
+    spec = scorer.spec
     tags = {
         "SOFTWARE": "sandwatch",
         "OBS_ID": scene.obs_id,
-        "MODEL_SHA256": card.weights_sha256,
-        "LABEL_FINGERPRINT": card.label_fingerprint,
-        "PARAMS_SHA256": card.params_sha256,
-        "THRESHOLD": repr(card.threshold),
+        "MODEL_SHA256": spec.weights_sha256,
+        "LABEL_FINGERPRINT": spec.label_fingerprint,
+        "THRESHOLD": repr(spec.threshold),
         **{f"SCENE_{product.upper()}_SHA256": value for product, value in sorted(scene.sha256.items())},
     }
-    stack, region = SceneStack(scene.paths, scene.grid, card.bands), Region(scene.aoi, scene.grid)
+    stack, region = SceneStack(scene.paths, scene.grid, spec.bands), Region(scene.aoi, scene.grid)
     scored_px = 0
     with (
         raster.cog_by_rows(
@@ -201,12 +207,12 @@ def map_scene(scene: Scene, scorer: Scorer, folder: Path) -> float:
     return scored_px * scene.grid.resolution**2 / 1e6
 
 
-def detections(scene: Scene, card: Card, folder: Path, min_object_m2: float) -> gpd.GeoDataFrame:
+def detections(scene: Scene, spec: Spec, folder: Path, min_object_m2: float) -> gpd.GeoDataFrame:
     """Polygons of mines of a mapped scene: the mask's regions, joined over pixel edges.
 
     Args:
         scene: the scene.
-        card: of the model that mapped it.
+        spec: of the model that mapped it.
         folder: with its ``score.tif`` and ``mask.tif``.
         min_object_m2: smaller ones are dropped; areas are measured in the scene's UTM zone.
 
@@ -230,9 +236,8 @@ def detections(scene: Scene, card: Card, folder: Path, min_object_m2: float) -> 
         site_id=scene.site_id,
         river=scene.river,
         date=scene.date,
-        model_sha256=card.weights_sha256,
-        label_fingerprint=card.label_fingerprint,
-        params_sha256=card.params_sha256,
+        model_sha256=spec.weights_sha256,
+        label_fingerprint=spec.label_fingerprint,
         scene_sha256=json.dumps(dict(scene.sha256), sort_keys=True),
     )
 
@@ -255,7 +260,7 @@ class SceneStack:
         Args:
             paths: the rasters ``s2`` and, where a band is of Sentinel-1, ``s1``.
             grid: that they must be on.
-            bands: Sentinel-2's first, as in a model card.
+            bands: Sentinel-2's first, as in a model's spec.
         """
         self.shape = (len(bands), *grid.shape)
         self._paths, self._grid = paths, grid

@@ -1,9 +1,9 @@
 """The one rule by which pixels become scores and scores become mines: train, evaluate and infer all call it.
 
 1. Windows give log-odds. Where windows overlap, log-odds are blended (:mod:`sandwatch.stitch`).
-2. The log-odds of mine divided by the card's temperature are the logit of the score.
+2. The log-odds of mine divided by the spec's temperature are the logit of the score.
 3. A score is a whole number of steps of 1 / ``STEPS``: the nearest one is what ``score.tif`` holds and what is judged.
-4. A pixel is a mine where its score, so rounded, is the card's threshold or more.
+4. A pixel is a mine where its score, so rounded, is the spec's threshold or more.
 
 So the figures of an evaluation are those of the map, pixel for pixel. No exponential is taken of a pixel: its score is
 looked up among the logits that lie halfway between two steps, which gives the same steps on every machine.
@@ -25,7 +25,7 @@ import numpy.typing as npt
 from sandwatch.stitch import Sliceable, stitch
 
 if TYPE_CHECKING:
-    from sandwatch.learn.card import Card
+    from sandwatch.learn.card import Spec
 
 STEPS = 10_000
 """Steps from a score of 0 to one of 1."""
@@ -44,21 +44,13 @@ class Scorer(Protocol):
     """A trained model, ready to score scenes; :class:`sandwatch.learn.model.Predictor` is one."""
 
     @property
-    def card(self) -> Card:
-        """Its card."""
-
-    @property
-    def overlap_px(self) -> int:
-        """How much neighbouring windows overlap."""
-
-    @property
-    def batch_size(self) -> int:
-        """The most windows at once."""
+    def spec(self) -> Spec:
+        """What it says of itself."""
 
     def __call__(self, pixels: npt.NDArray[np.int16], /) -> npt.NDArray[np.float32]:
         """Log-odds of windows int16 (n, band, y, x) before calibration, float32 (n, class - 1, y, x).
 
-        The first are those of mine. Where the card has the classes other, low and high, those of high against low
+        The first are those of mine. Where the spec has the classes other, low and high, those of high against low
         follow.
         """
 
@@ -70,28 +62,28 @@ class Scored:
     Attributes:
         rows: which.
         log_odds: blended, as :class:`Scorer` gives them: float32 (class - 1, rows, x), NaN where there is no score.
-        card: of the model.
+        spec: of the model.
     """
 
     rows: slice
     log_odds: npt.NDArray[np.float32]
-    card: Card
+    spec: Spec
 
     @cached_property
     def steps(self) -> Steps:
         """Calibrated scores (rows, x)."""
-        return to_steps(self.log_odds[0], self.card.temperature)
+        return to_steps(self.log_odds[0], self.spec.temperature)
 
     @cached_property
     def mine(self) -> npt.NDArray[np.bool_]:
         """Where there is a mine (rows, x); false where there is no score."""
-        return reaches(self.steps, self.card.threshold)
+        return reaches(self.steps, self.spec.threshold)
 
     @cached_property
     def classes(self) -> npt.NDArray[np.uint8]:
-        """Class of each pixel (rows, x), as the card numbers them: 0 where there is no mine.
+        """Class of each pixel (rows, x), as the spec numbers them: 0 where there is no mine.
 
-        Where the card tells low from high confidence, a mine is the likelier of both.
+        Where the spec tells low from high confidence, a mine is the likelier of both.
         """
         likelier: npt.NDArray[np.uint8] = np.uint8(1) + (self.log_odds[1:] >= 0).sum(axis=0, dtype=np.uint8)
         return np.where(self.mine, likelier, np.uint8(0))
@@ -108,18 +100,18 @@ def score(stack: Sliceable, scorer: Scorer, region: Sliceable | None = None) -> 
     Yields:
         Rows that follow each other without gap and cover the scene.
     """
-    card = scorer.card
+    spec = scorer.spec
     parts = stitch(
         stack,
         scorer,
-        layers=(len(card.classes) - 1,),
-        size_px=card.size_px,
-        overlap_px=scorer.overlap_px,
-        batch_size=scorer.batch_size,
+        layers=(len(spec.classes) - 1,),
+        size_px=spec.size_px,
+        overlap_px=spec.overlap_px,
+        batch_size=spec.batch_size,
         region=region,
     )
     for first, log_odds in parts:
-        yield Scored(rows=slice(first, first + log_odds.shape[1]), log_odds=log_odds, card=card)
+        yield Scored(rows=slice(first, first + log_odds.shape[1]), log_odds=log_odds, spec=spec)
 
 
 def to_steps(log_odds: npt.NDArray[np.floating[Any]], temperature: float) -> Steps:

@@ -8,13 +8,12 @@ import rasterio
 import torch
 
 from sandwatch import raster
-from sandwatch.evaluate import evaluate
+from sandwatch.evaluate import Evaluate, evaluate
 from sandwatch.grid import tile
 from sandwatch.infer import infer
-from sandwatch.learn.card import CLASSES
+from sandwatch.learn.card import CLASSES, Model
 from sandwatch.learn.metrics import ScoreHistogram
 from sandwatch.learn.model import Predictor, build
-from sandwatch.params import Evaluate, Model
 from sandwatch.scoring import NODATA, STEPS
 from sandwatch.stack import encode, valid
 
@@ -35,20 +34,21 @@ def predictor(method, threshold=0.5):
     of = card(
         method=method, classes=CLASSES[method], bands=BANDS, mean=(1000.0, 1000.0, 1200.0, -1200.0),
         std=(100.0, 100.0, 300.0, 200.0), temperature=20.0, threshold=threshold, size_px=SIZE,
+        overlap_px=12, batch_size=3,
     )  # fmt: skip
     network = build(section, in_channels=len(BANDS), size_px=SIZE)
-    return Predictor(network, of, "cpu", precision="32-true", overlap_px=12, batch_size=3)
+    return Predictor(network, of, "cpu", precision="32-true")
 
 
 def mapped(root, method, threshold):
     """The site, and steps and mask of its map."""
     site = make_site(root / "scenes")
-    (root / "models").mkdir(exist_ok=True)
-    for name in ("model.safetensors", "model.json"):
-        (root / "models" / name).write_text("{}")
+    weights = root / "models" / "model.safetensors"
+    weights.parent.mkdir(exist_ok=True)
+    weights.write_bytes(b"weights")
     infer(
         *tables(site), root / "scenes", predictor(method, threshold), SETTINGS,
-        models=root / "models", predictions=root / "predictions",
+        weights=weights, predictions=root / "predictions",
     )  # fmt: skip
     folder = root / "predictions" / OBS_ID
     return site, *(rasterio.open(folder / name).read(1) for name in ("score.tif", "mask.tif"))

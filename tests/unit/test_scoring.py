@@ -56,15 +56,19 @@ def test_no_score_is_no_number():
 class Windows:
     """A model that says of every pixel of a window what its first pixel tells: so windows that overlap disagree."""
 
-    overlap_px, batch_size = 2, 2
-
     def __init__(self, method="binary", threshold=0.5, temperature=1.0):
-        self.card = SimpleNamespace(
-            size_px=8, method=method, threshold=threshold, temperature=temperature, classes=CLASSES[method]
+        self.spec = SimpleNamespace(
+            size_px=8,
+            overlap_px=2,
+            batch_size=2,
+            method=method,
+            threshold=threshold,
+            temperature=temperature,
+            classes=CLASSES[method],
         )
 
     def __call__(self, pixels):
-        layers = len(self.card.classes) - 1
+        layers = len(self.spec.classes) - 1
         return np.broadcast_to(pixels[:, :layers, :1, :1], (*pixels.shape[:1], layers, 8, 8)).astype(np.float32)
 
 

@@ -8,9 +8,8 @@ import numpy as np
 import pandas as pd
 import shapely
 
-from sandwatch.evaluate import evaluate
+from sandwatch.evaluate import Evaluate, evaluate
 from sandwatch.learn.card import CLASSES
-from sandwatch.params import Evaluate
 from sandwatch.stack import NODATA
 
 PARAMS = Evaluate(bootstrap_samples=50, calibration_bins=10, min_object_m2=300, match_iou=0.3, worst_misses=4, seed=0)
@@ -27,18 +26,16 @@ class Pointwise:
     The second band, likewise, is the share of high confidence in it.
     """
 
-    overlap_px, batch_size = 8, 3
-
     def __init__(self, method="binary", threshold=0.5, temperature=1.0, bands=("B3", "B8")):
-        self.card = SimpleNamespace(
-            size_px=SIZE, method=method, threshold=threshold, temperature=temperature, classes=CLASSES[method],
-            bands=bands, mean=(3_000.0,) * len(bands), std=(1_000.0,) * len(bands),
+        self.spec = SimpleNamespace(
+            size_px=SIZE, overlap_px=8, batch_size=3, method=method, classes=CLASSES[method], threshold=threshold,
+            temperature=temperature, bands=bands, mean=(3_000.0,) * len(bands), std=(1_000.0,) * len(bands),
         )  # fmt: skip
 
     def __call__(self, pixels):
-        shares = pixels[:, : len(self.card.classes) - 1].clip(1, 9_999) / 10_000
+        shares = pixels[:, : len(self.spec.classes) - 1].clip(1, 9_999) / 10_000
         log_odds = np.log(shares / (1 - shares)).astype(np.float32)
-        log_odds[:, 0] *= self.card.temperature
+        log_odds[:, 0] *= self.spec.temperature
         return log_odds
 
 
@@ -54,14 +51,14 @@ class World:
         self.folds = FOLDS | dict.fromkeys(more, "test")
         sites = SITES | {obs_id.split("_")[0]: place for obs_id, place in more.items()}
         rows = []
-        for index, (site, (river, longitude)) in enumerate(sites.items()):
+        for site, (river, longitude) in sites.items():
             rows.append(
                 {
                     "site_id": site,
                     "river": river,
                     "fold": next(fold for obs, fold in self.folds.items() if obs.startswith(site)),
                     "utm_crs": "EPSG:32644",
-                    "left_m": 500_000.0 + index,
+                    "left_m": 500_000.0 + 109_640.0 * (longitude - 20.0),
                     "top_m": 2_000_000.0,
                     "width_px": WIDTH,
                     "height_px": HEIGHT,

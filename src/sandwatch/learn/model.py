@@ -15,9 +15,8 @@ from torch import Tensor, nn
 
 from sandwatch._torchvision import ensure_torchvision
 from sandwatch.errors import InputError
-from sandwatch.files import sha256
-from sandwatch.learn.card import CLASSES, Card
-from sandwatch.params import Model, Precision
+from sandwatch.learn.card import CLASSES, Model, Spec
+from sandwatch.reproducible import Precision
 from sandwatch.stack import NODATA
 
 WITH_DECODER_CHANNELS = ("Unet", "UnetPlusPlus", "MAnet")
@@ -115,70 +114,47 @@ class Predictor:
     """A trained model, ready to score scenes (:mod:`sandwatch.scoring`).
 
     Attributes:
-        card: its card.
-        overlap_px: how much neighbouring windows overlap.
-        batch_size: the most windows at once.
+        spec: what the weights carry of themselves.
     """
 
-    def __init__(
-        self,
-        network: nn.Module,
-        card: Card,
-        device: torch.device | str,
-        *,
-        precision: Precision,
-        overlap_px: int,
-        batch_size: int,
-    ) -> None:
+    def __init__(self, network: nn.Module, spec: Spec, device: torch.device | str, *, precision: Precision) -> None:
         """Takes a network with its weights, moves it to ``device``, and computes there as training did."""
-        self.card, self.overlap_px, self.batch_size = card, overlap_px, batch_size
+        self.spec = spec
         self._network = network.to(device).eval()
         self._device = torch.device(device)
         self._mean, self._std = (
-            torch.tensor(values, dtype=torch.float32, device=device) for values in (card.mean, card.std)
+            torch.tensor(values, dtype=torch.float32, device=device) for values in (spec.mean, spec.std)
         )
         self._precision = precision
 
     @classmethod
-    def load(
-        cls, models: Path, device: torch.device | str, *, precision: Precision, overlap_px: int, batch_size: int
-    ) -> Self:
-        """Loads ``model.json`` and ``model.safetensors`` of a folder.
+    def load(cls, weights: Path, device: torch.device | str, *, precision: Precision) -> Self:
+        """Loads ``model.safetensors``, which carries all that is needed to use it.
 
         Args:
-            models: the folder.
+            weights: the file.
             device: to compute on.
             precision: of params.yaml, section compute.
-            overlap_px: of neighbouring windows.
-            batch_size: the most windows at once.
 
         Raises:
-            InputError: a file is missing, or the weights are not those that the card was written for.
+            InputError: there is no such file, or it is none that sandwatch wrote.
         """
-        card = Card.read(models / "model.json")
-        weights = models / "model.safetensors"
-        found = sha256(weights) if weights.is_file() else "no such file"
-        if found != card.weights_sha256:
+        spec = Spec.carried(weights)
+        if spec is None:
             raise InputError(
                 str(weights),
-                got=found,
-                expected=f"SHA-256 {card.weights_sha256}, as model.json beside it says",
-                fix="run dvc checkout models, or dvc repro train",
+                got="weights without a spec in their header",
+                expected="weights that sandwatch wrote",
+                fix="run dvc repro train, or dvc pull train",
             )
-        network = build(card.model, in_channels=len(card.bands), size_px=card.size_px)
+        network = build(spec.model, in_channels=len(spec.bands), size_px=spec.size_px)
         network.load_state_dict(load_file(weights))
-        return cls(network, card, device, precision=precision, overlap_px=overlap_px, batch_size=batch_size)
+        return cls(network, spec, device, precision=precision)
 
-    def with_card(self, **changes: float) -> Self:
-        """The same network with some fields of its card changed."""
-        return type(self)(
-            self._network,
-            self.card.model_copy(update=changes),
-            self._device,
-            precision=self._precision,
-            overlap_px=self.overlap_px,
-            batch_size=self.batch_size,
-        )
+    def changed(self, **fields: float) -> Self:
+        """The same network with some fields of its spec changed."""
+        spec = self.spec.model_copy(update=fields)
+        return type(self)(self._network, spec, self._device, precision=self._precision)
 
     @torch.inference_mode()
     def __call__(self, pixels: npt.NDArray[np.int16]) -> npt.NDArray[np.float32]:

@@ -16,8 +16,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
+import pandas as pd
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -28,12 +27,15 @@ from sandwatch._torchvision import ensure_torchvision
 from sandwatch.errors import InputError
 from sandwatch.files import sha256, whole
 from sandwatch.learn.calibrate import temperature
-from sandwatch.learn.card import CLASSES, Card
+from sandwatch.learn.card import CLASSES, Card, Model, Spec
 from sandwatch.learn.data import Batch, Batches, Chips, Draws, Indices, TrainingBatches, in_batches
 from sandwatch.learn.metrics import LogitHistogram, ScoreHistogram
 from sandwatch.learn.model import Predictor, build, mine_logit, normalise
-from sandwatch.params import Compute, Infer, Loss, Model, Train
+from sandwatch.learn.params import Loss, Scoring, Train
+from sandwatch.origin import About
+from sandwatch.parquet import write_parquet
 from sandwatch.picture import image
+from sandwatch.reproducible import Compute
 from sandwatch.scoring import Scored, reaches, score, to_scores, to_steps
 from sandwatch.stack import HIGH, LOW, counted, mines
 
@@ -90,7 +92,9 @@ def loss(logits: Tensor, mask: Tensor, *, method: str, weights: Loss) -> Tensor:
         sizes = ((likelihood * keep).sum(dim=(0, 2, 3)) + one_hot.sum(dim=(0, 2, 3)))[first:]
         total = total + weights.dice * (1 - (2 * overlap + DICE_SMOOTH) / (sizes + DICE_SMOOTH)).mean()
     if weights.focal:
-        total = total + weights.focal * (entropy * (1 - likelihood) ** weights.focal_gamma).sum() / pixels
+        # As a tensor: powers of 0.5 and 1.5 given as numbers take MKL's square root, forward or backward.
+        gamma = logits.new_tensor(weights.focal_gamma, dtype=torch.float32)
+        total = total + weights.focal * (entropy * (1 - likelihood) ** gamma).sum() / pixels
     return total
 
 
@@ -160,8 +164,13 @@ class Segmentation(lightning.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW on a one-cycle schedule. Source: Smith and Topin 2018."""
+        # Fused: its square root is the processor's own, correctly rounded. That of torch's other paths is MKL's, which
+        # in reproducible mode goes through an approximate reciprocal root that each maker builds differently.
         optimizer = torch.optim.AdamW(
-            self.parameters(), lr=self.train_params.learning_rate, weight_decay=self.train_params.weight_decay
+            self.parameters(),
+            lr=self.train_params.learning_rate,
+            weight_decay=self.train_params.weight_decay,
+            fused=True,
         )
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer, self.train_params.learning_rate, total_steps=int(self.trainer.estimated_stepping_batches)
@@ -190,8 +199,10 @@ class Segmentation(lightning.LightningModule):
         self.val_loss, self.histogram = _Mean(), LogitHistogram.empty()
 
     def validation_step(self, batch: Batch, _: int) -> None:
-        """Adds a batch to the loss and the histogram."""
+        """Adds a batch to the loss and the histogram; it has no window where there are more processes than windows."""
         pixels, mask = batch
+        if not len(mask):
+            return
         logits = self.network(normalise(pixels, self.mean, self.std))
         if not bool(torch.isfinite(logits).all()):
             raise InputError(
@@ -281,13 +292,13 @@ class Provenance:
     """What the card says about where a model comes from.
 
     Attributes:
-        label_fingerprint: of the labels.
+        about: what the chips are made of.
         inputs: path to SHA-256.
-        code: path to SHA-256.
+        code: path to digest.
         params_sha256: of the stage's params.
     """
 
-    label_fingerprint: str
+    about: About
     inputs: dict[str, str]
     code: dict[str, str]
     params_sha256: str
@@ -300,7 +311,7 @@ def learn(
     model: Model,
     train: Train,
     compute: Compute,
-    infer: Infer,
+    scoring: Scoring,
     provenance: Provenance,
     models: Path,
     results: Path,
@@ -317,7 +328,7 @@ def learn(
         model: section of params.yaml.
         train: section of params.yaml.
         compute: section of params.yaml; unless it asks for reproducibility, Lightning chooses devices and strategy.
-        infer: section of params.yaml: how windows are put together, here to choose temperature and threshold.
+        scoring: section of params.yaml: how windows are put together, to choose temperature and threshold here.
         provenance: for the card.
         models: folder of the model.
         results: folder of metrics and plots.
@@ -330,7 +341,7 @@ def learn(
         InputError: there is nothing to train or to validate on, the network can't be built, or params contradict each
             other.
     """
-    _check(chips, bands, model, infer)
+    _check(chips, bands, model, scoring)
     training, validating = chips.of("train"), chips.of("val")
     mean, std = chips.moments(training)
     torch.manual_seed(train.seed)
@@ -367,7 +378,7 @@ def learn(
         return None
 
     task.network.load_state_dict(tracker.best_weights)
-    draft = Card(
+    draft = Spec(
         **model.model_dump(exclude={"encoder_weights"}),
         bands=bands,
         classes=CLASSES[model.method],
@@ -376,25 +387,23 @@ def learn(
         std=std,
         temperature=1.0,
         threshold=0.5,
-        weights_sha256="0" * 64,  # known once they are written, with this card in their header
-        **vars(provenance),
+        **scoring.model_dump(),
+        **provenance.about.model_dump(),
+        weights_sha256="0" * 64,  # known once they are written, with this spec in their header
     )
     report("choosing temperature and threshold on the validation observations")
     predictor = calibrated(
-        Predictor(
-            task.network,
-            draft,
-            trainer.strategy.root_device,
-            precision=compute.precision,
-            overlap_px=infer.overlap_px,
-            batch_size=infer.batch_size,
-        ),
-        chips,
+        Predictor(task.network, draft, trainer.strategy.root_device, precision=compute.precision), chips
     )
     weights = models / "model.safetensors"
     with whole(weights) as partial:
-        save_file(tracker.best_weights, partial, metadata=predictor.card.header())
-    predictor.card.model_copy(update={"weights_sha256": sha256(weights)}).write(models / "model.json")
+        save_file(tracker.best_weights, partial, metadata=predictor.spec.header())
+    Card(
+        **predictor.spec.model_dump() | {"weights_sha256": sha256(weights)},
+        inputs=provenance.inputs,
+        code=provenance.code,
+        params_sha256=provenance.params_sha256,
+    ).write(models / "model.json")
     _write_exposures(models / "exposures.parquet", chips, training, draws.exposures(tracker.best_epoch + 1))
     for name, drawn in pictures(predictor, chips, chips.thin(validating)):
         tracker.live.log_image(f"{name}.png", drawn)
@@ -404,13 +413,13 @@ def learn(
         "val_loss": tracker.best["val/loss"],
         "train_loss": tracker.best["train/loss"],
         "best_epoch": tracker.best_epoch + 1,
-        "temperature": predictor.card.temperature,
-        "threshold": round(predictor.card.threshold, 6),
+        "temperature": predictor.spec.temperature,
+        "threshold": round(predictor.spec.threshold, 6),
     }
     tracker.live.end()
     report(
         f"kept epoch {tracker.best_epoch + 1}: validation AP {tracker.best['val/AP']:.4f}, "
-        f"temperature {predictor.card.temperature:.3f}, threshold {predictor.card.threshold:.3f}"
+        f"temperature {predictor.spec.temperature:.3f}, threshold {predictor.spec.threshold:.3f}"
     )
     seen = tracker.epochs * draws.per_epoch
     return {
@@ -431,13 +440,13 @@ def calibrated(predictor: Predictor, chips: Chips) -> Predictor:
     The scenes are scored twice, so that no more than some rows of one are in memory.
 
     Args:
-        predictor: with its final weights; temperature and threshold in its card don't matter.
+        predictor: with its final weights; temperature and threshold in its spec don't matter.
         chips: the windows; pixels under those of fold ``val`` count.
 
     Returns:
-        The same with a card that holds both.
+        The same with a spec that holds both.
     """
-    covers, method = chips.cover(chips.of("val")), predictor.card.method
+    covers, method = chips.cover(chips.of("val")), predictor.spec.method
 
     def validated(predictor: Predictor) -> Iterator[tuple[Scored, npt.NDArray[np.bool_], npt.NDArray[np.bool_]]]:
         """(rows, which of their pixels count, whether those are mines)."""
@@ -450,10 +459,10 @@ def calibrated(predictor: Predictor, chips: Chips) -> Predictor:
     log_odds, scores = LogitHistogram.empty(), ScoreHistogram.empty()
     for part, keep, truth in validated(predictor):
         log_odds += LogitHistogram.of(part.log_odds[0][keep], truth)
-    predictor = predictor.with_card(temperature=temperature(log_odds))
+    predictor = predictor.changed(temperature=temperature(log_odds))
     for part, keep, truth in validated(predictor):
         scores += ScoreHistogram.of(part.steps[keep], truth)
-    return predictor.with_card(threshold=scores.best_f1()[1])
+    return predictor.changed(threshold=scores.best_f1()[1])
 
 
 def pictures(predictor: Predictor, chips: Chips, windows: Indices) -> Iterator[tuple[str, npt.NDArray[np.uint8]]]:
@@ -469,19 +478,19 @@ def pictures(predictor: Predictor, chips: Chips, windows: Indices) -> Iterator[t
     Yields:
         (chip_id, uint8 (y, x, 3)).
     """
-    card = predictor.card
-    order = windows[np.argsort(-chips.mine_px(card.method)[windows], kind="stable")]
+    spec = predictor.spec
+    order = windows[np.argsort(-chips.mine_px(spec.method)[windows], kind="stable")]
     _, firsts = np.unique(chips.obs_id[order], return_index=True)
     for index in order[np.sort(firsts)][:SAMPLES]:
         pixels, masks = chips.gather(np.array([index]))
-        steps = to_steps(predictor(pixels)[0, 0], card.temperature)
+        steps = to_steps(predictor(pixels)[0, 0], spec.temperature)
         grey = np.rint(to_scores(steps) * 255).astype(np.uint8)
-        panels = [image(pixels[0], card.bands, card.mean, card.std), np.stack([grey] * 3)]
+        panels = [image(pixels[0], spec.bands, spec.mean, spec.std), np.stack([grey] * 3)]
         canvas = [np.moveaxis(panel, 0, -1).repeat(2, 0).repeat(2, 1) for panel in panels]
         for area, colour in ((masks[0] == LOW, (255, 165, 0)), (masks[0] == HIGH, (255, 0, 0))):
             for panel in canvas:
                 panel[_outline(area.repeat(2, 0).repeat(2, 1))] = colour
-        canvas[1][_outline(reaches(steps, card.threshold).repeat(2, 0).repeat(2, 1))] = (0, 255, 255)
+        canvas[1][_outline(reaches(steps, spec.threshold).repeat(2, 0).repeat(2, 1))] = (0, 255, 255)
         gap = np.full((len(canvas[0]), 8, 3), 255, np.uint8)
         yield str(chips.chip_id[index]), np.concatenate([canvas[0], gap, canvas[1]], axis=1)
 
@@ -493,12 +502,12 @@ def _outline(area: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     return area & ~inner
 
 
-def _check(chips: Chips, bands: tuple[str, ...], model: Model, infer: Infer) -> None:
+def _check(chips: Chips, bands: tuple[str, ...], model: Model, scoring: Scoring) -> None:
     """Raises InputError before time is spent on what can't end well."""
-    if infer.overlap_px >= chips.size_px:
+    if scoring.overlap_px >= chips.size_px:
         raise InputError(
-            "params.yaml: infer.overlap_px",
-            got=infer.overlap_px,
+            "params.yaml: scoring.overlap_px",
+            got=scoring.overlap_px,
             expected=f"less than chips.size_px = {chips.size_px}",
             fix="make the overlap smaller",
         )
@@ -556,6 +565,4 @@ def _live(results: Path) -> Any:
 
 def _write_exposures(path: Path, chips: Chips, training: Indices, drawn: dict[int, int]) -> None:
     rows = sorted((str(chips.chip_id[index]), drawn.get(int(index), 0)) for index in training)
-    names, counts = zip(*rows, strict=True)
-    with whole(path) as partial:
-        pq.write_table(pa.table({"chip_id": list(names), "draws": list(counts)}), partial, compression="zstd")
+    write_parquet(pd.DataFrame(rows, columns=["chip_id", "draws"]), path)

@@ -8,10 +8,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from sandwatch.errors import InputError
-from sandwatch.files import sha256
-from sandwatch.learn.card import Card
+from sandwatch.learn.card import Card, Model, Spec
 from sandwatch.learn.model import Predictor, build, mine_logit, normalise
-from sandwatch.params import Model
 from sandwatch.stack import NODATA
 
 from .test_card import card
@@ -140,24 +138,21 @@ def scaled(of: Card) -> np.ndarray:
     return (PIXELS - np.array(of.mean)[:, None, None]) / np.array(of.std)[:, None, None]
 
 
-SETTINGS: dict[str, Any] = {"precision": "32-true", "overlap_px": 8, "batch_size": 2}
-
-
 def test_log_odds_are_the_networks_before_calibration() -> None:
-    predictor = Predictor(Linear([[0.5, -1.0, 2.0]]), card(temperature=2.5), "cpu", **SETTINGS)
+    predictor = Predictor(Linear([[0.5, -1.0, 2.0]]), card(temperature=2.5), "cpu", precision="32-true")
     logits = np.einsum("nbyx,b->nyx", scaled(card()), [0.5, -1.0, 2.0])
     found = predictor(PIXELS)
     assert (found.dtype, found.shape) == (np.float32, (2, 1, 32, 32))
     np.testing.assert_allclose(found[:, 0], logits, rtol=1e-4, atol=1e-5)
-    changed = predictor.with_card(threshold=0.75)
-    assert changed.card == card(temperature=2.5, threshold=0.75)
+    changed = predictor.changed(threshold=0.75)
+    assert changed.spec == card(temperature=2.5, threshold=0.75)
     np.testing.assert_array_equal(changed(PIXELS), found)
 
 
 def test_with_three_classes_low_and_high_are_mine_and_told_apart() -> None:
     weights = [[0.2, 0.1, 0.3], [0.5, -1.0, 0.2], [-0.3, 1.5, 0.1]]
     three = card(method="three_class", classes=("other", "low", "high"))
-    found = Predictor(Linear(weights), three, "cpu", **SETTINGS)(PIXELS)
+    found = Predictor(Linear(weights), three, "cpu", precision="32-true")(PIXELS)
     output = np.exp(np.einsum("nbyx,cb->ncyx", scaled(three), weights))
     other, low, high = (output[:, layer] for layer in range(3))
     assert found.shape == (2, 2, 32, 32)
@@ -166,12 +161,12 @@ def test_with_three_classes_low_and_high_are_mine_and_told_apart() -> None:
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("bf16-mixed", torch.bfloat16), ("16-mixed", torch.bfloat16)])
-def test_precision_is_that_of_training(precision: str, dtype: torch.dtype) -> None:
+def test_precision_is_that_of_training(precision: Any, dtype: torch.dtype) -> None:
     """On a CPU Lightning takes bfloat16 in place of half precision, so both are the same here."""
     torch.manual_seed(0)
     network = build(small(), in_channels=3, size_px=32).eval()
-    exact = Predictor(network, card(), "cpu", **SETTINGS)(PIXELS)
-    found = Predictor(network, card(), "cpu", **SETTINGS | {"precision": precision})(PIXELS)
+    exact = Predictor(network, card(), "cpu", precision="32-true")(PIXELS)
+    found = Predictor(network, card(), "cpu", precision=precision)(PIXELS)
     assert found.dtype == np.float32
     assert not np.array_equal(found, exact)
     np.testing.assert_allclose(found, exact, atol=0.1)
@@ -192,7 +187,7 @@ def test_full_precision_has_the_bits_of_the_bare_network() -> None:
     mean, std = (torch.tensor(values) for values in (card().mean, card().std))
     with torch.inference_mode():
         output = network(normalise(torch.from_numpy(PIXELS), mean, std))
-    np.testing.assert_array_equal(Predictor(network, card(), "cpu", **SETTINGS)(PIXELS), output.numpy())
+    np.testing.assert_array_equal(Predictor(network, card(), "cpu", precision="32-true")(PIXELS), output.numpy())
 
 
 def test_mine_logit_is_the_log_odds() -> None:
@@ -206,20 +201,22 @@ def test_a_model_is_loaded_as_it_was_saved(tmp_path: Path) -> None:
     network = build(small(), in_channels=3, size_px=32)
     for _ in range(3):
         network(torch.randn(4, 3, 32, 32))  # statistics of batches, which belong to the model
-    save_file({n: t.contiguous() for n, t in network.state_dict().items()}, tmp_path / "model.safetensors")
-    written = card(weights_sha256=sha256(tmp_path / "model.safetensors"))
-    written.write(tmp_path / "model.json")
-    loaded = Predictor.load(tmp_path, "cpu", **SETTINGS)
-    assert loaded.card == written
-    both = Predictor(network, written, "cpu", **SETTINGS)(PIXELS)
+    path = tmp_path / "model.safetensors"
+    save_file({n: t.contiguous() for n, t in network.state_dict().items()}, path, metadata=card().header())
+    loaded = Predictor.load(path, "cpu", precision="32-true")
+    assert loaded.spec == Spec.carried(path)
+    both = Predictor(network, loaded.spec, "cpu", precision="32-true")(PIXELS)
     np.testing.assert_array_equal(loaded(PIXELS), both)
     np.testing.assert_allclose(loaded(PIXELS[1:])[0], both[1], atol=1e-5)
 
 
-def test_weights_that_are_not_the_cards_are_refused(tmp_path: Path) -> None:
-    card().write(tmp_path / "model.json")
-    with pytest.raises(InputError, match=r"model\.safetensors: got no such file; expected SHA-256 0000"):
-        Predictor.load(tmp_path, "cpu", **SETTINGS)
-    (tmp_path / "model.safetensors").write_bytes(b"other")
-    with pytest.raises(InputError, match=r"model\.safetensors: got [0-9a-f]{64}; expected SHA-256 0000"):
-        Predictor.load(tmp_path, "cpu", **SETTINGS)
+def test_weights_that_say_nothing_of_themselves_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    with pytest.raises(InputError, match=r"model\.safetensors: got No such file.*; expected weights that sandwatch"):
+        Predictor.load(path, "cpu", precision="32-true")
+    path.write_bytes(b"other")
+    with pytest.raises(InputError, match=r"model\.safetensors: got .*header"):
+        Predictor.load(path, "cpu", precision="32-true")
+    save_file({"w": torch.zeros(3)}, path)
+    with pytest.raises(InputError, match=r"model\.safetensors: got weights without a spec in their header"):
+        Predictor.load(path, "cpu", precision="32-true")

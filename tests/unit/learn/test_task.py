@@ -9,12 +9,14 @@ import torch
 from torch.nn import functional
 
 from sandwatch.errors import InputError
-from sandwatch.learn.card import Card
+from sandwatch.learn.card import Card, Model, Spec
 from sandwatch.learn.data import Chips
 from sandwatch.learn.metrics import ScoreHistogram
 from sandwatch.learn.model import Predictor
+from sandwatch.learn.params import Loss, Scoring, Train
 from sandwatch.learn.task import Provenance, augment, learn, loss, pictures
-from sandwatch.params import Compute, Infer, Loss, Model, Train
+from sandwatch.origin import About
+from sandwatch.reproducible import Compute
 from sandwatch.scoring import score
 from sandwatch.stack import counted, mines
 from tests import tiny_chips
@@ -160,8 +162,13 @@ ARGUMENTS: dict[str, Any] = {
     ),
     "train": TRAIN,
     "compute": Compute(reproducible=True, threads=1, precision="32-true"),
-    "infer": Infer(overlap_px=8, batch_size=4, min_object_m2=0.0),
-    "provenance": Provenance(label_fingerprint="1" * 64, inputs={}, code={}, params_sha256="2" * 64),
+    "scoring": Scoring(overlap_px=8, batch_size=4),
+    "provenance": Provenance(
+        about=About(label_fingerprint="1" * 64, imagery="synthetic", labels="mixed"),
+        inputs={},
+        code={},
+        params_sha256="2" * 64,
+    ),
 }
 
 
@@ -235,11 +242,11 @@ def test_exposures_count_what_the_kept_weights_have_seen(trained: tuple[Path, li
 
 
 def loaded(models: Path, precision: Any = "32-true") -> Predictor:
-    return Predictor.load(models, "cpu", precision=precision, overlap_px=8, batch_size=4)
+    return Predictor.load(models / "model.safetensors", "cpu", precision=precision)
 
 
-def validation(folder: Path, models: Path, precision: Any = "32-true") -> tuple[Card, ScoreHistogram, Any, Any]:
-    """The saved model's card, and over the whole validation scene its scores, log-odds and the truth."""
+def validation(folder: Path, models: Path, precision: Any = "32-true") -> tuple[Spec, ScoreHistogram, Any, Any]:
+    """The saved model's spec, and over the whole validation scene its scores, log-odds and the truth."""
     predictor, chips = loaded(models, precision), Chips(folder)
     parts = list(score(chips.pixels("c_2020-01-01"), predictor))
     steps = np.concatenate([part.steps for part in parts])
@@ -248,22 +255,23 @@ def validation(folder: Path, models: Path, precision: Any = "32-true") -> tuple[
     assert not cover.all()
     keep = cover & counted(mask, "binary")
     truth = mines(mask, "binary")[keep]
-    return predictor.card, ScoreHistogram.of(steps[keep], truth), log_odds[keep].astype(np.float64), truth
+    return predictor.spec, ScoreHistogram.of(steps[keep], truth), log_odds[keep].astype(np.float64), truth
 
 
 def test_temperature_and_threshold_come_from_whole_validation_scenes(
     trained: tuple[Path, list[str]], folder: Path
 ) -> None:
-    card, scores, logits, truth = validation(folder, trained[0] / "models")
-    assert card.threshold == scores.best_f1()[1]
+    spec, scores, logits, truth = validation(folder, trained[0] / "models")
+    assert spec.threshold == scores.best_f1()[1]
 
     def likelihood(temperature: float) -> float:
         return float(np.logaddexp(0, np.where(truth, -logits, logits) / temperature).mean())
 
-    best = card.temperature
+    best = spec.temperature
     assert likelihood(best) < min(likelihood(best * 1.05), likelihood(best / 1.05))
-    assert card.label_fingerprint == "1" * 64
-    assert card.mean == Chips(folder).moments(np.flatnonzero(Chips(folder).fold == "train"))[0]
+    assert (spec.label_fingerprint, spec.imagery, spec.labels) == ("1" * 64, "synthetic", "mixed")
+    assert (spec.overlap_px, spec.batch_size) == (8, 4)
+    assert spec.mean == Chips(folder).moments(np.flatnonzero(Chips(folder).fold == "train"))[0]
 
 
 def test_pictures_show_score_and_outlines(trained: tuple[Path, list[str]], folder: Path) -> None:
@@ -286,8 +294,8 @@ def test_it_stops_when_nothing_gets_better_and_keeps_the_best(folder: Path, tmp_
     metrics = json.loads((tmp_path / "results/metrics.json").read_text())
     assert metrics["best_epoch"] == facts["epochs"] - 1
     assert sum(pq.read_table(tmp_path / "models/exposures.parquet")["draws"].to_pylist()) == metrics["best_epoch"] * 32
-    card, scores, _, _ = validation(folder, tmp_path / "models")
-    assert card.threshold == scores.best_f1()[1]  # of the kept weights, not of the last
+    spec, scores, _, _ = validation(folder, tmp_path / "models")
+    assert spec.threshold == scores.best_f1()[1]  # of the kept weights, not of the last
 
 
 def test_three_classes_are_told_apart(folder: Path, tmp_path: Path) -> None:
@@ -305,8 +313,8 @@ def test_the_threshold_is_chosen_in_the_precision_of_training(folder: Path, tmp_
     run(folder, tmp_path, compute=half, train=TRAIN.model_copy(update={"epochs": 2}))
     found = {precision: validation(folder, tmp_path / "models", precision) for precision in ("32-true", "bf16-mixed")}
     assert not np.array_equal(found["32-true"][2], found["bf16-mixed"][2])
-    card, scores, _, _ = found["bf16-mixed"]
-    assert card.threshold == scores.best_f1()[1]
+    spec, scores, _, _ = found["bf16-mixed"]
+    assert spec.threshold == scores.best_f1()[1]
 
 
 @pytest.mark.parametrize(
@@ -314,8 +322,8 @@ def test_the_threshold_is_chosen_in_the_precision_of_training(folder: Path, tmp_
     [
         ({"bands": ("B2", "B3")}, "params.yaml: bands: got 2 bands; expected 3"),
         (
-            {"infer": Infer(overlap_px=32, batch_size=4, min_object_m2=0.0)},
-            "infer.overlap_px: got 32; expected less than chips.size_px = 32",
+            {"scoring": Scoring(overlap_px=32, batch_size=4)},
+            "scoring.overlap_px: got 32; expected less than chips.size_px = 32",
         ),
     ],
 )
