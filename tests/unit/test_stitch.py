@@ -203,7 +203,7 @@ def test_answers_of_several_layers_are_blended_each():
 
 
 def test_refuses_an_overlap_that_leaves_no_step():
-    with pytest.raises(InputError, match=r"infer.overlap_px: got 16; expected 0 to 15"):
+    with pytest.raises(InputError, match=r"scoring.overlap_px: got 16; expected 0 to 15"):
         stitch_whole(scene(20, 20), pointwise, size_px=16, overlap_px=16, batch_size=1)
 
 
