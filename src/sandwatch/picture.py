@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sandwatch.params import RGB_BANDS
-from sandwatch.stack import NODATA
+from sandwatch.stack import NODATA, encode, valid
 
 
 def colours(bands: Sequence[str]) -> tuple[tuple[int, int, int], str]:
@@ -43,3 +43,17 @@ def image(
     middle, deviation = (np.array(values)[shown][:, None, None] for values in (mean, std))
     bright = np.rint(((pixels[shown] - middle) / (4 * deviation) + 0.5).clip(0, 1) * 254).astype(np.uint8) + np.uint8(1)
     return np.where((pixels[shown] == NODATA).any(axis=0), np.uint8(0), bright)
+
+
+def scene(s2: npt.NDArray[np.uint16], bands: Sequence[str]) -> tuple[npt.NDArray[np.uint8], str]:
+    """A picture of a scene by the statistics of its own pixels: (as :func:`image` gives it, what its colours are).
+
+    Args:
+        s2: reflectance x 10000, uint16 (band, y, x), nodata 0.
+        bands: their names.
+    """
+    pixels = encode(s2, None)
+    seen = pixels[:, valid(pixels)]
+    if not seen.size:
+        return np.zeros((3, *s2.shape[1:]), np.uint8), colours(bands)[1]
+    return image(pixels, bands, seen.mean(axis=1).tolist(), seen.std(axis=1).clip(min=1).tolist()), colours(bands)[1]
