@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from sandwatch._torchvision import ensure_torchvision
 from sandwatch.errors import InputError
 from sandwatch.learn.card import CLASSES, Model, Spec
+from sandwatch.reproducible import Precision
 from sandwatch.stack import NODATA
 
 WITH_DECODER_CHANNELS = ("Unet", "UnetPlusPlus", "MAnet")
@@ -110,24 +111,30 @@ def mine_logit(logits: Tensor) -> Tensor:
 
 
 class Predictor:
-    """A trained model, ready to score windows.
+    """A trained model, ready to score scenes (:mod:`sandwatch.scoring`).
 
     Attributes:
         spec: what the weights carry of themselves.
     """
 
-    def __init__(self, network: nn.Module, spec: Spec, device: torch.device | str) -> None:
-        """Takes a network with its weights, and moves it to ``device``."""
+    def __init__(self, network: nn.Module, spec: Spec, device: torch.device | str, *, precision: Precision) -> None:
+        """Takes a network with its weights, moves it to ``device``, and computes there as training did."""
         self.spec = spec
         self._network = network.to(device).eval()
-        self._device = device
+        self._device = torch.device(device)
         self._mean, self._std = (
             torch.tensor(values, dtype=torch.float32, device=device) for values in (spec.mean, spec.std)
         )
+        self._precision = precision
 
     @classmethod
-    def load(cls, weights: Path, device: torch.device | str) -> Self:
+    def load(cls, weights: Path, device: torch.device | str, *, precision: Precision) -> Self:
         """Loads ``model.safetensors``, which carries all that is needed to use it.
+
+        Args:
+            weights: the file.
+            device: to compute on.
+            precision: of params.yaml, section compute.
 
         Raises:
             InputError: there is no such file, or it is none that sandwatch wrote.
@@ -142,39 +149,38 @@ class Predictor:
             )
         network = build(spec.model, in_channels=len(spec.bands), size_px=spec.size_px)
         network.load_state_dict(load_file(weights))
-        return cls(network, spec, device)
+        return cls(network, spec, device, precision=precision)
 
+    def changed(self, **fields: float) -> Self:
+        """The same network with some fields of its spec changed."""
+        spec = self.spec.model_copy(update=fields)
+        return type(self)(self._network, spec, self._device, precision=self._precision)
+
+    @torch.inference_mode()
     def __call__(self, pixels: npt.NDArray[np.int16]) -> npt.NDArray[np.float32]:
-        """Calibrated probability of mine.
+        """Log-odds before calibration.
 
         Args:
             pixels: (n, band, y, x), as in a pixel stack.
 
         Returns:
-            float32 (n, y, x) in [0, 1].
+            float32 (n, class - 1, y, x): of mine, and with three classes of high against low confidence.
         """
-        return _numpy(torch.sigmoid(mine_logit(self._output(pixels)) / self.spec.temperature))
-
-    def logits(self, pixels: npt.NDArray[np.int16]) -> npt.NDArray[np.float32]:
-        """Log-odds of mine before calibration, (n, y, x); argument as in :meth:`__call__`."""
-        return _numpy(mine_logit(self._output(pixels)))
-
-    def classes(self, pixels: npt.NDArray[np.int16]) -> npt.NDArray[np.float32]:
-        """Calibrated probability of each class of the spec, (n, class, y, x), summing to 1; argument as above."""
-        output = self._output(pixels)
-        mine = torch.sigmoid(mine_logit(output) / self.spec.temperature)[:, None]
-        shares = torch.softmax(output[:, 1:], dim=1) if output.shape[1] > 1 else torch.ones_like(mine)
-        return _numpy(torch.cat([1 - mine, mine * shares], dim=1))
-
-    @torch.inference_mode()
-    def _output(self, pixels: npt.NDArray[np.int16]) -> Tensor:
-        output: Tensor = self._network(normalise(torch.from_numpy(pixels).to(self._device), self._mean, self._std))
-        return output
+        windows = normalise(torch.from_numpy(pixels).to(self._device), self._mean, self._std)
+        with mixed(self._precision, self._device):
+            output = self._network(windows).float()
+        layers = [mine_logit(output), *(output[:, 2:] - output[:, 1:2]).unbind(dim=1)]
+        array: npt.NDArray[np.float32] = torch.stack(layers, dim=1).cpu().numpy()
+        return array
 
 
-def _numpy(values: Tensor) -> npt.NDArray[np.float32]:
-    array: npt.NDArray[np.float32] = values.float().cpu().numpy()
-    return array
+def mixed(precision: Precision, device: torch.device) -> torch.autocast:
+    """The context in which a network computes with a precision of params.yaml, as Lightning's in training.
+
+    On a CPU 16-mixed is bf16-mixed there too, since half precision has no kernels.
+    """
+    dtype = torch.float16 if precision == "16-mixed" and device.type != "cpu" else torch.bfloat16
+    return torch.autocast(device.type, dtype=dtype, enabled=precision != "32-true")
 
 
 def _encoders(name: str) -> list[str]:
