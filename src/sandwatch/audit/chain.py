@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,9 @@ TRAIN = "train"
 verified = partial(Link, state="verified")
 broken = partial(Link, state="broken")
 unverified = partial(Link, state="unverified")
+uncommitted = partial(Link, state="uncommitted")
+skipped = partial(Link, state="skipped")
+FETCH = "git fetch --all --tags and dvc exp pull bring the revisions of a remote"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +39,8 @@ class InHand:
     Attributes:
         target: as given.
         links: what could be checked without a repository.
-        card: of the model; None where only its hash is known.
-        weights_sha256: of the model.
+        card: of the model; None where it can't be read.
+        weights_sha256: of the model; '' where only its revision is known.
         files: MD5 of the model's files by name, those in hand.
         result: of ``infer``; None for a model.
         path: of the thing; None for a revision.
@@ -47,8 +50,8 @@ class InHand:
     target: str
     links: tuple[Link, ...] = ()
     card: Card | None = None
-    weights_sha256: str
-    files: Mapping[str, str]
+    weights_sha256: str = ""
+    files: Mapping[str, str] = field(default_factory=dict)
     result: Result | None = None
     path: Path | None = None
     revision: Revision | None = None
@@ -88,6 +91,8 @@ def take(target: str, history: History | None, objects: Objects | None) -> InHan
         return _model(target, path, path.with_name(CARD))
     revision = history.resolve(target) if history is not None else None
     if revision is None or history is None or objects is None:
+        if history is not None and (lost := _not_pulled(path, history)) is not None:
+            raise lost
         known = [name.name for r in history.revisions for name in r.names][:6] if history is not None else []
         raise InputError(
             f"audit {target}",
@@ -106,13 +111,11 @@ def take(target: str, history: History | None, objects: Objects | None) -> InHan
     try:
         files = objects.tree(stage.outs[MODELS], MODELS)
         card = Card.read(objects.path(files[CARD], f"{MODELS}/{CARD}"))
-    except (MissingError, CorruptError, KeyError) as error:
-        raise InputError(
-            f"audit {target}",
-            got=f"no model card at {revision}: {error}",
-            expected="its card in the cache or a remote",
-            fix="dvc push where it was trained, or name a remote with --remote",
-        ) from None
+    except MissingError as error:
+        return InHand(target=target, links=_unread(unverified, str(error)), revision=revision)
+    except (CorruptError, KeyError, InputError) as error:
+        detail = f"nothing records {error}" if isinstance(error, KeyError) else str(error)
+        return InHand(target=target, links=_unread(broken, detail), revision=revision)
     return InHand(
         target=target,
         links=tuple(kept_weights(files, card, objects)),
@@ -149,6 +152,26 @@ def _model(target: str, weights: Path, about: Path) -> InHand:
         files=files,
         path=weights if weights.is_file() else about,
     )
+
+
+def _unread(how: Callable[..., Link], detail: str) -> tuple[Link, ...]:
+    """The links of a model whose card can't be read, and so not compared with its weights."""
+    return (unverified(name="weights", detail="only the model's card could tell"), how(name="card", detail=detail))
+
+
+def _not_pulled(path: Path, history: History) -> InputError | None:
+    """The error for an output that dvc.lock names and that doesn't lie here; None for anything else."""
+    head = history.resolve("HEAD")
+    named = path.absolute()
+    stages = [] if head is None else [history.lock(head).stage(name) for name in history.lock(head).names]
+    outs = [out for stage in stages if stage is not None for out in stage.outs]
+    mine = next((out for out in outs if history.root / out in (named, *named.parents)), None)
+    return None if mine is None else InputError(
+        f"audit {path}",
+        got=f"{mine} is named by dvc.lock and is not here: nobody pulled it",
+        expected="a file that is here",
+        fix="run dvc pull, or dvc repro; sandwatch audit HEAD says what git alone can tell",
+    )  # fmt: skip
 
 
 def kept_weights(files: Mapping[str, str], card: Card, objects: Objects, *, pull: bool = False) -> list[Link]:
@@ -356,14 +379,15 @@ def holders(card: Card | None, revisions: Sequence[Revision], history: History) 
     return tuple(Holder(revision=r, links=tuple(git_links(card, r, history))) for r in revisions)
 
 
-def best(holders: Sequence[Holder], head: str) -> Holder:
-    """The holder to follow: with the fewest broken links, then what is checked out, then commits, then the newest."""
+def best(holders: Sequence[Holder], history: History) -> Holder:
+    """The holder to follow: with the fewest broken links; then HEAD, its past, other commits, the newest."""
     return min(
         holders,
         key=lambda holder: (
             len(holder.broken),
             holder.revision.kind == "working tree",
-            holder.revision.commit != head,
+            holder.revision.commit != history.head,
+            not history.leads_to_head(holder.revision),
             holder.revision.kind != "commit",
         ),
     )
@@ -441,7 +465,8 @@ def _file_links(
             detail = wrong[0] + more + ": it ran on a tree with changes that were not committed" * (link == "code")
             links.append(broken(name=link, detail=detail))
         elif absent:
-            links.append(unverified(name=link, detail=f"not in git at {revision}: {', '.join(absent)}"))
+            detail = f"not in git at {revision}: {', '.join(absent)}"
+            links.append(unverified(name=link, detail=detail, remedy="commit those files with git"))
         else:
             count = len(paths) + (len(card.code) if card is not None and link == "code" else 0)
             links.append(verified(name=link, detail=f"{count} files and folders are those of {revision}"))
@@ -466,12 +491,15 @@ def _params_link(card: Card | None, lock: Lock, stages: Sequence[str], revision:
                 return broken(name="params", detail=detail)
     last = lock.stage(stages[-1])
     if card is None or last is None:
-        return unverified(name="params", detail="no card to compare with")
+        if values is None:
+            return unverified(name="params", detail=f"no params.yaml at {revision}, and no card to compare with")
+        return verified(name="params", detail="params.yaml and dvc.lock agree; there is no card to compare with")
     models = {model.section: model for model in Section.__subclasses__()}
     try:
         found = hash_params([check(models[section], ran) for section, ran in last.params.items()])
     except (InputError, KeyError) as error:
-        return unverified(name="params", detail=f"another version's params, which this one can't hash: {error}")
+        detail = f"another version's params, which this one can't hash: {error}"
+        return unverified(name="params", detail=detail, remedy=f"use the sandwatch of {revision}")
     if found != card.params_sha256:
         detail = f"the params in dvc.lock hash to {found}; the card says {card.params_sha256}"
         return broken(name="params", detail=detail)

@@ -292,6 +292,18 @@ class History:
         commit = self.git.ask("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
         return next((r for r in self.revisions if r.commit == commit), None) if commit else None
 
+    def leads_to_head(self, revision: Revision) -> bool:
+        """Whether a revision is what is checked out, or lies in its past: whoever works here chose to have it."""
+        return revision.commit in self._own
+
+    def author(self, revision: Revision) -> str:
+        """Who wrote a commit, with address, as git says."""
+        return self.git.run("log", "-1", "--format=%an <%ae>", revision.commit).strip()
+
+    @cached_property
+    def _own(self) -> frozenset[str]:
+        return frozenset(self.git.run("rev-list", self.head).split() if self.head else [])
+
     def files(self, revision: Revision, paths: Sequence[str]) -> dict[str, bytes]:
         """Contents of files at a revision, by path from the DVC root; those that it lacks are left out."""
         if revision.kind == "working tree":
@@ -423,7 +435,7 @@ class History:
             notes.append(
                 f"this clone is shallow: only {len(commits)} commits can be seen; run git fetch --unshallow to see all"
             )
-        if self.git.ask("remote") and not any(r.kind == "experiment" for r in commits):
+        if self.git.ask("remote") and not any(name.kind == "experiment" for r in commits for name in r.names):
             notes.append("no experiment can be seen; run dvc exp pull to see those of a remote")
         return tuple(notes)
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from sandwatch.audit import chain
 from sandwatch.audit.attest import Sign
-from sandwatch.audit.chain import MODELS, broken, unverified, verified
+from sandwatch.audit.chain import MODELS, broken, skipped, unverified, verified
 from sandwatch.audit.hashes import md5
 from sandwatch.audit.history import History
 from sandwatch.audit.objects import CorruptError, MissingError, Objects
-from sandwatch.audit.record import Link, verdict
+from sandwatch.audit.record import Chain, Link
 from sandwatch.audit.statement import ATTESTATION, SIGNATURE, SUBJECTS, read_statement
 from sandwatch.errors import InputError
 from sandwatch.files import sha256
@@ -56,23 +56,16 @@ class Signer:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Checked:
-    """What a check found.
+class Checked(Chain):
+    """What a check found: links signature, statement, subjects and release.
 
     Attributes:
-        links: signature, statement, subjects and, in a repository, release.
         statement: the attestation; None where it could not be read.
         notes: what was not looked at.
     """
 
-    links: tuple[Link, ...]
     statement: dict[str, Any] | None
     notes: tuple[str, ...] = ()
-
-    @property
-    def verdict(self) -> str:
-        """One line."""
-        return verdict(self.links)
 
 
 def with_key(private_key: Path) -> Sign:
@@ -148,13 +141,15 @@ def check(folder: Path, signer: Signer, *, where: Path | None = None) -> Checked
     try:
         statement = read_statement(folder / ATTESTATION)
     except InputError as error:
-        return Checked(links=(*links, broken(name="statement", detail=str(error))), statement=None)
+        rest = [skipped(name=name, detail="no attestation says what to compare") for name in ("subjects", "release")]
+        return Checked(links=(*links, broken(name="statement", detail=str(error)), *rest), statement=None)
     links.append(verified(name="statement", detail="an in-toto statement with SLSA provenance"))
     links.append(_subjects(folder, statement))
     history = History.around(where or Path())
     if history is None:
-        note = "there is no DVC repository here: that the commit it names holds the model was not looked at"
-        return Checked(links=tuple(links), statement=statement, notes=(note,))
+        detail = "there is no DVC repository here to look for the commit in: run it in a clone"
+        links.append(skipped(name="release", detail=detail))
+        return Checked(links=tuple(links), statement=statement)
     try:
         links.append(_revision(folder, statement, history))
     finally:
@@ -224,7 +219,7 @@ def _revision(folder: Path, statement: dict[str, Any], history: History) -> Link
     revision = next((r for r in history.revisions if r.commit == commit), None)
     if revision is None or not commit:
         detail = f"this repository has no commit {commit[:10] or 'that it names'}: fetch it, with its experiments"
-        return unverified(name="release", detail=detail)
+        return unverified(name="release", detail=detail, remedy=chain.FETCH)
     model = chain.model_of(history.lock(revision))
     try:
         held = {} if model is None else Objects(history.root).tree(model, MODELS)
