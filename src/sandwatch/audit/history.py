@@ -460,10 +460,11 @@ def _blocks(text: str) -> dict[str, str]:
     """The text of each stage. DVC's own layout is cut without a parser; any other is parsed and written out again."""
     head, _, body = text.partition("stages:\n")
     plain = not re.search(r": [&*]\w", text)  # an alias may stand for what another stage holds
+    # There is one way only to match a line: with two, what isn't plain would take ages to refuse.
     if (
         plain
         and re.fullmatch(r"schema: '2\.0'\n", head)
-        and re.fullmatch(r"(?:  \S[^\n]*:\n(?:    ?[^\n]*\n)+)*", body)
+        and re.fullmatch(r"(?:  \S[^\n]*:\n(?:   [^\n]*\n)+)*", body)
     ):
         parts = re.split(r"^  (?=\S)", body, flags=re.MULTILINE)[1:]
         return {name.strip("'\""): block for name, _, block in (part.partition(":\n") for part in parts)}

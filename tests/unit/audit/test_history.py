@@ -94,6 +94,11 @@ def test_a_lock_is_read_without_a_parser_as_with_one() -> None:
         assert read.stage("third") is None
 
 
+def test_a_blank_line_is_no_reason_to_think_for_ages() -> None:
+    long = LOCK.replace("      size: 3\n", "      size: 3\n" + "      more: 3\n" * 40)
+    assert Lock(long + "\n").names == ("first", "second")
+
+
 @pytest.mark.parametrize("text", ["", "stages: 3", "stages:\n  a: [", "stages:\n  a:\n    outs: [{path: x}]\n"])
 def test_what_is_no_lock_is_refused(text: str) -> None:
     with pytest.raises(InputError, match="a lock of DVC 3"):
