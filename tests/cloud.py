@@ -32,8 +32,10 @@ from shapely.geometry import box
 
 from sandwatch import params, raster, schemas
 from sandwatch.annotations import synthetic
+from sandwatch.annotations.params import Annotations
 from sandwatch.grid import Grid
 from sandwatch.imagery import Raster, Site, river_lines, sites
+from sandwatch.imagery.params import Synthetic
 from sandwatch.imagery.synthetic import Painter
 
 from .integration.conftest import ROOT, Workspace, small_copy
@@ -218,8 +220,8 @@ class Run:
             schemas.Aoi.read(work / "data" / "aoi" / "aoi.parquet"),
             work / "data" / "regions" / "sample" / "rivers.geojson",
             schemas.Scenes.read(work / "data" / "scenes.parquet"),
-            params.read(work / "params.yaml", params.Synthetic),
-            params.read(work / "params.yaml", params.Annotations),
+            params.read(work / "params.yaml", Synthetic),
+            params.read(work / "params.yaml", Annotations),
         )
         pushed = self.labelbox.data_rows
         self.prove(
@@ -352,7 +354,7 @@ class World:
         paint = Painter(
             rivers=river_lines(work / "data" / "regions" / "sample" / "rivers.geojson", places),
             bands=bands,
-            synthetic=params.read(work / "params.yaml", params.Synthetic),
+            synthetic=params.read(work / "params.yaml", Synthetic),
         )
         for number, (site, month) in enumerate((one, month) for one in places for month in one.months):
             made = paint(site, month)

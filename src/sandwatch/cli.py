@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sandwatch import cli_labelbox
+from sandwatch.aoi import Aoi
 from sandwatch.audit import cli as cli_audit
 from sandwatch.errors import InputError
 
@@ -102,7 +103,7 @@ def rivers(
     from sandwatch.imagery.earthengine.water import write_rivers
 
     file = Path("params.yaml")
-    aoi = params.read(file, params.Aoi)
+    aoi = params.read(file, Aoi)
     region = Path("data") / "regions" / str(params.read_file(file)["region"])
     path = region / aoi.rivers
     count = write_rivers(path, read_sites(region / "sites.csv"), extent_m=aoi.extent_m, min_area_m2=min_area_m2)

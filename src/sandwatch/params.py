@@ -1,10 +1,12 @@
 """``params.yaml`` as frozen, checked objects: one model a section, units in the names, unknown keys refused.
 
-``params.yaml`` itself says in its comments what each key means; here is what is allowed.
+``params.yaml`` itself says in its comments what each key means. The model of a section says what is allowed, and lies
+beside the code that it configures; here is what all share.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
@@ -34,6 +36,12 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
     section: ClassVar[str]
 
+    def __getattr__(self, name: str) -> Any:
+        """Only runs for what is not there: a key that :class:`StageParams` took out, because nothing declares it."""
+        if name in type(self).model_fields:
+            raise _undeclared(f"{self.section}.{name}", f"no {self.section}.{name}")
+        return super().__getattr__(name)  # type: ignore[misc]
+
 
 class Bands(Section):
     """Which bands a scene holds and the model sees, in this order: Sentinel-2 first, Sentinel-1 after it."""
@@ -54,179 +62,22 @@ class Bands(Section):
         return (*self.s2, *self.s1)
 
 
-class Aoi(Section):
-    """From sites and rivers to areas of interest."""
-
-    section = "aoi"
-    rivers: Annotated[str, Field(min_length=1)]
-    extent_m: Positive
-    simplify_tolerance_m: NotNegative
-    buffer_m: NotNegative
-
-
-class Split(Section):
-    """Which whole spatial groups train, validate and test."""
-
-    section = "split"
-    min_distance_km: NotNegative
-    holdout_rivers: tuple[str, ...] = Field(min_length=1, strict=False)
-    val_fraction: Annotated[float, Field(gt=0.0, lt=1.0)]
-    block_m: Positive
-    block_gap_m: Positive
-    seed: Seed
-
-
-class Imagery(Section):
-    """Where pixels come from."""
-
-    section = "imagery"
-    source: Literal["synthetic", "files", "earthengine"]
-    min_coverage: Fraction
-
-
-class EarthEngine(Section):
-    """What Google Earth Engine composites, and how it comes here. Who asks is in the environment: see docs."""
-
-    section = "earthengine"
-    s2_level: Literal["L2A", "L1C"]
-    cloud_mask: Literal["cloud_score_plus", "scene_filter"]
-    clear_threshold: Fraction
-    max_cloudy_percent: Annotated[float, Field(ge=0.0, le=100.0)]
-    s1_orbit: Literal["ascending", "descending", "both"]
-    transfer: Literal["auto", "batch", "compute_pixels"]
-    bucket: str | None
-
-    @model_validator(mode="after")
-    def _bucket_for_batch(self) -> EarthEngine:
-        if self.transfer == "batch" and self.bucket is None:
-            raise ValueError("transfer is batch, which needs the name of a bucket in earthengine.bucket")
-        return self
-
-
-class Synthetic(Section):
-    """The generator of the sample region: shared by imagery.source and annotations.source ``synthetic``."""
-
-    section = "synthetic"
-    seed: Seed
-    cloud_fraction: Fraction
-    annotator_error_m: NotNegative
-
-
-class Annotations(Section):
-    """Where labels come from and which of them count."""
-
-    section = "annotations"
-    source: Literal["synthetic", "labelbox", "labelbox_export", "geojson"]
-    labelbox_project: str
-    snapshot: Annotated[str, Field(min_length=1)]
-    mine_class: Annotated[str, Field(min_length=1)]
-    confidence_question: Annotated[str, Field(min_length=1)]
-    confidence_answers: dict[str, Literal["low", "high"]] = Field(min_length=2)
-    activity_question: Annotated[str, Field(min_length=1)]
-    activity_answers: dict[str, bool] = Field(min_length=2)
-    done_statuses: tuple[str, ...] = Field(min_length=1, strict=False)
-    consensus: Literal["refuse", "selected", "latest"]
-
-
-class Chips(Section):
-    """Windows of pixels with labels."""
-
-    section = "chips"
-    size_px: Annotated[int, Field(ge=32, le=1024, multiple_of=32)]
-    stride_px: Count
-    random_windows_per_chip_area: NotNegative
-    min_aoi_fraction: Fraction
-    min_valid_fraction: Fraction
-    seed: Seed
-
-
-class Model(Section):
-    """The network."""
-
-    section = "model"
-    architecture: Annotated[str, Field(min_length=1)]
-    encoder: Annotated[str, Field(min_length=1)]
-    encoder_depth: Annotated[int, Field(ge=3, le=5)]
-    decoder_channels: tuple[Count, ...] = Field(strict=False)
-    encoder_weights: str | None
-    method: Literal["binary", "three_class"]
-
-
-class Loss(BaseModel):
-    """Weights of the terms of the loss; a weight of zero leaves the term out."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-    bce: NotNegative
-    dice: NotNegative
-    focal: NotNegative
-    mine_weight: Positive
-    focal_gamma: NotNegative
-
-    @model_validator(mode="after")
-    def _something(self) -> Loss:
-        if self.bce + self.dice + self.focal == 0:
-            raise ValueError("at least one of bce, dice and focal must be above 0")
-        return self
-
-
-class Train(Section):
-    """How the network learns."""
-
-    section = "train"
-    epochs: Count
-    windows_per_epoch: Count
-    batch_size: Count
-    learning_rate: Positive
-    weight_decay: NotNegative
-    patience: Count
-    loss: Loss
-    flips: bool
-    quarter_turns: bool
-    seed: Seed
-
-
-class Compute(Section):
-    """How numbers are computed where that changes them. Device and worker counts are not here: see docs."""
-
-    section = "compute"
-    reproducible: bool
-    threads: Count
-    precision: Literal["32-true", "16-mixed", "bf16-mixed"]
-
-
-class Evaluate(Section):
-    """How the network is judged."""
-
-    section = "evaluate"
-    bootstrap_samples: Count
-    calibration_bins: Annotated[int, Field(ge=2, le=100)]
-    min_object_m2: NotNegative
-    match_iou: Fraction
-    worst_misses: Count
-    seed: Seed
-
-
-class Infer(Section):
-    """How scores become maps and polygons."""
-
-    section = "infer"
-    overlap_px: Annotated[int, Field(ge=0)]
-    batch_size: Count
-    min_object_m2: NotNegative
-
-
 S = TypeVar("S", bound=Section)
 
 
 class StageParams:
-    """The params that ``dvc.yaml`` declares for one stage, section by section.
+    """The params that ``dvc.yaml`` declares for one stage, key by key.
 
-    A stage that reads a section which ``dvc.yaml`` does not declare for it fails, so that no run can depend on a value
-    that ``dvc.lock`` does not record.
+    A stage that reads a key which ``dvc.yaml`` does not declare for it fails, so that no run can depend on a value that
+    ``dvc.lock`` does not record.
+
+    Attributes:
+        values: the declared params by section and key, as DVC records them.
     """
 
-    def __init__(self, stage: str, values: dict[str, Any]) -> None:
-        self._stage, self._values = stage, values
+    def __init__(self, stage: str, declared: Mapping[str, Any], file: Mapping[str, Any]) -> None:
+        """Takes a stage's name, what is declared for it, and all of params.yaml."""
+        self._stage, self.values, self._file = stage, declared, file
 
     @classmethod
     def load(cls, stage: str) -> StageParams:
@@ -237,22 +88,30 @@ class StageParams:
         """
         import dvc.api
 
-        return cls(stage, dvc.api.params_show(stages=stage))
+        return cls(stage, dvc.api.params_show(stages=stage), read_file(Path("params.yaml")))
 
     def __getitem__(self, model: type[S]) -> S:
-        """Returns the section of ``model``, checked.
+        """Returns the section of ``model``, checked; a key of it that is not declared for the stage can't be read.
 
         Raises:
-            InputError: the section is not declared for the stage, or a key of it is unknown, missing or ill-typed.
+            InputError: nothing of the section is declared for the stage, or a key of it is unknown, missing or
+                ill-typed.
         """
-        if model.section not in self._values:
-            raise InputError(
-                f"dvc.yaml, stage {self._stage}, params",
-                got=f"no section {model.section}",
-                expected=f"{model.section}, which the stage reads",
-                fix=f"add '- {model.section}' under the stage's params",
-            )
-        return check(model, self._values[model.section])
+        if model.section not in self.values:
+            raise _undeclared(model.section, f"no section {model.section}")
+        section = check(model, self._file.get(model.section))
+        for key in section.__dict__.keys() - self.values[model.section].keys():
+            del section.__dict__[key]
+        return section
+
+
+def _undeclared(name: str, got: str) -> InputError:
+    return InputError(
+        "dvc.yaml, params of the stage that runs",
+        got=got,
+        expected=f"{name}, which the stage reads",
+        fix=f"add '- {name}' under the stage's params",
+    )
 
 
 def read_file(path: Path) -> dict[str, Any]:

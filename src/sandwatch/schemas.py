@@ -236,6 +236,33 @@ class Ignored(Table):
     geometry: Geometries
 
 
+class CanonicalLabels(Table):
+    """data/canonical/labels.parquet: one row a label, with all that its canonical row holds and nothing else."""
+
+    _sort_by: ClassVar[list[str]] = ["obs_id", "feature_id"]
+    feature_id: Series[str] = pa.Field(unique=True)
+    obs_id: Series[str] = pa.Field(str_matches=OBS_ID)
+    class_name: Series[str]
+    confidence: Series[str] = pa.Field(isin=["low", "high"])
+    geometry: Geometries
+
+
+class CanonicalObservations(Table):
+    """data/canonical/observations.parquet: one row an observation that was looked at."""
+
+    _sort_by: ClassVar[list[str]] = ["obs_id"]
+    obs_id: Series[str] = pa.Field(unique=True, str_matches=OBS_ID)
+    site_id: Series[str]
+
+
+class CanonicalIgnored(Table):
+    """data/canonical/ignored.parquet: one row an area that is not learnt from, in the order of canonical rows."""
+
+    _sort_by: ClassVar[list[str]] = ["obs_id"]
+    obs_id: Series[str] = pa.Field(str_matches=OBS_ID)
+    geometry: Geometries
+
+
 class Windows(Table):
     """data/chips/windows.parquet: one row a chip."""
 
@@ -280,6 +307,5 @@ class Detections(Table):
     area_m2: Series[float] = pa.Field(gt=0)
     model_sha256: Series[str] = pa.Field(str_matches=SHA256)
     label_fingerprint: Series[str] = pa.Field(str_matches=SHA256)
-    params_sha256: Series[str] = pa.Field(str_matches=SHA256, description="of the params that trained the model")
     scene_sha256: Series[str] = pa.Field(description="JSON object: SHA-256 of the scene's raster by product")
     geometry: Geometries

@@ -11,18 +11,19 @@ import hashlib
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pyproj
 import shapely
+from pydantic import Field
 from shapely.geometry.base import BaseGeometry
 
 from sandwatch.errors import InputError
 from sandwatch.geometry import WGS84, transformer
 from sandwatch.grid import Grid, Window
-from sandwatch.params import Split
+from sandwatch.params import NotNegative, Positive, Section, Seed
 
 EARTH = pyproj.Geod(ellps="WGS84")
 M_PER_DEGREE = 110_574.0
@@ -30,6 +31,18 @@ M_PER_DEGREE = 110_574.0
 M_PER_DEGREE_LONGITUDE = 111_319.0
 """Metres in a degree of longitude at the equator; times the cosine of the latitude, a lower bound elsewhere."""
 LEARNING_FOLDS = ("train", "val", "test", "blocks")
+
+
+class Split(Section):
+    """Which whole spatial groups train, validate and test."""
+
+    section = "split"
+    min_distance_km: NotNegative
+    holdout_rivers: tuple[str, ...] = Field(min_length=1, strict=False)
+    val_fraction: Annotated[float, Field(gt=0.0, lt=1.0)]
+    block_m: Positive
+    block_gap_m: Positive
+    seed: Seed
 
 
 def distance_km(first: BaseGeometry, second: BaseGeometry) -> float:

@@ -12,12 +12,13 @@ import pytest
 import shapely
 from shapely import LineString, MultiPolygon, Point, Polygon, box
 
-from sandwatch import aoi, params
+from sandwatch import aoi
 from sandwatch.errors import InputError
 from sandwatch.files import sha256
 from sandwatch.geometry import reproject
 from sandwatch.rivers import Rivers, read
 from sandwatch.schemas import Aoi
+from sandwatch.split import Split
 from tests.conftest import write_geojson
 
 HEADER = "site_id,river,district,longitude,latitude,months,role"
@@ -32,10 +33,8 @@ RIVERS = {
     "Lo": box(81.29, 21.9, 81.31, 22.1),
     "Mi": LineString([(75.31, 14.8), (75.3, 15.2)]),
 }
-AOI = params.Aoi(rivers="rivers.geojson", extent_m=5000, simplify_tolerance_m=250, buffer_m=1000)
-SPLIT = params.Split(
-    min_distance_km=50, holdout_rivers=("Lo",), val_fraction=0.25, block_m=3000, block_gap_m=320, seed=0
-)
+AOI = aoi.Aoi(rivers="rivers.geojson", extent_m=5000, simplify_tolerance_m=250, buffer_m=1000)
+SPLIT = Split(min_distance_km=50, holdout_rivers=("Lo",), val_fraction=0.25, block_m=3000, block_gap_m=320, seed=0)
 
 
 def write_sites(folder: Path, *lines: str, header: str = HEADER) -> Path:

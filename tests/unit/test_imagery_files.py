@@ -21,13 +21,14 @@ from sandwatch.files import sha256
 from sandwatch.grid import Grid, Window
 from sandwatch.imagery import Composite
 from sandwatch.imagery.files import Files
+from sandwatch.imagery.params import Imagery
 from sandwatch.schemas import Scenes
 from tests.conftest import CRS, GRID, a_site, reflectance, write_raster
 from tests.servers.gcs import serve_gcs
 
 BANDS = params.Bands(s2=("B4", "B3", "B2"), s1=())
 RADAR = params.Bands(s2=("B4",), s1=("VV", "VH"))
-IMAGERY = params.Imagery(source="files", min_coverage=0.6)
+IMAGERY = Imagery(source="files", min_coverage=0.6)
 OBS = "Bhargavi_1_2023-01-01"
 ROW = {"obs_id": OBS, "product": "s2", "path": "a.tif", "bands": "B4 B3 B2", "scale": "1", "offset": "0"}
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from sandwatch.audit.hashes import folder_md5, md5
 from sandwatch.audit.record import Name, Revision
+from sandwatch.code import meaning
 from sandwatch.errors import InputError
 
 LOCK = "dvc.lock"
@@ -49,8 +50,13 @@ class Stage:
         self.deps, self.outs = self._entries("deps"), self._entries("outs")
 
     @cached_property
+    def command(self) -> str:
+        """What ran."""
+        return str(self._values.get("cmd", ""))
+
+    @cached_property
     def params(self) -> Mapping[str, Any]:
-        """Values by section of params.yaml."""
+        """Values by section or key of params.yaml, as dvc.yaml declares them: ``bands``, ``chips.size_px``."""
         values: Mapping[str, Any] = self._values.get("params", {}).get("params.yaml", {})
         return values
 
@@ -319,12 +325,13 @@ class History:
         Args:
             revision: any.
             paths: from the DVC root.
-            algorithm: of hashlib, or ``dvc`` for what DVC records: MD5, of a folder the MD5 of its listing.
+            algorithm: of hashlib, ``meaning`` for the digest of :mod:`sandwatch.code`, or ``dvc`` for what DVC records:
+                MD5, of a folder the MD5 of its listing.
         """
         if revision.kind == "working tree":
             if algorithm == "dvc":
                 return {path: found for path in paths if (found := self._lying(path)) is not None}
-            return {p: hashlib.new(algorithm, c).hexdigest() for p, c in self.files(revision, paths).items()}
+            return {path: _hash(content, algorithm) for path, content in self.files(revision, paths).items()}
         if algorithm == "dvc":
             return {path: found for path in paths if (found := self._dvc_hash(revision.commit, path)) is not None}
         oids = self.git.oids(f"{revision.commit}:{self._prefix}{path}" for path in paths)
@@ -343,7 +350,7 @@ class History:
         """Hashes objects not hashed yet."""
         wanted = sorted({oid for oid in oids if (oid, algorithm) not in self._digests})
         for oid, content in self.git.blobs(wanted):
-            self._digests[oid, algorithm] = hashlib.new(algorithm, content).hexdigest()
+            self._digests[oid, algorithm] = _hash(content, algorithm)
 
     def _lying(self, path: str) -> str | None:
         """The hash of what lies in the working tree; of a folder without what git ignores, as DVC is told to."""
@@ -447,6 +454,10 @@ def batched(names: Iterable[str]) -> Iterator[list[str]]:
         yield some
 
 
+def _hash(content: bytes, algorithm: str) -> str:
+    return meaning(content) if algorithm == "meaning" else hashlib.new(algorithm, content).hexdigest()
+
+
 def _name(ref: str, experiment: re.Match[str] | None) -> Name:
     if experiment:
         return Name("experiment", experiment["name"])
@@ -461,11 +472,7 @@ def _blocks(text: str) -> dict[str, str]:
     head, _, body = text.partition("stages:\n")
     plain = not re.search(r": [&*]\w", text)  # an alias may stand for what another stage holds
     # There is one way only to match a line: with two, what isn't plain would take ages to refuse.
-    if (
-        plain
-        and re.fullmatch(r"schema: '2\.0'\n", head)
-        and re.fullmatch(r"(?:  \S[^\n]*:\n(?:   [^\n]*\n)+)*", body)
-    ):
+    if plain and re.fullmatch(r"schema: '2\.0'\n", head) and re.fullmatch(r"(?:  \S[^\n]*:\n(?:   [^\n]*\n)+)*", body):
         parts = re.split(r"^  (?=\S)", body, flags=re.MULTILINE)[1:]
         return {name.strip("'\""): block for name, _, block in (part.partition(":\n") for part in parts)}
     stages = read_yaml(text).get("stages")

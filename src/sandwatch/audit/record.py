@@ -12,7 +12,7 @@ import pandas as pd
 import pandera.pandas as pa
 from pandera.typing import Series
 
-from sandwatch.learn.card import Card
+from sandwatch.learn.card import Card, Spec
 from sandwatch.schemas import OBS_ID, PRODUCTS, SHA256, Geometries, Table
 
 State = Literal["verified", "skipped", "unverified", "uncommitted", "broken"]
@@ -38,6 +38,7 @@ LINKS = (
     "working tree",
     "revision",
     "lock",
+    "pipeline",
     "code",
     "inputs",
     "params",
@@ -137,7 +138,7 @@ class Holder:
 
     Attributes:
         revision: it.
-        links: what could be checked in git alone: lock, code, inputs, params.
+        links: what could be checked in git alone: lock, pipeline, code, inputs, params.
     """
 
     revision: Revision
@@ -260,7 +261,8 @@ class Audit(Chain):
 
     Attributes:
         target: what was asked about, as given.
-        card: of the model; None where no card could be read.
+        spec: what the model says of itself; None where that can't be read.
+        card: of the model, which says what made it; None where no card could be read.
         holders: every revision that holds the model, newest first.
         revision: the one whose files were followed; None for a model outside any repository.
         params: of the stages behind the model, by section.
@@ -276,6 +278,7 @@ class Audit(Chain):
     """
 
     target: str
+    spec: Spec | None
     card: Card | None
     holders: tuple[Holder, ...] = ()
     revision: Revision | None = None

@@ -18,6 +18,7 @@ from sandwatch.audit.hashes import hash_folder
 from sandwatch.audit.history import LOCK, History, Lock, Stage, read_yaml
 from sandwatch.audit.objects import CorruptError, MissingError, Objects
 from sandwatch.audit.record import Audit, Link, Revision, in_order
+from sandwatch.audit.retraining import Retraining
 from sandwatch.errors import InputError
 from sandwatch.files import sha256
 from sandwatch.learn.card import Card
@@ -78,7 +79,10 @@ def verify(
             with tempfile.TemporaryDirectory(prefix="sandwatch-verify-") as folder:
                 report(f"cloning {audit.revision} to {folder}")
                 clone = _Clone(Path(folder), history, audit.revision.commit)
-                rebuilt = _rebuild(clone, lock, stages, keep, objects, report)
+                retraining = Retraining.before(
+                    clone.root, weights_sha256=audit.card.weights_sha256 if audit.card else ""
+                )
+                rebuilt = _rebuild(clone, lock, stages, keep, objects, retraining, report)
                 links += rebuilt
                 if len(rebuilt) == len(stages) and rebuilt[-1].state != "broken" and audit.card is not None:
                     links.append(_inputs(clone.root, audit.card))
@@ -99,7 +103,7 @@ class Foreign:
     Attributes:
         revision: it.
         author: who made it, as git says; anybody can write any name there.
-        commands: that its ``dvc.yaml`` runs, by stage.
+        commands: that are run, by stage.
     """
 
     revision: Revision
@@ -129,7 +133,7 @@ def _not_to_be_run(revision: Revision, links: Sequence[Link]) -> str | None:
         return "nothing is run where a link is broken"
     if revision.kind == "working tree":
         return "nothing is run that no revision holds"
-    unseen = [link.name for link in links if link.name in ("lock", "code") and link.state != "verified"]
+    unseen = [link.name for link in links if link.name in ("lock", "pipeline", "code") and link.state != "verified"]
     return f"nothing is run that no link vouches for: {', '.join(unseen)}" if unseen else None
 
 
@@ -149,10 +153,9 @@ def _ask(
     """
     if history.leads_to_head(revision):
         return
-    content = history.files(revision, ["dvc.yaml"]).get("dvc.yaml", b"{}")
-    written = read_yaml(content.decode(errors="replace")).get("stages") or {}
-    run = [name for name in stages if (stage := lock.stage(name)) is not None and not _is_pulled(name, stage, keep)]
-    commands = {name: str(dict(written.get(name) or {}).get("cmd", "nothing that dvc.yaml has")) for name in run}
+    ran = {name: stage for name in stages if (stage := lock.stage(name)) is not None}
+    # What dvc.lock says ran is what dvc.yaml has: the link pipeline holds, or nothing is run.
+    commands = {name: stage.command for name, stage in ran.items() if not _is_pulled(name, stage, keep)}
     if not allow(Foreign(revision=revision, author=history.author(revision), commands=commands)):
         raise InputError(
             f"audit verify {target}",
@@ -244,7 +247,13 @@ class _Clone:
 
 
 def _rebuild(
-    clone: _Clone, lock: Lock, stages: Sequence[str], keep: Sequence[str], objects: Objects, report: Report
+    clone: _Clone,
+    lock: Lock,
+    stages: Sequence[str],
+    keep: Sequence[str],
+    objects: Objects,
+    retraining: Retraining,
+    report: Report,
 ) -> list[Link]:
     """Runs stages again, one after the other, until one gives something else."""
     links: list[Link] = []
@@ -267,11 +276,12 @@ def _rebuild(
             wrong = [failed] if failed else _different(compared, again, clone.root, objects, name)
             more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
             how = "derived from the recorded snapshot" if source == "labelbox" else "run again"
-            links.append(
-                broken(name=link, detail=f"{wrong[0]}{more}")
-                if wrong
-                else verified(name=link, detail=f"{how}, {', '.join(compared)}: same hashes")
-            )
+            if not wrong:
+                links.append(verified(name=link, detail=f"{how}, {', '.join(compared)}: same hashes"))
+            elif name == TRAIN and not failed:
+                links.append(retraining.judge(link, f"{wrong[0]}{more}", compared, objects))
+            else:
+                links.append(broken(name=link, detail=f"{wrong[0]}{more}"))
             rest = {path: oid for path, oid in recorded.outs.items() if path not in compared}
             if rest and not wrong:
                 _put(rest, clone.root, objects)

@@ -198,7 +198,7 @@ def test_the_table_for_people_names_labels_and_verdict(found: Audit) -> None:
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "300 labels in 6 observations, 1 negatives" in text
     assert "... and 260 more" in text
-    assert text.rstrip().splitlines()[-1].startswith("VERIFIED: 12 links verified; not looked at: rebuild aoi, ")
+    assert text.rstrip().splitlines()[-1].startswith("VERIFIED: 13 links verified; not looked at: rebuild check, ")
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,7 @@ def test_a_lock_is_read_without_a_parser_as_with_one() -> None:
 
 
 def test_a_blank_line_is_no_reason_to_think_for_ages() -> None:
-    long = LOCK.replace("      size: 3\n", "      size: 3\n" + "      more: 3\n" * 40)
+    long = LOCK.replace("      size: 3\n", "      size: 3\n" + "".join(f"      more{i}: 3\n" for i in range(40)))
     assert Lock(long + "\n").names == ("first", "second")
 
 
