@@ -82,17 +82,18 @@ def test_it_is_run_where_it_is_allowed_or_checked_out(clone: Clone) -> None:
     assert clone.trace.exists(), "what is checked out was chosen by whoever works here"
 
 
-def test_what_is_in_the_past_of_head_is_followed_first(clone: Clone) -> None:
+def test_what_is_in_the_past_of_head_is_followed_first(clone: Clone, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two branches hold the model with every link intact; the newer one was only fetched."""
     git(clone.root, "checkout", "-q", "-B", "mine", "main")
     git(clone.root, "commit", "-q", "--allow-empty", "-m", "more of mine")
     git(clone.root, "rm", "-q", "--cached", "dvc.lock")
     git(clone.root, "commit", "-q", "-m", "no lock")
     git(clone.root, "checkout", "-q", "-f", "theirs")
-    git(clone.root, "commit", "-q", "--allow-empty", "-m", "newer", "--date", "2100-01-01T00:00:00")
+    monkeypatch.setenv("GIT_COMMITTER_DATE", "2030-01-01T00:00:00+0000")
+    git(clone.root, "commit", "-q", "--allow-empty", "-m", "newer")
     git(clone.root, "checkout", "-q", "mine")
     found = audit("theirs", where=clone.root, offline=True)
-    assert [holder.revision.subject for holder in found.holders][:2] == ["newer", "better\u202eweights"]
+    assert found.holders[0].revision.subject == "newer"
     assert found.revision is not None
     assert found.revision.subject == "more of mine"
     assert History(clone.root).leads_to_head(found.revision)
