@@ -23,7 +23,7 @@ from sandwatch.files import write_json
 from sandwatch.origin import About, kind_of
 from sandwatch.params import Bands, StageParams
 from sandwatch.split import Split
-from sandwatch.stage import Input, Output, progress, run
+from sandwatch.stage import Input, Output, progress, run, workers
 
 
 def main(*, aoi: Input, manifest: Input, scenes: Input, canonical: Input, chips: Output, metrics: Output) -> None:
@@ -39,6 +39,7 @@ def main(*, aoi: Input, manifest: Input, scenes: Input, canonical: Input, chips:
         bands=params[Bands],
         chips=params[Chips],
         split=params[Split],
+        workers=workers(),
         out=chips,
     )
     schemas.Windows.write(made.windows, chips / "windows.parquet")

@@ -24,6 +24,7 @@ from sandwatch.annotations.canonical import canonical_rows, fingerprint_of
 from sandwatch.audit.history import read_yaml
 from sandwatch.code import meaning
 from sandwatch.learn.card import Card, hash_params
+from sandwatch.parquet import write_parquet
 
 ROOT = Path(__file__).parents[1]
 LABELS_PER_OBSERVATION = 50
@@ -322,9 +323,7 @@ def _model(cache: Cache, scratch: Path, tables: dict[str, Any], params: dict[str
     """The dvc.lock of a model trained on tables."""
     rng = np.random.default_rng(seed)
     chips = tables["windows"].loc[tables["windows"]["fold"] == "train", "chip_id"].sort_values()
-    pd.DataFrame({"chip_id": chips, "draws": rng.integers(0, 4, len(chips))}).to_parquet(
-        scratch, index=False, compression="zstd"
-    )
+    write_parquet(pd.DataFrame({"chip_id": chips, "draws": rng.integers(0, 4, len(chips))}), scratch)
     exposures = cache.put(scratch.read_bytes())
     card = Card(
         architecture="Unet",

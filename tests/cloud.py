@@ -157,13 +157,14 @@ class Run:
             project.prelabels and len(project.batches) == 1,
             f"the model's guesses wait for the annotators on {len(project.prelabels)} pictures",
         )
-        self.commit(work, "Seven stages")
+        self.call(work, "sandwatch", "remote", f"gs://{STORAGE}/dvc")
+        self.commit(work, "Seven stages, and the bucket that holds them")
 
-        self.point_at_the_bucket(work)
+        self.point_at_the_emulator(work)
         self.call(work, "dvc", "push")
         colleague = self.folder / "colleague"
         self.call(self.folder, "git", "clone", "-q", str(work), str(colleague))
-        self.point_at_the_bucket(colleague)
+        self.point_at_the_emulator(colleague)
         self.check_clone(colleague, "a clone pulls from gs:// and dvc repro does nothing: no call reaches a service")
         self.check_collection(work, colleague)
         self.check_secrets()
@@ -277,10 +278,10 @@ class Run:
             f"something was learnt: AP {found['ap']} on the held-out river, where chance is {found['prevalence']}",
         )
 
-    def point_at_the_bucket(self, where: Path) -> None:
-        """The README's command, and what the emulator needs."""
-        remote = {"url": f"gs://{STORAGE}/dvc", "endpointurl": self.gcs.url, "allow_anonymous_login": "true"}
-        for name, value in {**remote, "projectname": "loopback"}.items():
+    def point_at_the_emulator(self, where: Path) -> None:
+        """What DVC needs to find the bucket on loopback."""
+        settings = {"endpointurl": self.gcs.url, "allow_anonymous_login": "true", "projectname": "loopback"}
+        for name, value in settings.items():
             self.call(where, "dvc", "remote", "modify", "--local", "storage", name, value)
 
     def check_clone(self, colleague: Path, line: str) -> None:

@@ -1,10 +1,12 @@
 """What tests of several modules share: the real data beside the repository, DVC workspaces, small scenes and sites."""
 
 import json
+import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,8 @@ from affine import Affine
 
 from sandwatch.grid import Grid
 from sandwatch.imagery import Site
+
+from .servers.listener import Listener, listen
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
@@ -91,6 +95,25 @@ def write_geojson(path: Path, geometries: dict[str, shapely.Geometry], *, featur
     rows = [kind | {"properties": {"name": n}, "geometry": shapely.geometry.mapping(g)} for n, g in geometries.items()]
     path.write_text(json.dumps({"type": "FeatureCollection", "features": rows}))
     return path
+
+
+@pytest.fixture
+def listener(monkeypatch: pytest.MonkeyPatch) -> Iterator[Listener]:
+    """A port that notes who knocks; GDAL doesn't wait long for its answer."""
+    monkeypatch.setenv("GDAL_HTTP_TIMEOUT", "1")
+    with listen() as heard:
+        yield heard
+
+
+@contextmanager
+def descriptors(limit: int) -> Iterator[None]:
+    """Lets this process have no more files open than that."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 class Workspace:

@@ -12,8 +12,10 @@ from typing import Any
 
 import yaml
 
-from sandwatch.params import Bands, Compute, Model, Train
-from sandwatch.reproducible import pin
+from sandwatch.learn.card import Model
+from sandwatch.learn.params import Train
+from sandwatch.params import Bands
+from sandwatch.reproducible import Compute, pin
 
 PARAMS = yaml.safe_load((Path(__file__).parents[1] / "params.yaml").read_text())
 WINDOWS = 2

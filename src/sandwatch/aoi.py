@@ -117,9 +117,9 @@ def read_sites(path: Path) -> list[Site]:
 def build(sites: Sequence[Site], rivers: Rivers, *, aoi: Aoi, split_params: Split) -> gpd.GeoDataFrame:
     """Makes the AOI, grid, group and fold of every site.
 
-    Groups are made of the sites that are learnt from (role ``label`` or ``both``); the others could chain distant
-    sites into one group though no model sees them. They have groups of their own, numbered after those, and the fold
-    ``infer``.
+    Groups are made of the sites that are learnt from (role ``label`` or ``both``), by the distance between their
+    scenes, since windows reach out of an AOI. The others could chain distant sites into one group though no model sees
+    them. They have groups of their own, numbered after those, and the fold ``infer``.
 
     Args:
         sites: from :func:`read_sites`.
@@ -140,8 +140,9 @@ def build(sites: Sequence[Site], rivers: Rivers, *, aoi: Aoi, split_params: Spli
     others = [i for i, site in enumerate(sites) if site.role == "infer"]
     group = np.empty(len(sites), dtype=np.int64)
     fold = np.full(len(sites), "infer", dtype=object)
-    group[learnt] = split.groups([areas[i].geometry for i in learnt], split_params.min_distance_km)
-    group[others] = split.groups([areas[i].geometry for i in others], split_params.min_distance_km) + (
+    scenes = [split.ground(area.grid) for area in areas]
+    group[learnt] = split.groups([scenes[i] for i in learnt], split_params.min_distance_km)
+    group[others] = split.groups([scenes[i] for i in others], split_params.min_distance_km) + (
         group[learnt].max(initial=-1) + 1
     )
     fold[learnt] = split.folds(

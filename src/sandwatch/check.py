@@ -9,7 +9,7 @@ DVC runs it as the stage ``check``, which every other stage depends on, for two 
 
 from __future__ import annotations
 
-from sandwatch import code, params
+from sandwatch import code
 from sandwatch.annotations.params import Annotations
 from sandwatch.aoi import Aoi
 from sandwatch.chips import Chips
@@ -18,10 +18,10 @@ from sandwatch.imagery.params import EarthEngine, Imagery, Synthetic
 from sandwatch.infer import Infer
 from sandwatch.learn.card import Model
 from sandwatch.learn.params import Scoring, Train
-from sandwatch.params import Bands, Section
+from sandwatch.params import Bands, Section, faults
 from sandwatch.reproducible import Compute
 from sandwatch.split import Split
-from sandwatch.stage import Input, Output, run
+from sandwatch.stage import Input, Output, refuse, run
 
 SECTIONS: tuple[type[Section], ...] = (
     Bands, Aoi, Split, Imagery, EarthEngine, Synthetic, Annotations, Chips, Model, Train, Scoring, Compute, Evaluate,
@@ -32,8 +32,8 @@ SECTIONS: tuple[type[Section], ...] = (
 
 def main(*, params_file: Input, stages: Input, code_folder: Output) -> None:
     """Checks params.yaml whole, and writes down which code each stage can run."""
-    for section in SECTIONS:
-        params.read(params_file, section)
+    if wrong := faults(params_file.parent, SECTIONS):
+        refuse(wrong)
     code.write(stages, code_folder)
 
 

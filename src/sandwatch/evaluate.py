@@ -18,9 +18,7 @@ import geopandas as gpd
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import shapely
 from pydantic import Field
-from shapely.geometry.base import BaseGeometry
 
 from sandwatch import split, stack
 from sandwatch.errors import InputError
@@ -28,7 +26,6 @@ from sandwatch.grid import RESOLUTION_M, Grid, Window
 from sandwatch.learn.calibrate import Reliability, ece, reliability
 from sandwatch.learn.metrics import Confusion, Counts, ScoreHistogram, bootstrap
 from sandwatch.params import Count, Fraction, NotNegative, Section, Seed
-from sandwatch.schemas import WGS84
 from sandwatch.stack import HIGH, IGNORED, LOW
 from sandwatch.stitch import Predict, stitch
 
@@ -372,35 +369,17 @@ def _worst(misses: Sequence[Miss], number: int) -> list[Miss]:
 
 
 def _distance_km(aoi: gpd.GeoDataFrame, windows: pd.DataFrame) -> float:
-    """Kilometres between the AOIs of the sites trained on and of those tested on."""
-    train, test = (
-        list(aoi.geometry[aoi.site_id.isin(windows.site_id[windows.fold == fold])]) for fold in ("train", "test")
-    )
+    """Kilometres between the windows trained on and those tested on."""
+    read = split.footprints(windows, aoi)
+    train, test = (list(read.geometry[read.fold == fold]) for fold in ("train", "test"))
     return split.min_distance_km(train, test)
 
 
 def _blocks_gap_m(aoi: gpd.GeoDataFrame, windows: pd.DataFrame) -> float | None:
     """Metres between validation and training windows of the sites that are cut into blocks."""
-    sites = aoi.site_id[aoi.fold == "blocks"]
-    if sites.empty:
-        return None
-    areas = {
-        fold: [_area(grid_of(aoi, site), windows[(windows.site_id == site) & (windows.fold == fold)]) for site in sites]
-        for fold in ("train", "val")
-    }
-    train, val = ([area for area in areas[fold] if not area.is_empty] for fold in ("train", "val"))
-    return 1000.0 * split.min_distance_km(train, val)
-
-
-def _area(grid: Grid, windows: pd.DataFrame) -> BaseGeometry:
-    """The ground under windows, EPSG:4326."""
-    boxes = windows[["row", "col", "size_px"]].drop_duplicates()
-    bounds = [
-        grid.crop(Window(row=row, col=col, height=size, width=size)).bounds
-        for row, col, size in boxes.itertuples(index=False)
-    ]
-    area: BaseGeometry = gpd.GeoSeries([shapely.box(*one) for one in bounds], crs=grid.crs).to_crs(WGS84).union_all()
-    return area
+    read = split.footprints(windows, aoi)
+    train, val = (list(read.geometry[(read.site_fold == "blocks") & (read.fold == fold)]) for fold in ("train", "val"))
+    return 1000.0 * split.min_distance_km(train, val) if train and val else None
 
 
 def _summary(

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import partial
@@ -15,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from sandwatch import params, raster
+from sandwatch import params, pools, raster
 from sandwatch.errors import InputError
 from sandwatch.files import sha256
 from sandwatch.imagery import Raster, Site, Source, Unfetched, river_lines
@@ -102,7 +100,7 @@ def export(
     tasks = [(site, month) for site in places for month in site.months]
     work = partial(_export, ask=ask, folder=folder, bands=bands, imagery=imagery)
     rows: list[dict[str, Any]] = []
-    for done, part in enumerate(_each(work, tasks, min(workers, len(tasks))), start=1):
+    for done, part in enumerate(pools.each(work, tasks, min(workers, len(tasks))), start=1):
         rows += part
         said = part[0]["detail"] or f"{part[0]['valid_fraction']:.0%} of the AOI valid"
         progress(f"export: {done} of {len(tasks)}, {part[0]['obs_id']} {part[0]['status']}: {said}")
@@ -114,24 +112,6 @@ def export(
             fix="add imagery or months, or lower imagery.min_coverage",
         )
     return pd.DataFrame(rows)
-
-
-def _each(
-    work: Callable[[tuple[Site, date]], list[dict[str, Any]]], tasks: Sequence[tuple[Site, date]], workers: int
-) -> Iterator[list[dict[str, Any]]]:
-    """Yields the result of each task as it is done."""
-    if workers <= 1:
-        yield from map(work, tasks)
-        return
-    # Spawned, not forked: the readers' libraries have threads, which a fork would leave behind with their locks held.
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        futures = [pool.submit(work, task) for task in tasks]
-        try:
-            for future in as_completed(futures):
-                yield future.result()
-        finally:
-            for future in futures:
-                future.cancel()
 
 
 def _export(

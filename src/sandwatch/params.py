@@ -6,7 +6,8 @@ beside the code that it configures; here is what all share.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
@@ -118,17 +119,36 @@ def read_file(path: Path) -> dict[str, Any]:
     """Reads a params file as DVC does: YAML 1.2, where ``Yes`` is a word, as DVC itself writes it, and no truth value.
 
     Raises:
-        InputError: it is no YAML, or holds no sections.
+        InputError: there is none, it is no YAML, or holds no sections.
     """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(
+            str(path), got=error.strerror, expected="the params of a clone", fix="change into the clone's root"
+        ) from None
+    return _parse(path, content)
+
+
+def _parse(path: Path, content: bytes) -> dict[str, Any]:
+    """The sections in the content of a params file."""
     from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
+    from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
     try:
-        values = YAML(typ="safe").load(path.read_text())
+        values = YAML(typ="safe").load(content.decode())
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise InputError(
+            str(path), got=f"bytes that are no UTF-8 in line {line}", expected="YAML", fix="save it as UTF-8"
+        ) from None
     except YAMLError as error:
-        raise InputError(str(path), got=str(error), expected="YAML", fix="correct that line") from None
+        got = str(error)
+        if isinstance(error, MarkedYAMLError) and error.problem_mark:
+            got = f"{error.problem} in line {error.problem_mark.line + 1}"
+        raise InputError(str(path), got=got, expected="YAML", fix="correct that line") from None
     if not isinstance(values, dict):
-        raise InputError(str(path), got=type(values).__name__, expected="sections", fix="git checkout params.yaml")
+        raise InputError(str(path), got=type(values).__name__, expected="sections", fix="git restore params.yaml")
     return values
 
 
@@ -158,21 +178,93 @@ def check(model: type[S], values: object) -> S:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = ".".join((model.section, *(str(part) for part in first["loc"])))
-        more = f" ({error.error_count() - 1} more after this one)" if error.error_count() > 1 else ""
-        if first["type"] == "extra_forbidden":
-            raise InputError(
-                f"params.yaml: {key}",
-                got="a key that does not exist",
-                expected=f"one of {', '.join(sorted(_siblings(model, first['loc'])))}",
-                fix=f"correct or remove it{more}",
-            ) from None
-        got = "nothing" if first["type"] == "missing" else repr(first["input"])
-        expected = (
-            "a value for this key" if first["type"] == "missing" else first["msg"].removeprefix("Input should be ")
-        )
-        raise InputError(f"params.yaml: {key}", got=got, expected=expected, fix=f"edit params.yaml{more}") from None
+        (_, first), *others = sorted(_explained(model, error), key=lambda one: one[0])
+        more = f" ({len(others)} more after this one)" if others else ""
+        raise InputError(first.what, got=first.got, expected=first.expected, fix=f"{first.fix}{more}") from None
+
+
+def faults(root: Path, models: Iterable[type[Section]], content: bytes | None = None) -> list[InputError]:
+    """Everything that is wrong with a clone's params.yaml, for stages too that don't run now; empty where nothing is.
+
+    Unknown keys come first, since a misspelt one is also why another is missing; then what is missing; then the rest.
+
+    Args:
+        root: of the clone, with params.yaml and the folders of the regions.
+        models: of all sections.
+        content: of the file; None to read it.
+    """
+    path, known = root / "params.yaml", {model.section: model for model in models}
+    try:
+        values = read_file(path) if content is None else _parse(path, content)
+    except InputError as error:
+        return [error]
+    found = [_stranger("", key, ["region", *known]) for key in values if key != "region" and key not in known]
+    for name, model in known.items():
+        if name not in values:
+            found.append((_MISSING, _nothing(name, "a section")))
+            continue
+        try:
+            model.model_validate(values[name])
+        except ValidationError as error:
+            found += _explained(model, error, known.values())
+    found += _region(values, root / "data" / "regions")
+    return [error for _, error in sorted(found, key=lambda one: one[0])]
+
+
+_UNKNOWN, _MISSING, _OTHER = range(3)
+"""Ranks of faults: which are told first."""
+
+
+def _explained(
+    model: type[Section], error: ValidationError, models: Iterable[type[Section]] = ()
+) -> list[tuple[int, InputError]]:
+    """The faults of a section with their ranks, in its order; ``models`` are those of all sections."""
+    found = []
+    for fault in error.errors(include_url=False):
+        *inside, last = (model.section, *(str(part) for part in fault["loc"]))
+        key = ".".join((*inside, last))
+        if fault["type"] == "extra_forbidden":
+            found.append(_stranger(f"{'.'.join(inside)}.", last, _siblings(model, fault["loc"]), models))
+        elif fault["type"] == "missing":
+            found.append((_MISSING, _nothing(key, "a value for this key")))
+        else:
+            expected = (
+                "keys with values" if fault["type"] == "model_type" else fault["msg"].removeprefix("Input should be ")
+            )
+            wrong = InputError(
+                f"params.yaml: {key}", got=repr(fault["input"]), expected=expected, fix="edit params.yaml"
+            )
+            found.append((_OTHER, wrong))
+    return found
+
+
+def _stranger(
+    prefix: str, key: object, allowed: list[str], models: Iterable[type[Section]] = ()
+) -> tuple[int, InputError]:
+    """An unknown key, with the known one that it most likely stands for: beside it, else of that name in ``models``."""
+    near = get_close_matches(str(key), allowed, n=1)
+    near = near or [f"{model.section}.{key}" for model in models if key in model.model_fields]
+    fix = f"did you mean {' or '.join(near)}? correct or remove it" if near else "correct or remove it"
+    what, expected = f"params.yaml: {prefix}{key}", f"one of {', '.join(sorted(allowed))}"
+    return _UNKNOWN, InputError(what, got="a key that does not exist", expected=expected, fix=fix)
+
+
+def _nothing(key: str, expected: str) -> InputError:
+    return InputError(f"params.yaml: {key}", got="nothing", expected=expected, fix="edit params.yaml")
+
+
+def _region(values: dict[str, Any], regions: Path) -> list[tuple[int, InputError]]:
+    """What is wrong with the key ``region``, which names a folder."""
+    folders = sorted(path.name for path in regions.iterdir() if path.is_dir()) if regions.is_dir() else []
+    if "region" not in values:
+        return [(_MISSING, _nothing("region", f"a folder under data/regions: {', '.join(folders)}"))]
+    region = values["region"]
+    if region in folders:
+        return []
+    near = get_close_matches(str(region), folders, n=1)
+    fix = f"did you mean {near[0]}? correct it" if near else f"correct it, or make data/regions/{region}"
+    expected = f"a folder under data/regions: {', '.join(folders)}"
+    return [(_OTHER, InputError("params.yaml: region", got=repr(region), expected=expected, fix=fix))]
 
 
 def _siblings(model: type[BaseModel], loc: tuple[str | int, ...]) -> list[str]:

@@ -212,7 +212,7 @@ def _caveats(evaluation: Evaluation) -> Iterator[str]:
         )
     )
     yield (
-        f"The nearest AOIs of training and test are {_cell(evaluation.metrics['train_test_km'])} km apart "
+        f"The nearest windows of training and test are {_cell(evaluation.metrics['train_test_km'])} km apart "
         f"(split.min_distance_km: {evaluation.min_distance_km:g})."
     )
     if evaluation.blocks_gap_m is not None:

@@ -2,7 +2,7 @@
 
 Tables are Parquet, GeoParquet where there is a geometry (EPSG:4326, longitude before latitude), written so that the
 same rows give the same bytes: columns in the model's order, rows sorted by the model's ``_sort_by``, fixed compression,
-nothing about the run.
+nothing about the run or the libraries (:mod:`sandwatch.parquet`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pandera.typing import Series
 from pandera.typing.geopandas import GeoSeries
 
 from sandwatch.errors import InputError
-from sandwatch.files import whole
+from sandwatch.parquet import write_parquet
 
 WGS84 = "EPSG:4326"
 Geometries = GeoSeries[Annotated[Geometry, WGS84]]
@@ -107,9 +107,7 @@ class Table(pa.DataFrameModel):
         Raises:
             InputError: as :meth:`checked`.
         """
-        table = cls.checked(table, path.name)
-        with whole(path) as partial:
-            table.to_parquet(partial, compression="zstd", index=False)
+        write_parquet(cls.checked(table, path.name), path)
 
     @classmethod
     def read(cls, path: Path) -> Any:

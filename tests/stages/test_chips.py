@@ -182,6 +182,13 @@ def test_a_label_revision_leaves_the_pixels_as_they_are(workspace: Path) -> None
     assert changed == {"chips/chip_labels.parquet", "chips/windows.parquet", f"chips/masks/near_{MONTH}.npy"}
 
 
+def test_the_number_of_workers_is_that_of_the_environment(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SANDWATCH_WORKERS", "many")
+    done = run(workspace)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: environment variable SANDWATCH_WORKERS: got 'many'; expected a whole number")
+
+
 def test_folds_too_near_each_other_are_refused_in_one_line(workspace: Path) -> None:
     params = yaml.safe_load((workspace / "params.yaml").read_text())
     params["split"]["min_distance_km"] = 70

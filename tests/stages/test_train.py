@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -10,10 +11,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 
 from sandwatch.files import sha256
+from sandwatch.schemas import Windows
 from tests import tiny_chips
 
 ROOT = Path(__file__).parents[2]
@@ -116,3 +119,29 @@ def test_a_run_that_is_ended_from_outside_fails(workspace: Path) -> None:
         process.stdout.read()
     assert process.returncode == 128 + signal.SIGTERM
     assert not (workspace / "models").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_share_one_validation_window(workspace: Path) -> None:
+    """One of them has none to score, and neither waits for the other for ever."""
+    params = yaml.safe_load((workspace / "params.yaml").read_text())
+    params["compute"]["reproducible"] = False
+    params["train"].update(windows_per_epoch=8, batch_size=4)
+    (workspace / "params.yaml").write_text(yaml.safe_dump(params))
+    windows = Windows.read(workspace / "chips" / "windows.parquet")
+    one = windows[(windows["fold"] == "val") & (windows["px_high"] > 0)].iloc[:1]
+    Windows.write(pd.concat([windows[windows["fold"] == "train"], one]), workspace / "chips" / "windows.parquet")
+    places = {"PL_TRAINER_ACCELERATOR": "cpu", "PL_TRAINER_DEVICES": "2", "PL_TRAINER_STRATEGY": "ddp"}
+    with subprocess.Popen(
+        COMMAND, cwd=workspace, env={**os.environ, **places, "OMP_NUM_THREADS": "1"}, text=True,
+        start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        try:
+            said, wrong = process.communicate(timeout=240)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 0, wrong
+    assert [line.split(":")[0] for line in said.splitlines()][:2] == ["epoch 1/2", "epoch 2/2"]
+    assert json.loads((workspace / "runs" / "train.json").read_text())["processes"] == 2
+    assert (workspace / "models" / "model.safetensors").is_file()

@@ -18,8 +18,9 @@ from sandwatch.files import sha256
 from sandwatch.geometry import reproject
 from sandwatch.rivers import Rivers, read
 from sandwatch.schemas import Aoi
-from sandwatch.split import Split
-from tests.conftest import write_geojson
+from sandwatch.split import Split, distance_km
+from tests.conftest import ROOT, write_geojson
+from tests.servers.listener import Listener
 
 HEADER = "site_id,river,district,longitude,latitude,months,role"
 LINES = [
@@ -98,6 +99,22 @@ def test_sites_that_are_only_inferred_do_not_chain_groups(tmp_path: Path) -> Non
     table = build(tmp_path, *LINES, "ka3,Ka,East,85.50,20.31,2023-01,infer").set_index("site_id")
     assert table.loc["ka1", "group"] != table.loc["ka2", "group"]
     assert len({table.loc[site, "group"] for site in ("ka1", "ka2", "ka3")}) == 3
+
+
+def test_sites_whose_scenes_overlap_are_one_group_however_far_their_areas_are(tmp_path: Path) -> None:
+    """Two parallel rivers run aslant, 4.9 km from each other: windows of one site may lie over those of the other."""
+    rivers = {
+        "Pa": LineString([(80.95, 19.95), (81.05, 20.05)]),
+        "Pb": LineString([(80.95 + 0.0335, 19.95 - 0.0316), (81.05 + 0.0335, 20.05 - 0.0316)]),
+        "Lo": RIVERS["Lo"],
+    }
+    lines = ["pa1,Pa,East,81.0,20.0,2023-01,label", "pb1,Pb,East,81.0335,19.9684,2023-01,label", LINES[2]]
+    sites = aoi.read_sites(write_sites(tmp_path, *lines))
+    path = write_geojson(tmp_path / "rivers.geojson", rivers)
+    table = aoi.build(sites, Rivers(path), aoi=AOI, split_params=SPLIT.model_copy(update={"min_distance_km": 1.0}))
+    table = table.set_index("site_id")
+    assert distance_km(table.loc["pa1", "geometry"], table.loc["pb1", "geometry"]) == pytest.approx(2.9, abs=0.1)
+    assert table.loc["pa1", "group"] == table.loc["pb1", "group"] != table.loc["lo1", "group"]
 
 
 def test_a_single_group_beside_the_holdout_is_blocks(tmp_path: Path) -> None:
@@ -262,17 +279,61 @@ def test_polygons_without_buffer_are_their_own_area(tmp_path: Path) -> None:
     assert table.loc["x", "geometry"].symmetric_difference(polygon).area < 1e-8
 
 
-def test_geojson_without_feature_type_is_refused_not_read_as_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("of_the_first", [{}, {"type": "Feature"}])
+def test_geojson_without_feature_type_is_read_all_the_same(tmp_path: Path, of_the_first: dict[str, str]) -> None:
     path = write_geojson(tmp_path / "rivers.geojson", RIVERS, features=False)
-    with pytest.raises(
-        InputError, match=r"rivers.geojson: got 0 features that can be read, 3 in the file; .*\"type\": \"Feat"
-    ):
-        Rivers(path)
     content = json.loads(path.read_text())
-    content["features"][0]["type"] = "Feature"
+    content["features"][0] |= of_the_first
     path.write_text(json.dumps(content))
-    with pytest.raises(InputError, match=r"rivers.geojson: got 1 features that can be read, 3 in the file"):
-        Rivers(path)
+    assert read(path, [(-180, -80, 180, 80)]).equals(shapely.union_all(list(RIVERS.values())))
+
+
+def test_geojson_is_read_as_gdal_reads_it(tmp_path: Path) -> None:
+    """To the bit: what an area of interest is made of doesn't depend on who parsed it."""
+    frame = gpd.GeoSeries([*RIVERS.values(), None, Polygon()], crs="EPSG:4326").to_crs("EPSG:32645")
+    (tmp_path / "utm.geojson").write_text(frame.to_json())  # names its CRS
+    for path in (ROOT / "data/regions/sample/rivers.geojson", tmp_path / "utm.geojson"):
+        by_gdal = gpd.read_file(path).geometry
+        ours = Rivers(path)._all
+        assert ours is not None
+        assert ours.crs == by_gdal.crs
+        by_gdal = by_gdal[~(by_gdal.isna() | by_gdal.is_empty)]
+        assert list(ours.to_wkb()) == list(by_gdal.to_wkb())
+        assert list(ours.index) == list(by_gdal.index)
+
+
+VRT = """<OGRVRTDataSource><OGRVRTLayer name='a'><SrcDataSource>/vsicurl/{url}/a.gpkg</SrcDataSource>
+<SrcLayer>a</SrcLayer></OGRVRTLayer></OGRVRTDataSource>"""
+WFS = "<OGRWFSDataSource><URL>{url}/wfs</URL></OGRWFSDataSource>"
+COLLECTION = """{{"type": "FeatureCollection", {more}, "features": [{{"type": "Feature", "properties": {{}},
+"geometry": {{"type": "LineString", "coordinates": [[1, 2], [3, 4]]}}}}]}}"""
+LINKED = '"crs": {{"type": "link", "properties": {{"href": "{url}/crs", "type": "proj4"}}}}'
+
+
+@pytest.mark.parametrize("name", ["rivers.geojson", "rivers.gpkg", "rivers.shp"])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (VRT, "got another format; expected a GeoJSON"),
+        (WFS, "got another format; expected a GeoJSON"),
+        (COLLECTION.format(more=LINKED.format(url="{url}")), "rivers.*, crs: got .*'link'.*; expected a name"),
+    ],
+    ids=["vrt", "wfs", "crs"],
+)
+def test_rivers_that_name_a_server_are_refused_unasked(
+    tmp_path: Path, listener: Listener, content: str, message: str, name: str
+) -> None:
+    (tmp_path / name).write_text(content.replace("{url}", listener.url))
+    with pytest.raises(InputError, match=message):
+        Rivers(tmp_path / name)
+    assert listener.heard() == []
+
+
+def test_a_geojson_that_is_a_vrt_too_is_a_geojson(tmp_path: Path, listener: Listener) -> None:
+    name = VRT.format(url=listener.url).replace("\n", "")
+    (tmp_path / "rivers.geojson").write_text(COLLECTION.format(more=f'"name": "{name}"'))
+    assert len(Rivers(tmp_path / "rivers.geojson").near((0, 0, 5, 5))) == 1
+    assert listener.heard() == []
 
 
 def test_unfit_river_files_are_refused(tmp_path: Path) -> None:
@@ -280,8 +341,15 @@ def test_unfit_river_files_are_refused(tmp_path: Path) -> None:
         Rivers(tmp_path / "none.gpkg")
     (tmp_path / "text.geojson").write_text("hello")
     with pytest.raises(
-        InputError, match=r"text.geojson: got .*not recognized.*; expected a vector file that GDAL reads"
+        InputError, match=r"text.geojson: got another format; expected a GeoJSON, GeoPackage, FlatGeobuf or shapefile"
     ):
+        Rivers(tmp_path / "text.geojson")
+    for content in ("{", '{"a": 1}', '{"type": "FeatureCollection", "features": [{"type": "Feature"}]}', "{" * 9999):
+        (tmp_path / "text.geojson").write_text(content)
+        with pytest.raises(InputError, match=r"text.geojson: got \w+Error: .*; expected a GeoJSON, GeoPackage"):
+            Rivers(tmp_path / "text.geojson")
+    (tmp_path / "text.geojson").write_text('{"type": "FeatureCollection", "features": []}')
+    with pytest.raises(InputError, match=r"text.geojson: got no feature"):
         Rivers(tmp_path / "text.geojson")
     series = gpd.GeoSeries([RIVERS["Ka"]], crs="EPSG:4326")
     series.to_file(tmp_path / "a.shp")
@@ -293,7 +361,7 @@ def test_unfit_river_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"b.gpkg: got layers one, two; expected one"):
         Rivers(tmp_path / "b.gpkg")
     gpd.GeoDataFrame(geometry=[], crs="EPSG:4326").to_file(tmp_path / "c.gpkg", geometry_type="LineString")
-    with pytest.raises(InputError, match=r"c.gpkg: got 0 features that can be read"):
+    with pytest.raises(InputError, match=r"c.gpkg: got no feature"):
         Rivers(tmp_path / "c.gpkg")
 
 

@@ -19,7 +19,7 @@ from sandwatch.errors import InputError
 from sandwatch.export import export
 from sandwatch.files import sha256
 from sandwatch.grid import Grid, Window
-from sandwatch.imagery import Composite
+from sandwatch.imagery import Composite, Site
 from sandwatch.imagery.files import Files
 from sandwatch.imagery.params import Imagery
 from sandwatch.schemas import Scenes
@@ -177,7 +177,7 @@ def test_a_file_in_a_bucket_is_read_and_a_missing_one_named(tmp_path: Path, buck
     assert s2 is not None
     assert np.array_equal(s2.pixels, reflectance(3))
     assert [image.id for image in s2.source_images] == ["gs://sand/scenes/a.tif"]
-    with pytest.raises(InputError, match=r"/vsigs/sand/scenes/none.tif: got .*; expected a raster that GDAL can read"):
+    with pytest.raises(InputError, match=r"/vsigs/sand/scenes/none.tif: got .*; expected a GeoTIFF"):
         ask(tmp_path, ROW | {"path": "gs://sand/scenes/none.tif"})
 
 
@@ -190,6 +190,10 @@ def bad_rows() -> list[Any]:
         ({"product": "s3"}, "line 2, product: got 's3'; expected s2 or s1"),
         ({"path": "none.tif"}, "line 2, path: got 'none.tif'; expected an existing file, or gs"),
         ({"path": ""}, "line 2, path: got ''; expected an existing file"),
+        (
+            {"path": "gs:///vsicurl/http://x/a"},
+            "line 2, path: got 'gs:///vsicurl/http://x/a'; expected gs://bucket/key",
+        ),
         (
             {"bands": "B4 B3"},
             "line 2, bands: got no B2 for Bhargavi_1_2023-01-01, product s2; expected all of B4, B3, B2",
@@ -263,7 +267,7 @@ def test_complex_pixels_are_refused(tmp_path: Path) -> None:
 
 def test_what_is_no_raster_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.tif").write_text("text")
-    with pytest.raises(InputError, match=r"a.tif: got .*not recognized.*; expected a raster that GDAL can read"):
+    with pytest.raises(InputError, match=r"a.tif: got .*not recognized.*; expected a GeoTIFF"):
         ask(tmp_path, ROW)
 
 
@@ -423,3 +427,30 @@ def test_an_error_in_a_worker_reaches_the_user(tmp_path: Path) -> None:
     write_raster(tmp_path / "b.tif", reflectance(3), crs=None)
     with pytest.raises(InputError, match=r"b.tif: got CRS None"):
         run_export(tmp_path, ROW, ROW | {"obs_id": "Bhargavi_1_2023-02-01", "path": "b.tif"}, workers=2, months=months)
+
+
+class Weighed:
+    """A source that counts in its own process how often it is sent to others."""
+
+    def __init__(self, source: Files) -> None:
+        self.source, self.sent = source, 0
+
+    def __call__(self, site: Site, month: date) -> Composite:
+        return self.source(site, month)
+
+    def __reduce__(self) -> tuple[type["Weighed"], tuple[Files]]:
+        self.sent += 1
+        return Weighed, (self.source,)
+
+
+def test_the_source_goes_to_each_worker_once(tmp_path: Path) -> None:
+    months = tuple(date(2023, month, 1) for month in range(1, 10))
+    write_raster(tmp_path / "a.tif", reflectance(3))
+    places = [a_site(months=months)]
+    rows = [ROW | {"obs_id": f"Bhargavi_1_{month}"} for month in months]
+    source = Weighed(Files.open(write_manifest(tmp_path, *rows), bands=BANDS, places=places))
+    table = export(
+        places, source, folder=tmp_path / "s", bands=BANDS, imagery=IMAGERY, workers=2, progress=lambda _: None
+    )
+    assert (table["status"] == "exported").all()
+    assert source.sent == 2

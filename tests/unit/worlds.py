@@ -40,14 +40,14 @@ class World:
     def __init__(self, root: Path):
         self.chips = root
         rows = []
-        for index, (site, (river, longitude)) in enumerate(SITES.items()):
+        for site, (river, longitude) in SITES.items():
             rows.append(
                 {
                     "site_id": site,
                     "river": river,
                     "fold": next(fold for obs, fold in FOLDS.items() if obs.startswith(site)),
                     "utm_crs": "EPSG:32644",
-                    "left_m": 500_000.0 + index,
+                    "left_m": 500_000.0 + 109_640.0 * (longitude - 20.0),
                     "top_m": 2_000_000.0,
                     "width_px": WIDTH,
                     "height_px": HEIGHT,

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from sandwatch import raster
 from sandwatch.audit.hashes import md5
 from sandwatch.audit.history import History, Lock, read_yaml
 from sandwatch.audit.objects import CorruptError, MissingError, Objects
@@ -233,14 +234,7 @@ def _weights(weights: Path | None, said: Spec, name: str) -> Link:
 
 
 def _raster(target: str, path: Path) -> InHand:
-    import rasterio
-    from rasterio.errors import RasterioIOError
-
-    try:
-        with rasterio.open(path) as file:
-            tags = file.tags()
-    except RasterioIOError as error:
-        raise InputError(target, got=str(error), expected="a raster", fix="name a score.tif of sandwatch") from None
+    tags = raster.read_tags(path)
     if "MODEL_SHA256" not in tags:
         raise _no_result(target, f"tags {', '.join(sorted(tags)) or 'none'}", "MODEL_SHA256 among them")
     scene = {

@@ -16,8 +16,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
+import pandas as pd
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -34,6 +33,7 @@ from sandwatch.learn.metrics import ScoreHistogram
 from sandwatch.learn.model import Predictor, build, mine_logit, normalise
 from sandwatch.learn.params import Loss, Scoring, Train
 from sandwatch.origin import About
+from sandwatch.parquet import write_parquet
 from sandwatch.reproducible import Compute
 from sandwatch.stack import HIGH, LOW, counted, mines
 from sandwatch.stitch import Predict, stitch_whole
@@ -198,8 +198,10 @@ class Segmentation(lightning.LightningModule):
         self.val_loss, self.histogram = _Mean(), ScoreHistogram.empty()
 
     def validation_step(self, batch: Batch, _: int) -> None:
-        """Adds a batch to the loss and the histogram."""
+        """Adds a batch to the loss and the histogram; it has no window where there are more processes than windows."""
         pixels, mask = batch
+        if not len(mask):
+            return
         logits = self.network(normalise(pixels, self.mean, self.std))
         if not bool(torch.isfinite(logits).all()):
             raise InputError(
@@ -573,6 +575,4 @@ def _live(results: Path) -> Any:
 
 def _write_exposures(path: Path, chips: Chips, training: Indices, drawn: dict[int, int]) -> None:
     rows = sorted((str(chips.chip_id[index]), drawn.get(int(index), 0)) for index in training)
-    names, counts = zip(*rows, strict=True)
-    with whole(path) as partial:
-        pq.write_table(pa.table({"chip_id": list(names), "draws": list(counts)}), partial, compression="zstd")
+    write_parquet(pd.DataFrame(rows, columns=["chip_id", "draws"]), path)

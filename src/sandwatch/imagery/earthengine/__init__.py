@@ -9,7 +9,6 @@ those files, by any number of processes, without the network.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -22,6 +21,7 @@ from sandwatch.errors import InputError
 from sandwatch.imagery import Composite, Raster, Site, SourceImage, Unfetched
 from sandwatch.imagery.earthengine import composites, session, transfer
 from sandwatch.imagery.params import EarthEngine
+from sandwatch.pools import threads
 from sandwatch.stage import progress
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def fetch(
     session.start()
     progress(f"asking Earth Engine what there is of {len(sites)} sites, one call a site")
     found: dict[tuple[str, date, str], _Found] = {}
-    with ThreadPoolExecutor(transfer.PARALLEL_REQUESTS) as pool:
+    with threads(transfer.PARALLEL_REQUESTS) as pool:
         for site, answer in zip(sites, pool.map(lambda site: _survey(site, bands, settings), sites), strict=True):
             found.update({(site.site_id, month, product): value for (month, product), value in answer.items()})
     _check_found(found, sites)

@@ -18,7 +18,7 @@ import re
 import shutil
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+from concurrent.futures import CancelledError
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -34,6 +34,7 @@ from sandwatch.grid import Grid, Window
 from sandwatch.imagery.earthengine import session
 from sandwatch.imagery.earthengine.composites import MAX_PIXELS, crs_transform
 from sandwatch.imagery.params import EarthEngine
+from sandwatch.pools import threads
 from sandwatch.retries import pause
 from sandwatch.stage import progress
 
@@ -169,7 +170,7 @@ def _compute_pixels(orders: Sequence[Order]) -> None:
     """Fetches orders tile by tile; after a refusal no more is asked for, but what has come by then is kept."""
     refusal: InputError | None = None
     done = 0
-    with ThreadPoolExecutor(PARALLEL_REQUESTS) as pool:
+    with threads(PARALLEL_REQUESTS) as pool:
         waiting = deque(
             (order, [(window, pool.submit(compute_pixels, order, window)) for window in order.tiles])
             for order in orders
