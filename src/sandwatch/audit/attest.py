@@ -26,7 +26,7 @@ from sandwatch.audit.objects import CorruptError, MissingError, Objects
 from sandwatch.audit.record import WORDS, Audit
 from sandwatch.audit.statement import ATTESTATION, BUILD_TYPE, PREDICATE, SIGNATURE, SUBJECTS, plain
 from sandwatch.errors import InputError
-from sandwatch.files import sha256, write_json
+from sandwatch.files import left_behind, sha256, write_json
 
 BUILDER = "sandwatch:attesting-environment/v1"
 """Who says so: the environment that followed the chain after the commit. It need not be the one that trained."""
@@ -158,7 +158,7 @@ def _files(target: str, audit: Audit, history: History, objects: Objects) -> dic
 
 def _is_release(folder: Path, weights_sha256: str) -> bool:
     """Whether nothing but a release of this model lies in a folder."""
-    names = {path.name for path in folder.iterdir()}
+    names = {path.name for path in folder.iterdir() if not left_behind(path.name)}
     return {*SUBJECTS, ATTESTATION} <= names <= {*SUBJECTS, ATTESTATION, SIGNATURE} and sha256(
         folder / WEIGHTS
     ) == weights_sha256

@@ -17,12 +17,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from pathspec import GitIgnoreSpec
+
 from sandwatch.audit.hashes import folder_md5, md5
 from sandwatch.audit.record import Name, Revision
 from sandwatch.code import meaning
 from sandwatch.errors import InputError
 
-LOCK = "dvc.lock"
+LOCK, IGNORE = "dvc.lock", ".dvcignore"
 EXPERIMENT = re.compile(r"^refs/exps/[0-9a-f]{2}/[0-9a-f]{38}/(?P<name>.+)$")
 """Source: dvc.repo.experiments.refs."""
 ARTIFACT = re.compile(r"^(?:.+=)?[a-z][a-z0-9-/]*[a-z0-9](?:@v\d+\.\d+\.\d+.*|#[a-z0-9-]+(?:#\d+)?|@deprecated.*)$")
@@ -353,27 +355,31 @@ class History:
             self._digests[oid, algorithm] = _hash(content, algorithm)
 
     def _lying(self, path: str) -> str | None:
-        """The hash of what lies in the working tree; of a folder without what git ignores, as DVC is told to."""
+        """The hash of what lies in the working tree; of a folder without what DVC is told to ignore."""
         lying = self.root / path
         if not lying.is_dir():
             return md5(lying) if lying.is_file() else None
-        listed = Git(lying).run("ls-files", "-z", "--cached", "--others", "--exclude-standard").split("\0")[:-1]
-        return folder_md5({name: md5(lying / name) for name in set(listed) if (lying / name).is_file()})
+        ignored = _ignored((self.root / IGNORE).read_text() if (self.root / IGNORE).is_file() else "")
+        names = (file.relative_to(lying).as_posix() for file in lying.rglob("*") if file.is_file())
+        return folder_md5({name: md5(lying / name) for name in names if not ignored.match_file(f"{path}/{name}")})
 
     def _dvc_hash(self, commit: str, path: str) -> str | None:
-        oid = self.git.oids([f"{commit}:{self._prefix}{path}"])[0]
-        return None if oid is None else self._object_hash(oid)
+        oid, ignore = self.git.oids([f"{commit}:{self._prefix}{path}", f"{commit}:{self._prefix}{IGNORE}"])
+        return None if oid is None else self._object_hash(oid, path, ignore)
 
     @cache  # noqa: B019 - a history lives as long as its command
-    def _object_hash(self, oid: str) -> str | None:
-        """As DVC hashes a file or folder: MD5, of a folder over its listing."""
+    def _object_hash(self, oid: str, path: str, ignore: str | None) -> str | None:
+        """As DVC hashes a file or folder: MD5, of a folder over its listing, without what ``.dvcignore`` names."""
         if self.git.kind(oid) == "blob":
             self._digest([oid], "md5")
             return self._digests[oid, "md5"]
+        text = b"".join(content for _, content in self.git.blobs([ignore] if ignore else []))
+        ignored = _ignored(text.decode(errors="replace"))
         lines = self.git.run("ls-tree", "-r", "-z", oid).split("\0")[:-1]
         entries = [(line.split("\t", 1)[1], line.split(" ", 2)[2][:40]) for line in lines]
         self._digest([blob for _, blob in entries], "md5")
-        return folder_md5({path: self._digests[blob, "md5"] for path, blob in entries})
+        kept = {name: blob for name, blob in entries if not ignored.match_file(f"{path}/{name}")}
+        return folder_md5({name: self._digests[blob, "md5"] for name, blob in kept.items()})
 
     @lru_cache(maxsize=64)  # noqa: B019
     def _lock(self, oid: str) -> Lock:
@@ -456,6 +462,12 @@ def batched(names: Iterable[str]) -> Iterator[list[str]]:
 
 def _hash(content: bytes, algorithm: str) -> str:
     return meaning(content) if algorithm == "meaning" else hashlib.new(algorithm, content).hexdigest()
+
+
+@lru_cache(maxsize=64)
+def _ignored(text: str) -> GitIgnoreSpec:
+    """What a ``.dvcignore`` at the root keeps from DVC."""
+    return GitIgnoreSpec.from_lines(text.splitlines())
 
 
 def _name(ref: str, experiment: re.Match[str] | None) -> Name:

@@ -15,7 +15,7 @@ from sandwatch.audit.history import History
 from sandwatch.audit.record import Chain, Link
 from sandwatch.audit.statement import ATTESTATION, SIGNATURE, SUBJECTS, read_statement
 from sandwatch.errors import InputError
-from sandwatch.files import sha256
+from sandwatch.files import left_behind, sha256
 
 if TYPE_CHECKING:
     from model_signing.hashing import Config as Hashing
@@ -88,7 +88,7 @@ def with_key(private_key: Path) -> Sign:
             expected="a private key on the curve P-256, P-384 or P-521, as PEM",
             fix=f"make one with openssl ecparam -genkey -name prime256v1 -noout; its password goes into {PASSWORD}",
         ) from None
-    return lambda folder: signer.set_hashing_config(_hashing()).sign(folder, folder / SIGNATURE)
+    return lambda folder: signer.set_hashing_config(_hashing(folder)).sign(folder, folder / SIGNATURE)
 
 
 def with_sigstore() -> Sign:
@@ -105,7 +105,7 @@ def with_sigstore() -> Sign:
 
         try:
             signer = Config().use_sigstore_signer(use_ambient_credentials=True)  # type: ignore[no-untyped-call]
-            signer.set_hashing_config(_hashing()).sign(folder, folder / SIGNATURE)
+            signer.set_hashing_config(_hashing(folder)).sign(folder, folder / SIGNATURE)
         except (Error, IdentityError, OSError, ValueError) as error:
             raise InputError(
                 "Sigstore",
@@ -156,10 +156,11 @@ def check(folder: Path, signer: Signer, *, where: Path | None = None) -> Checked
     return Checked(links=tuple(links), statement=statement, notes=history.notes)
 
 
-def _hashing() -> Hashing:
+def _hashing(folder: Path) -> Hashing:
     from model_signing.hashing import Config
 
-    return Config().set_ignored_paths(paths=[SIGNATURE], ignore_git_paths=False)  # type: ignore[no-untyped-call]
+    beside = [path.name for path in folder.iterdir() if left_behind(path.name)]
+    return Config().set_ignored_paths(paths=[SIGNATURE, *beside], ignore_git_paths=False)  # type: ignore[no-untyped-call]
 
 
 def _signature(folder: Path, signer: Signer) -> Link:
@@ -167,7 +168,7 @@ def _signature(folder: Path, signer: Signer) -> Link:
     from model_signing.verifying import Config
     from sigstore.errors import Error
 
-    config = Config().set_hashing_config(_hashing())  # type: ignore[no-untyped-call]
+    config = Config().set_hashing_config(_hashing(folder))  # type: ignore[no-untyped-call]
     try:
         if signer.public_key is not None:
             config.use_elliptic_key_verifier(public_key=signer.public_key)
@@ -204,7 +205,7 @@ def _subjects(folder: Path, statement: dict[str, Any]) -> Link:
     wrong += [
         f"{path.name} is no part of a release"
         for path in sorted(folder.iterdir())
-        if path.name not in (*SUBJECTS, ATTESTATION, SIGNATURE)
+        if path.name not in (*SUBJECTS, ATTESTATION, SIGNATURE) and not left_behind(path.name)
     ]
     if wrong:
         return broken(name="subjects", detail=wrong[0])

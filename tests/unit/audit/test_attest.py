@@ -307,6 +307,16 @@ def test_a_release_that_nobody_touched(release: Path, keys: tuple[Path, Path], m
     assert "no DVC repository here" in alone.links[-1].detail
 
 
+def test_a_folder_that_was_looked_at_is_still_what_was_signed(
+    release: Path, keys: tuple[Path, Path], made: Made
+) -> None:
+    for name in (".DS_Store", "Thumbs.db"):
+        (release / name).write_bytes(b"left behind")
+    assert check(release, Signer(public_key=keys[1]), where=made.root).state == "verified"
+    attest("main", release, where=made.root, offline=True, now=NOW)  # it is still an earlier release of the same model
+    assert {path.name for path in release.iterdir()} == FILES
+
+
 def broken_at(found: Checked) -> tuple[str, str]:
     link = next(link for link in found.links if link.state == "broken")
     assert found.verdict == f"BROKEN at {link.name}: {link.detail}"

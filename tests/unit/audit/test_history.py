@@ -142,7 +142,7 @@ def test_the_working_tree_is_a_revision_where_its_lock_is_not_heads(clone: Path)
     assert history.lock(history.revisions[0]).names == ("first", "second")
     (clone / "src/sandwatch/__pycache__").mkdir()
     (clone / "src/sandwatch/__pycache__/errors.pyc").write_text("byte code")
-    (clone / ".gitignore").write_text("__pycache__/\n")
+    (clone / ".dvcignore").write_text("__pycache__/\n")
     paths = ["src", "stages/train.py", "missing"]
     head = history.resolve("HEAD")
     assert head is not None
