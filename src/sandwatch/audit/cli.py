@@ -84,7 +84,8 @@ def of(
     if target is None:
         from sandwatch.audit.backward import Question, backward
 
-        who = Pseudonyms.from_environment().of if annotator and PSEUDONYM.fullmatch(annotator) else None
+        hidden = annotator is not None and (pseudonymous or PSEUDONYM.fullmatch(annotator) is not None)
+        who = Pseudonyms.from_environment().of if hidden else None
         question = Question(label=label, annotator=annotator, since=since, until=until, who=who)
         for option, path in (("--geoparquet", geoparquet), ("--html", html)):
             if path is not None:
@@ -96,6 +97,8 @@ def of(
         if csv is not None:
             render.write_csv(render.backward_table(found), csv)
         _say(as_json, lambda: render.backward_json(found), lambda console: render.print_backward(found, console))
+        if any(model.state == "unknown" for model in found.models):
+            raise typer.Exit(2)
         return
     if any((label, annotator, since, until)):
         raise InputError(
