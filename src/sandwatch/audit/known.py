@@ -28,6 +28,8 @@ TABLES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "quarantine.parquet": ("the quarantine", ("feature_id", "label_id")),
 }
 """What each table of the stage annotations is called, and its columns with ids; the likelier places first."""
+ALIKE = 0.8
+"""Share of letters from which on a name is nearly the same: two pseudonyms have 0.4 in common to begin with."""
 COMPARED = 200
 """Names that are compared letter by letter, those that share most with what was asked."""
 
@@ -160,7 +162,7 @@ def nearest(name: str, names: Iterable[str]) -> list[str]:
     mine = _pieces(name)
     likely = heapq.nlargest(COMPARED, names, key=lambda one: len(mine & _pieces(one)))
     longer = [one for one in likely if one.startswith(name)]
-    return list(dict.fromkeys([*longer, *get_close_matches(name, likely)]))[:3]
+    return list(dict.fromkeys([*longer, *get_close_matches(name, likely, cutoff=ALIKE)]))[:3]
 
 
 def _pieces(name: str) -> set[str]:

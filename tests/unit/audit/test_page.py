@@ -152,7 +152,7 @@ def test_words_of_each_verdict(found: Audit) -> None:
 
 def test_a_model_without_repository_has_a_page_without_tables(found: Audit) -> None:
     link = Link(name="revision", state="unverified", detail="there is no repository")
-    text = page(Audit(target="lone.safetensors", card=found.card, links=(link,)))
+    text = page(Audit(target="lone.safetensors", spec=found.card, card=found.card, links=(link,)))
     assert "Can&#39;t be seen from here" in text
     assert 'id="labels"' not in text
     assert 'id="map"' not in text
