@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sandwatch import cli_labelbox
-from sandwatch.aoi import Aoi
 from sandwatch.audit import cli as cli_audit
 from sandwatch.errors import InputError
 
@@ -143,7 +142,7 @@ def rivers(
 ) -> None:
     """Make the file that params.yaml names in aoi.rivers from the water that Landsat ever saw (JRC, Earth Engine)."""
     from sandwatch import params
-    from sandwatch.aoi import read_sites
+    from sandwatch.aoi import Aoi, read_sites
     from sandwatch.imagery.earthengine.water import write_rivers
 
     file = Path("params.yaml")

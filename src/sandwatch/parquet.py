@@ -58,11 +58,11 @@ def write_parquet(table: pd.DataFrame, path: Path) -> None:
         InputError: the geometry has another CRS, or pyarrow writes in a way that is not known here.
     """
     columns, metadata = {}, {}
-    for name, values in table.items():
+    for name in table.columns:
         if name == "geometry":
-            columns[name], metadata["geo"] = _geometry(values, path.name)
+            columns[name], metadata["geo"] = _geometry(table[name], path.name)
         else:
-            array = pa.array(values, from_pandas=True)
+            array = pa.array(table[name], from_pandas=True)
             columns[name] = array.cast(pa.string()) if pa.types.is_null(array.type) else array  # no row has a value
     rows = pa.table(columns)
     with whole(path) as partial:

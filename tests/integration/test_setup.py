@@ -116,7 +116,7 @@ def test_a_stage_by_itself_tells_the_way_back(clone: Workspace) -> None:
     assert (clone.root / "data/aoi/aoi.parquet").read_bytes() == before
 
 
-@pytest.mark.parametrize("where", [(), ("--temp",)])
+@pytest.mark.parametrize("where", [(), pytest.param(("--temp",), marks=pytest.mark.slow)])
 def test_a_key_that_an_experiment_adds_is_refused(clone: Workspace, where: tuple[str, ...]) -> None:
     misspelt = ("-S", "aoi.bufer_m=3")
     assert "Key 'bufer_m' is not in struct" in clone.run("dvc", "exp", "run", *where, *misspelt, fails=True)

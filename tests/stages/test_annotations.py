@@ -109,7 +109,7 @@ def test_the_stage_writes_tables_and_metrics(workspace: Path) -> None:
     assert metrics["label_fingerprint"] in done.stdout
     canonical = workspace / "data" / "canonical"
     assert json.loads((canonical / "fingerprint.json").read_text())["label_fingerprint"] == metrics["label_fingerprint"]
-    assert CanonicalLabels.read(canonical / "labels.parquet")["feature_id"].tolist() == ["a"]
+    assert CanonicalLabels.read(canonical / "labels.parquet")["feature_id"].tolist() == ["good"]
     assert len(CanonicalObservations.read(canonical / "observations.parquet")) == len(observations)
 
 

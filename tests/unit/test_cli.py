@@ -76,7 +76,7 @@ def lock(root, stages, present=True):
             (root / path).mkdir(parents=True, exist_ok=True)
 
 
-ALL = ("aoi", "export", "annotations", "chips", "train", "evaluate", "infer")
+ALL = ("check", "aoi", "export", "annotations", "chips", "train", "evaluate", "infer")
 
 
 def test_help_imports_nothing_heavy():
@@ -97,7 +97,7 @@ def test_doctor_on_a_fresh_clone_says_repro(clone, monkeypatch, capsys):
     assert "synthetic" in out
     assert "core.remote                    none: sandwatch remote gs://<bucket>/<folder>" in out
     assert "pre-commit                     none" in out
-    assert out.rstrip().endswith("dvc repro, to run aoi, export, annotations, chips, train, evaluate, infer")
+    assert out.rstrip().endswith("dvc repro, to run check, aoi, export, annotations, chips, train, evaluate, infer")
 
 
 def test_doctor_finds_credentials_and_never_shows_them(clone, tmp_path, monkeypatch, capsys):
@@ -138,8 +138,8 @@ def test_doctor_shows_the_line_of_a_wrong_key(clone, monkeypatch, capsys):
     params.write_text(params.read_text().replace("overlap_px: 64", "overlap_px: wide"))
     code, out, _ = call("doctor", monkeypatch=monkeypatch, capsys=capsys)
     assert code == 1
-    line = "params.yaml: infer.overlap_px: got 'wide'; expected a valid integer; edit params.yaml"
-    assert f"!! infer                          {line}" in out
+    line = "params.yaml: scoring.overlap_px: got 'wide'; expected a valid integer; edit params.yaml"
+    assert f"!! scoring                        {line}" in out
     assert out.rstrip().endswith(f"solve params.yaml, infer: {line}")
 
 
@@ -189,7 +189,7 @@ def test_doctor_misses_a_region(clone):
 
 
 def test_next_is_what_is_not_done(clone):
-    lock(clone, ALL[:3])
+    lock(clone, ALL[:4])
     findings = doctor.examine(clone, {}, clone)
     assert doctor.next_step(findings) == "dvc repro, to run chips, train, evaluate, infer"
 
@@ -201,9 +201,9 @@ def test_next_is_to_look_when_all_is_done(clone):
 
 def test_next_is_to_pull_where_a_remote_can_have_the_outputs(clone):
     lock(clone, ALL, present=False)
-    assert doctor.next_step(doctor.examine(clone, {}, clone)).startswith("dvc repro, to run aoi")
+    assert doctor.next_step(doctor.examine(clone, {}, clone)).startswith("dvc repro, to run check, aoi")
     remote.set_default(clone, "gs://sand/dvc")
-    assert doctor.next_step(doctor.examine(clone, {}, clone)).startswith("dvc pull, to fetch the outputs of aoi")
+    assert doctor.next_step(doctor.examine(clone, {}, clone)).startswith("dvc pull, to fetch the outputs of check, aoi")
 
 
 def test_a_broken_dvc_config_is_a_problem(clone):
@@ -315,7 +315,7 @@ def predict(root, obs_id, grid, polygon):
     row = {
         "detection_id": f"{obs_id}/00001", "obs_id": obs_id, "site_id": "kanhan", "river": "Kanhan",
         "date": "2023-02-01", "score_mean": 0.9, "score_max": 0.9, "area_m2": 90_000.0, "model_sha256": "0" * 64,
-        "label_fingerprint": "0" * 64, "params_sha256": "0" * 64, "scene_sha256": "{}", "geometry": polygon,
+        "label_fingerprint": "0" * 64, "scene_sha256": "{}", "geometry": polygon,
     }  # fmt: skip
     schemas.Detections.write(gpd.GeoDataFrame([row], crs=4326), folder / "detections.parquet")
 
