@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
+
+
+MD5 = re.compile(r"[0-9a-f]{32}")
 
 
 def md5(path: Path) -> str:
