@@ -1,8 +1,8 @@
 """River geometry from a vector file: only what lies near, checked, repaired or refused by name.
 
 GDAL would take a file for whatever its content says, and among its vector formats are addresses of servers (VRT, WFS)
-that it then asks; a GeoJSON may name one as its CRS, or be both GeoJSON and VRT. So formats are told apart here: GeoJSON
-is read without GDAL, and GDAL is given nothing but GeoPackage, FlatGeobuf and shapefiles.
+that it then asks; a GeoJSON may name one as its CRS, or be both GeoJSON and VRT. So formats are told apart here:
+GeoJSON is read without GDAL, and GDAL is given nothing but GeoPackage, FlatGeobuf and shapefiles.
 """
 
 from __future__ import annotations

@@ -8,7 +8,6 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-
 MD5 = re.compile(r"[0-9a-f]{32}")
 
 

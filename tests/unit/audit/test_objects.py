@@ -91,7 +91,10 @@ def forged(root: Path, listing: object) -> str:
 )
 def test_a_listing_that_leads_out_of_its_folder_is_refused(bare: Path, path: str) -> None:
     oid = forged(bare, [{"md5": "0" * 32, "relpath": "a.txt"}, {"md5": "0" * 32, "relpath": path}])
-    objects, message = Objects(bare, offline=True), f"listing {oid} names {re.escape(repr(path))}, which does not lie in"
+    objects, message = (
+        Objects(bare, offline=True),
+        f"listing {oid} names {re.escape(repr(path))}, which does not lie in",
+    )
     with pytest.raises(CorruptError, match=message):
         objects.tree(oid)
     with pytest.raises(CorruptError, match=message):
