@@ -121,9 +121,7 @@ def test_ids_that_cant_name_files_are_refused_in_every_table(tmp_path: Path, sit
 def test_ids_too_long_to_name_files_are_refused(site_id: str) -> None:
     assert not ids.names_site(site_id)
     assert not ids.names_site("a\ud800b")  # what a file's name that isn't UTF-8 reads as
-    with pytest.raises(
-        InputError, match=r"observations, column obs_id: got .*; expected an id of letters of any scrip"
-    ):
+    with pytest.raises(InputError, match=r"observations, column obs_id: got .*; expected an id of letters of any"):
         Observations.checked(observations(f"{site_id}_2023-01-01", "a"), "observations")
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from sandwatch.audit.hashes import MD5, folder_md5, hash_folder, md5
 from sandwatch.doctor import PLACEHOLDER
+from sandwatch.errors import unsigned
 from sandwatch.files import below
 
 
@@ -60,7 +61,7 @@ class Objects:
             remote, cache = self._repo.cloud.get_remote_odb(self._remote), self._repo.cache.local
             self._repo.cloud.transfer(remote, cache, {HashInfo("md5", oid) for oid in wanted}, cache_odb=cache)
         except (DvcException, ObjectDBError, OSError) as error:
-            self._why = str(error)
+            self._why = unsigned(error)
         got = {oid for oid in wanted if self._cached(oid).is_file()}
         self.pulled += sorted(got)
         self._absent |= wanted - got
