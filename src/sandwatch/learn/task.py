@@ -171,7 +171,7 @@ class Segmentation(lightning.LightningModule):
             lr=self.train_params.learning_rate,
             weight_decay=self.train_params.weight_decay,
             # In mixed precision Lightning can't clip gradients beside it, and nobody asks for the same bits.
-            fused=self.trainer.precision == "32-true" or None,
+            fused=True if self.trainer.precision == "32-true" else None,
         )
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer, self.train_params.learning_rate, total_steps=int(self.trainer.estimated_stepping_batches)
