@@ -47,6 +47,7 @@ def train(precision: str) -> str:
             compute=params.Compute(reproducible=False, threads=1, precision=precision),  # type: ignore[arg-type]
             infer=params.read(PARAMS, params.Infer),
             provenance=task.Provenance(label_fingerprint="0" * 64, inputs={}, code={}, params_sha256="0" * 64),
+            weights=Path("data/weights"),
             models=models,
             results=results,
             report=lambda line: None,

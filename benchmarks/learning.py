@@ -137,6 +137,7 @@ def shuffled() -> Figures:
             compute=read(params.Compute),
             infer=infer,
             provenance=nothing,
+            weights=Path("data/weights"),
             models=folder / "models",
             results=folder / "results",
             report=lambda line: progress(f"  {line}"),

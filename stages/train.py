@@ -3,6 +3,8 @@
 Reads:
     --chips: folder of windows.parquet, pixels/<obs_id>.npy and masks/<obs_id>.npy.
     --annotations-metrics: metrics of the annotations, for the label fingerprint.
+    --weights: folder of files that an encoder may start from. No dependency of the stage: params.yaml names the one
+        file that is read, with its SHA-256.
 
 Writes:
     --models: model.safetensors, model.json (the card), exposures.parquet (how often each training window was drawn).
@@ -22,7 +24,7 @@ from sandwatch.reproducible import pin
 from sandwatch.stage import Input, Output, progress, run
 
 
-def main(*, chips: Input, annotations_metrics: Input, models: Output, results: Output) -> None:
+def main(*, chips: Input, annotations_metrics: Input, weights: Input, models: Output, results: Output) -> None:
     """Trains the segmentation model, tracked by DVCLive, and writes its card."""
     params = StageParams.load("train")
     compute, model = params[Compute], params[Model]
@@ -38,8 +40,7 @@ def main(*, chips: Input, annotations_metrics: Input, models: Output, results: O
         pin(compute.threads)
     from sandwatch.learn import card, data, task
 
-    start = model.encoder_weights or ""
-    weights = [Path(start)] if start.endswith(".safetensors") else []
+    start = model.encoder_weights
     facts = task.learn(
         chips=data.Chips(chips),
         bands=params[Bands].names,
@@ -49,12 +50,13 @@ def main(*, chips: Input, annotations_metrics: Input, models: Output, results: O
         infer=params[Infer],
         provenance=task.Provenance(
             label_fingerprint=metrics["label_fingerprint"],
-            inputs=card.hash_inputs([chips, annotations_metrics, *weights]),
+            inputs=card.hash_inputs([chips, annotations_metrics, *([weights / start.file] if start else [])]),
             code=card.hash_code(Path(__file__)),
             params_sha256=card.hash_params(
                 [params[Bands], params[Chips], compute, params[Infer], model, params[Train]]
             ),
         ),
+        weights=weights,
         models=models,
         results=results,
         report=progress,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from sandwatch.errors import InputError
 
@@ -140,6 +140,14 @@ class Chips(Section):
     seed: Seed
 
 
+class Weights(BaseModel):
+    """A file of data/weights that an encoder starts from, and the SHA-256 that its bytes must have."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    file: Annotated[str, Field(pattern=r"^\w[\w.-]*\.safetensors$")]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
 class Model(Section):
     """The network."""
 
@@ -148,8 +156,24 @@ class Model(Section):
     encoder: Annotated[str, Field(min_length=1)]
     encoder_depth: Annotated[int, Field(ge=3, le=5)]
     decoder_channels: tuple[Count, ...] = Field(strict=False)
-    encoder_weights: str | None
+    encoder_weights: Weights | None
     method: Literal["binary", "three_class"]
+
+    @field_validator("encoder_weights", mode="before")
+    @classmethod
+    def _pinned(cls, value: object, info: ValidationInfo) -> object:
+        """Refuses a bare name: what it stands for may change without a word."""
+        if isinstance(value, str):
+            raise InputError(
+                "params.yaml: model.encoder_weights",
+                got=repr(value),
+                expected="null, or the file in data/weights and its hash: {file: ..., sha256: ...}",
+                fix="write sha256sum's answer for your file there"
+                if value.endswith(".safetensors")
+                else f"run: sandwatch weights {info.data.get('encoder', '<encoder>')} {value}; it fetches them once "
+                "and prints the line to write",
+            )
+        return value
 
 
 class Loss(BaseModel):

@@ -32,6 +32,7 @@ from sandwatch.learn.card import CLASSES, Card
 from sandwatch.learn.data import Batch, Batches, Chips, Draws, Indices, TrainingBatches, in_batches
 from sandwatch.learn.metrics import ScoreHistogram
 from sandwatch.learn.model import Predictor, build, mine_logit, normalise
+from sandwatch.learn.weights import load
 from sandwatch.params import Compute, Infer, Loss, Model, Train
 from sandwatch.stack import HIGH, LOW, counted, mines
 from sandwatch.stitch import Predict, stitch_whole
@@ -303,6 +304,7 @@ def learn(
     compute: Compute,
     infer: Infer,
     provenance: Provenance,
+    weights: Path,
     models: Path,
     results: Path,
     report: Report,
@@ -320,6 +322,7 @@ def learn(
         compute: section of params.yaml; unless it asks for reproducibility, Lightning chooses devices and strategy.
         infer: section of params.yaml: how windows are put together, here to choose temperature and threshold.
         provenance: for the card.
+        weights: folder of the files to start from.
         models: folder of the model.
         results: folder of metrics and plots.
         report: is given a line now and then.
@@ -328,15 +331,18 @@ def learn(
         Facts of the run (devices, durations), which no output may hold; None in all but the first of several processes.
 
     Raises:
-        InputError: there is nothing to train or to validate on, the network can't be built, or params contradict each
-            other.
+        InputError: there is nothing to train or to validate on, the network can't be built, the weights to start from
+            are not those of params.yaml, or params contradict each other.
     """
     _check(chips, bands, model, compute, infer)
     training, validating = chips.of("train"), chips.of("val")
     mean, std = chips.moments(training)
     torch.manual_seed(train.seed)
+    network = build(model, in_channels=len(bands), size_px=chips.size_px)
+    if model.encoder_weights is not None:
+        load(network.get_submodule("encoder"), model.encoder_weights, weights, in_channels=len(bands))
     task = Segmentation(
-        build(model, in_channels=len(bands), size_px=chips.size_px),
+        network,
         method=model.method,
         mean=mean,
         std=std,
@@ -382,10 +388,10 @@ def learn(
     )
     report("choosing temperature and threshold on the validation observations")
     predictor = calibrated(task.network, draft, chips, infer, device=trainer.strategy.root_device)
-    weights = models / "model.safetensors"
-    with whole(weights) as partial:
+    trained = models / "model.safetensors"
+    with whole(trained) as partial:
         save_file(tracker.best_weights, partial, metadata=predictor.card.header())
-    predictor.card.model_copy(update={"weights_sha256": sha256(weights)}).write(models / "model.json")
+    predictor.card.model_copy(update={"weights_sha256": sha256(trained)}).write(models / "model.json")
     _write_exposures(models / "exposures.parquet", chips, training, draws.exposures(tracker.best_epoch + 1))
     for name, image in pictures(predictor, chips, chips.thin(validating)):
         tracker.live.log_image(f"{name}.png", image)

@@ -161,6 +161,7 @@ ARGUMENTS: dict[str, Any] = {
     "train": TRAIN,
     "compute": Compute(reproducible=True, threads=1, precision="32-true"),
     "infer": Infer(overlap_px=8, batch_size=4, min_object_m2=0.0),
+    "weights": Path("data/weights"),
     "provenance": Provenance(label_fingerprint="1" * 64, inputs={}, code={}, params_sha256="2" * 64),
 }
 
