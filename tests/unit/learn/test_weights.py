@@ -111,12 +111,7 @@ def test_only_a_file_with_its_hash_is_taken(value: object, message: str) -> None
 
 
 def command(folder: Path, hub: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    environment = {
-        **os.environ,
-        "HF_ENDPOINT": hub,
-        "HF_HOME": str(folder / "cache"),
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    }
+    ours = {"HF_ENDPOINT": hub, "HF_HOME": str(folder / "cache"), "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     return subprocess.run(
         [sys.executable, "-c", "from sandwatch.cli import main; main()", "weights", *arguments],
         cwd=folder, env={**os.environ, **ours}, capture_output=True, text=True, check=False,
