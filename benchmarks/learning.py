@@ -30,10 +30,14 @@ import numpy.typing as npt
 import typer
 
 from sandwatch import params, schemas
-from sandwatch.evaluate import evaluate, region_of
+from sandwatch.evaluate import Evaluate, evaluate, region_of
 from sandwatch.files import write_json
+from sandwatch.learn.card import Model
 from sandwatch.learn.metrics import ScoreHistogram, bootstrap
-from sandwatch.reproducible import pin
+from sandwatch.learn.params import Scoring, Train
+from sandwatch.origin import About
+from sandwatch.reproducible import Compute, pin
+from sandwatch.split import Split
 from sandwatch.stack import HIGH, IGNORED, LOW, OTHER, counted, mines
 from sandwatch.stage import progress, run
 
@@ -65,7 +69,7 @@ def main(
 ) -> None:
     """Compares the model with a random forest and with a model trained on shuffled labels."""
     os.chdir(root)  # as `dvc repro` there: all paths of the pipeline are relative
-    compute = params.read(Path("params.yaml"), params.Compute)
+    compute = params.read(Path("params.yaml"), Compute)
     if compute.reproducible:
         pin(compute.threads)
     found = Path("benchmarks/results/learning.json")
@@ -124,18 +128,19 @@ def shuffled() -> Figures:
     def read(section: type[params.S]) -> params.S:
         return params.read(Path("params.yaml"), section)
 
-    train, infer, split = read(params.Train), read(params.Infer), read(params.Split)
-    nothing = task.Provenance(label_fingerprint="0" * 64, inputs={}, code={}, params_sha256="0" * 64)
+    train, split = read(Train), read(Split)
+    about = About(label_fingerprint="0" * 64, imagery="synthetic", labels="synthetic")
+    nothing = task.Provenance(about=about, inputs={}, code={}, params_sha256="0" * 64)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         shuffle(Path("data/chips"), folder / "chips")
         task.learn(
             chips=data.Chips(folder / "chips"),
             bands=read(params.Bands).names,
-            model=read(params.Model),
+            model=read(Model),
             train=train.model_copy(update={"patience": train.epochs}),
-            compute=read(params.Compute),
-            infer=infer,
+            compute=read(Compute),
+            scoring=read(Scoring),
             provenance=nothing,
             weights=Path("data/weights"),
             models=folder / "models",
@@ -147,10 +152,8 @@ def shuffled() -> Figures:
             manifest=schemas.Scenes.read(Path("data/scenes.parquet")),
             windows=schemas.Windows.read(Path("data/chips/windows.parquet")),
             chips=Path("data/chips"),
-            scorer=Predictor.load(folder / "models", "cpu"),
-            params=read(params.Evaluate),
-            overlap_px=infer.overlap_px,
-            batch_size=infer.batch_size,
+            scorer=Predictor.load(folder / "models/model.safetensors", "cpu"),
+            params=read(Evaluate),
             min_distance_km=split.min_distance_km,
         )
     return {name: evaluation.metrics[name] for name in KEPT}
@@ -196,7 +199,7 @@ def shuffle(chips: Path, out: Path) -> None:
 
 def _observations(fold: str) -> Any:
     """Yields (obs_id, stack (band, y, x), is a mine (y, x), counts (y, x)) of the pixels that a fold owns."""
-    method = params.read(Path("params.yaml"), params.Model).method
+    method = params.read(Path("params.yaml"), Model).method
     chips = Path("data/chips")
     windows = schemas.Windows.read(chips / "windows.parquet")
     chosen = windows[(windows.fold == fold) & (windows.kind == "grid")]
@@ -229,7 +232,7 @@ def _sample(generator: np.random.Generator) -> tuple[npt.NDArray[np.int16], npt.
 
 
 def _figures(histograms: list[ScoreHistogram]) -> Figures:
-    settings = params.read(Path("params.yaml"), params.Evaluate)
+    settings = params.read(Path("params.yaml"), Evaluate)
     whole = sum(histograms, ScoreHistogram.empty())
     low, high = bootstrap(
         histograms, ScoreHistogram.average_precision, samples=settings.bootstrap_samples, seed=settings.seed

@@ -23,6 +23,8 @@ from affine import Affine
 from sandwatch.grid import Grid
 from sandwatch.imagery import Site
 
+from .servers.listener import Listener, listen
+
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
 CRS = "EPSG:32645"
@@ -93,6 +95,14 @@ def write_geojson(path: Path, geometries: dict[str, shapely.Geometry], *, featur
     rows = [kind | {"properties": {"name": n}, "geometry": shapely.geometry.mapping(g)} for n, g in geometries.items()]
     path.write_text(json.dumps({"type": "FeatureCollection", "features": rows}))
     return path
+
+
+@pytest.fixture
+def listener(monkeypatch: pytest.MonkeyPatch) -> Iterator[Listener]:
+    """A port that notes who knocks; GDAL doesn't wait long for its answer."""
+    monkeypatch.setenv("GDAL_HTTP_TIMEOUT", "1")
+    with listen() as heard:
+        yield heard
 
 
 @contextmanager

@@ -11,19 +11,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import geopandas as gpd
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from pydantic import Field
 
 from sandwatch import pools, raster, stack
 from sandwatch.errors import InputError
 from sandwatch.files import whole
 from sandwatch.grid import RESOLUTION_M, Grid, Window, tile
-from sandwatch.params import Bands, Chips, Split
-from sandwatch.split import Blocks, blocks, check_leak, check_windows, footprints, ground, min_distance_km
+from sandwatch.origin import Kind, kind_of
+from sandwatch.params import Bands, Count, Fraction, NotNegative, Section, Seed
+from sandwatch.split import Blocks, Split, blocks, check_leak, check_windows, footprints, ground, min_distance_km
 from sandwatch.stack import HIGH, IGNORED, LOW, OTHER
 
 CONFIDENCE = {"low": LOW, "high": HIGH}
@@ -35,6 +37,18 @@ CANDIDATES = 8
 """Random places tried for each random window wanted, because blocks refuse some."""
 
 
+class Chips(Section):
+    """Windows of pixels with labels."""
+
+    section = "chips"
+    size_px: Annotated[int, Field(ge=32, le=1024, multiple_of=32)]
+    stride_px: Count
+    random_windows_per_chip_area: NotNegative
+    min_aoi_fraction: Fraction
+    min_valid_fraction: Fraction
+    seed: Seed
+
+
 @dataclass(frozen=True, kw_only=True)
 class Cut:
     """What cutting gave, apart from the arrays that it wrote.
@@ -42,12 +56,14 @@ class Cut:
     Attributes:
         windows: rows of schemas.Windows.
         chip_labels: rows of schemas.ChipLabels.
+        imagery: what the windows' pixels are.
         metrics: figures about them.
         notes: a line for each observation that gave no chip, for people.
     """
 
     windows: pd.DataFrame
     chip_labels: pd.DataFrame
+    imagery: Kind
     metrics: dict[str, Any]
     notes: tuple[str, ...]
 
@@ -80,10 +96,10 @@ def touched(areas: gpd.GeoDataFrame, grid: Grid) -> npt.NDArray[np.bool_]:
     """Which pixels areas touch, as labels in their place would: bool (y, x).
 
     Args:
-        areas: columns feature_id and geometry, in any CRS.
+        areas: column geometry, in any CRS.
         grid: in any CRS.
     """
-    return rasterise(areas.assign(confidence="low"), grid) > 0  # a class is needed; any will do
+    return rasterise(areas.assign(feature_id="", confidence="low"), grid) > 0  # names are needed; any will do
 
 
 def choose(
@@ -150,9 +166,9 @@ def cut(
         aoi: schemas.Aoi.
         manifest: schemas.Scenes.
         scenes: the folder that the manifest's paths start from.
-        observations: schemas.Observations.
-        labels: schemas.Labels.
-        ignored: schemas.Ignored.
+        observations: schemas.CanonicalObservations.
+        labels: schemas.CanonicalLabels.
+        ignored: schemas.CanonicalIgnored.
         bands: what to stack.
         chips: size, number and fitness of windows.
         split: the distance that folds keep, and the blocks of a group that stands alone.
@@ -245,6 +261,7 @@ def cut(
     return Cut(
         windows=windows,
         chip_labels=chip_labels,
+        imagery=kind_of(manifest.loc[manifest["obs_id"].isin(used), "source"]),
         metrics=_metrics(windows, chip_labels, without, labels, read),
         notes=notes,
     )

@@ -41,7 +41,11 @@ def main() -> None:
 
 
 @app.command()
-def doctor() -> None:
+def doctor(
+    hooks: Annotated[
+        bool, typer.Option("--hooks", help="first install a git hook that refuses commits of a wrong params.yaml")
+    ] = False,
+) -> None:
     """Say what is installed, configured and done, and what the next command is. Exit 1 where nothing can run."""
     import os
 
@@ -49,8 +53,12 @@ def doctor() -> None:
     from rich.markup import escape
 
     from sandwatch.doctor import examine, next_step
+    from sandwatch.hooks import install
 
     findings = examine(Path(), os.environ, Path.home())
+    if hooks:
+        install(Path())
+        findings = examine(Path(), os.environ, Path.home())
     console = Console(highlight=False, soft_wrap=True)
     topic = None
     for finding in findings:
@@ -61,6 +69,42 @@ def doctor() -> None:
     console.print(f"[bold]next[/]\n  {escape(next_step(findings))}")
     if any(finding.state == "problem" for finding in findings):
         raise typer.Exit(1)
+
+
+@app.command()
+def params(
+    staged: Annotated[
+        bool, typer.Option("--staged", help="check what the next commit will hold, not the file")
+    ] = False,
+) -> None:
+    """Check params.yaml, for all stages; a line for each fault, and exit 1. Runs nothing and removes nothing."""
+    from sandwatch.check import SECTIONS
+    from sandwatch.hooks import staged as read_staged
+    from sandwatch.params import faults
+    from sandwatch.stage import refuse
+
+    if wrong := faults(Path(), SECTIONS, read_staged(Path()) if staged else None):
+        refuse(wrong)
+    print("params.yaml: every key is known and every value allowed")
+
+
+@app.command()
+def remote(
+    address: Annotated[str, typer.Argument(help="gs://bucket/folder, of your own")],
+) -> None:
+    """Make a bucket of Google Cloud Storage the place that dvc push and dvc pull use. Asks nobody, uploads nothing."""
+    from sandwatch.remote import NAME, default, set_default
+
+    before = default(Path())
+    after = NAME, set_default(Path(), address)
+    if before not in (None, after):
+        print(f"the default remote was {before[0]}, {before[1]}; what lies there stays there")
+    print(f".dvc/config: the default remote is {after[0]}, {after[1]}")
+    print("commit it, so that others pull from there: git commit .dvc/config -m 'DVC remote'")
+    print(
+        "dvc push needs to list, read and write objects there: gcloud auth application-default login, or "
+        "GOOGLE_APPLICATION_CREDENTIALS=<path of a key>"
+    )
 
 
 @app.command()
@@ -98,11 +142,11 @@ def rivers(
 ) -> None:
     """Make the file that params.yaml names in aoi.rivers from the water that Landsat ever saw (JRC, Earth Engine)."""
     from sandwatch import params
-    from sandwatch.aoi import read_sites
+    from sandwatch.aoi import Aoi, read_sites
     from sandwatch.imagery.earthengine.water import write_rivers
 
     file = Path("params.yaml")
-    aoi = params.read(file, params.Aoi)
+    aoi = params.read(file, Aoi)
     region = Path("data") / "regions" / str(params.read_file(file)["region"])
     path = region / aoi.rivers
     count = write_rivers(path, read_sites(region / "sites.csv"), extent_m=aoi.extent_m, min_area_m2=min_area_m2)

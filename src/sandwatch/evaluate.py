@@ -2,7 +2,7 @@
 
 The model's scores are stitched over the pixels that a fold owns: the union of its grid windows, where there is data and
 a label (mask not 255). Method ``binary`` leaves low-confidence pixels out of every pixel metric, as training did;
-``three_class`` counts both confidences as mine. The threshold and the temperature come from the model card, where
+``three_class`` counts both confidences as mine. The threshold and the temperature come from the model, where
 training put what suited the validation fold: nothing is tuned on what is reported.
 """
 
@@ -12,24 +12,25 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 import geopandas as gpd
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from pydantic import Field
 
 from sandwatch import split, stack
 from sandwatch.errors import InputError
 from sandwatch.grid import RESOLUTION_M, Grid, Window
 from sandwatch.learn.calibrate import Reliability, ece, reliability
 from sandwatch.learn.metrics import Confusion, Counts, ScoreHistogram, bootstrap
-from sandwatch.params import Evaluate
+from sandwatch.params import Count, Fraction, NotNegative, Section, Seed
 from sandwatch.stack import HIGH, IGNORED, LOW
 from sandwatch.stitch import Predict, stitch
 
 if TYPE_CHECKING:
-    from sandwatch.learn.card import Card
+    from sandwatch.learn.card import Spec
 
 PX_KM2 = RESOLUTION_M**2 / 1e6
 CROP_PX = (96, 256)
@@ -40,12 +41,24 @@ Bool = npt.NDArray[np.bool_]
 Kind = Literal["missed mine", "false alarm"]
 
 
+class Evaluate(Section):
+    """How the network is judged."""
+
+    section = "evaluate"
+    bootstrap_samples: Count
+    calibration_bins: Annotated[int, Field(ge=2, le=100)]
+    min_object_m2: NotNegative
+    match_iou: Fraction
+    worst_misses: Count
+    seed: Seed
+
+
 class Scorer(Protocol):
     """A trained model; :class:`sandwatch.learn.model.Predictor` is one."""
 
     @property
-    def card(self) -> Card:
-        """Its card."""
+    def spec(self) -> Spec:
+        """What it says of itself."""
 
     def __call__(self, pixels: npt.NDArray[np.int16], /) -> npt.NDArray[np.float32]:
         """int16 (n, band, y, x) to the calibrated probability of mine, float32 (n, y, x)."""
@@ -124,7 +137,7 @@ class Evaluation:
         reliability_uncalibrated: of the same scores with the temperature undone.
         confusion: rows actual, predicted, pixels, share (of the actual class).
         misses: the worst of the test fold: missed mines, then false alarms, the largest of each first.
-        threshold: of the card.
+        threshold: of the model.
         test_observations: how many there are.
         min_distance_km: the least train-test distance that the split was asked for.
         blocks_gap_m: distance between validation and training windows where blocks of one river validate; else None.
@@ -157,8 +170,6 @@ def evaluate(
     chips: Path,
     scorer: Scorer,
     params: Evaluate,
-    overlap_px: int,
-    batch_size: int,
     min_distance_km: float,
 ) -> Evaluation:
     """Judges a model on the validation and test folds. One observation at a time is in memory.
@@ -170,8 +181,6 @@ def evaluate(
         chips: folder with ``pixels`` and ``masks``.
         scorer: the model.
         params: section of params.yaml.
-        overlap_px: of stitched windows.
-        batch_size: windows at once.
         min_distance_km: what the split was asked for; only reported.
 
     Raises:
@@ -189,9 +198,7 @@ def evaluate(
     misses: list[Miss] = []
     for obs_id in sorted(judged.obs_id.unique()):
         # The windows of an observation are all of one fold here: blocks leave train and val, of which train is out.
-        one, worst = _observe(
-            judged[judged.obs_id == obs_id], chips, scorer, params, overlap_px=overlap_px, batch_size=batch_size
-        )
+        one, worst = _observe(judged[judged.obs_id == obs_id], chips, scorer, params)
         observed.append(one)
         if one.fold == "test":
             misses = _worst([*misses, *worst], params.worst_misses)
@@ -200,7 +207,7 @@ def evaluate(
         observed,
         test,
         tuple(misses),
-        card=scorer.card,
+        spec=scorer.spec,
         params=params,
         train_test_km=_distance_km(aoi, windows),
         min_distance_km=min_distance_km,
@@ -277,12 +284,9 @@ def _observe(
     chips: Path,
     scorer: Scorer,
     params: Evaluate,
-    *,
-    overlap_px: int,
-    batch_size: int,
 ) -> tuple[Observed, list[Miss]]:
     """Scores the pixels of one observation that a fold owns; ``windows`` are the fold's in it."""
-    card, row = scorer.card, windows.iloc[0]
+    spec, row = scorer.spec, windows.iloc[0]
     obs_id = str(row.obs_id)
     pixels = np.load(chips / "pixels" / f"{obs_id}.npy", mmap_mode="r")
     mask: Mask = np.load(chips / "masks" / f"{obs_id}.npy")
@@ -291,7 +295,7 @@ def _observe(
 
     def stitched(predict: Predict) -> Iterable[tuple[slice, npt.NDArray[np.float32]]]:
         parts = stitch(
-            pixels, predict, size_px=card.size_px, overlap_px=overlap_px, batch_size=batch_size, region=region
+            pixels, predict, size_px=spec.size_px, overlap_px=spec.overlap_px, batch_size=spec.batch_size, region=region
         )
         for first, rows in parts:
             yield slice(first, first + len(rows)), rows
@@ -299,12 +303,12 @@ def _observe(
     histogram = ScoreHistogram.empty()
     shown = np.full(mask.shape, np.nan, np.float16)
     detected = np.zeros(mask.shape, np.bool_)
-    truth, counts = stack.mines(mask, card.method), stack.counted(mask, card.method)
+    truth, counts = stack.mines(mask, spec.method), stack.counted(mask, spec.method)
     for rows, scores in stitched(scorer):
         histogram += ScoreHistogram.of(scores[counts[rows]], truth[rows][counts[rows]])
-        detected[rows] = scores >= card.threshold  # false where NaN, that is outside the region
+        detected[rows] = scores >= spec.threshold  # false where NaN, that is outside the region
         shown[rows] = scores
-    if card.method == "three_class":
+    if spec.method == "three_class":
         confusion = np.zeros((3, 3), np.int64)
         for (rows, mine), (_, high) in zip(
             stitched(scorer), stitched(lambda pixels: scorer.classes(pixels)[:, HIGH]), strict=True
@@ -316,7 +320,7 @@ def _observe(
     objects = match_objects(
         detected,
         mask,
-        method=card.method,
+        method=spec.method,
         match_iou=params.match_iou,
         min_px=params.min_object_m2 / RESOLUTION_M**2,
     )
@@ -383,7 +387,7 @@ def _summary(
     test: Sequence[Observed],
     misses: tuple[Miss, ...],
     *,
-    card: Card,
+    spec: Spec,
     params: Evaluate,
     train_test_km: float,
     min_distance_km: float,
@@ -394,13 +398,13 @@ def _summary(
     histograms = [one.histogram for one in test]
     whole = sum(histograms, ScoreHistogram.empty())
     val = sum((one.histogram for one in observed if one.fold == "val"), ScoreHistogram.empty())
-    at_threshold = whole.at(card.threshold)
+    at_threshold = whole.at(spec.threshold)
     statistics: dict[str, Callable[[ScoreHistogram], float]] = {
         "ap": ScoreHistogram.average_precision,
-        "f1": lambda histogram: histogram.at(card.threshold).f1,
-        "precision": lambda histogram: histogram.at(card.threshold).precision,
-        "recall": lambda histogram: histogram.at(card.threshold).recall,
-        "iou": lambda histogram: histogram.at(card.threshold).iou,
+        "f1": lambda histogram: histogram.at(spec.threshold).f1,
+        "precision": lambda histogram: histogram.at(spec.threshold).precision,
+        "recall": lambda histogram: histogram.at(spec.threshold).recall,
+        "iou": lambda histogram: histogram.at(spec.threshold).iou,
     }
     intervals = {
         name: bootstrap(histograms, statistic, samples=params.bootstrap_samples, seed=params.seed)
@@ -408,7 +412,7 @@ def _summary(
     }
     area_km2 = sum(one.area_km2 for one in test)
     confusion = sum((one.confusion for one in test[1:]), test[0].confusion)
-    classes = ("other", "mine") if card.method == "binary" else ("other", "low", "high")
+    classes = ("other", "mine") if spec.method == "binary" else ("other", "low", "high")
     bins = params.calibration_bins
     metrics: dict[str, float | int | None] = {
         "ap": whole.average_precision(),
@@ -420,35 +424,35 @@ def _summary(
         "precision": at_threshold.precision,
         "recall": at_threshold.recall,
         "iou": at_threshold.iou,
-        "threshold": card.threshold,
+        "threshold": spec.threshold,
         "ece": ece(whole, bins),
-        "ece_uncalibrated": ece(whole, bins, 1 / card.temperature),
+        "ece_uncalibrated": ece(whole, bins, 1 / spec.temperature),
         "mines": sum(one.objects.mines for one in test),
         "mines_found": sum(one.objects.found for one in test),
         "false_alarms_per_100km2": _ratio(100 * sum(one.objects.false_alarms for one in test), area_km2),
         "train_test_km": train_test_km,
     }
-    if card.method == "three_class":
+    if spec.method == "three_class":
         metrics |= {f"iou_{name}": _class_iou(confusion, index) for index, name in enumerate(classes)}
     return Evaluation(
         metrics={name: _rounded(value) for name, value in metrics.items()},
         intervals=intervals,
         observations=pd.DataFrame(
             [
-                {"obs_id": one.obs_id, "river": one.river, "fold": one.fold, **_row([one], card, bins)}
+                {"obs_id": one.obs_id, "river": one.river, "fold": one.fold, **_row([one], spec, bins)}
                 for one in sorted(observed, key=lambda one: (one.fold, one.obs_id))
             ]
         ),
         rivers=pd.DataFrame(
             [
-                {"river": river, "fold": fold, "observations": len(members), **_row(members, card, bins)}
+                {"river": river, "fold": fold, "observations": len(members), **_row(members, spec, bins)}
                 for fold, river in sorted({(one.fold, one.river) for one in observed})
                 for members in [[one for one in observed if (one.fold, one.river) == (fold, river)]]
             ]
         ),
         pr_curve=_pr_curve(whole),
         reliability=reliability(whole, bins),
-        reliability_uncalibrated=reliability(whole, bins, 1 / card.temperature),
+        reliability_uncalibrated=reliability(whole, bins, 1 / spec.temperature),
         confusion=pd.DataFrame(
             [
                 {
@@ -462,7 +466,7 @@ def _summary(
             ]
         ),
         misses=misses,
-        threshold=card.threshold,
+        threshold=spec.threshold,
         test_observations=len(test),
         min_distance_km=min_distance_km,
         blocks_gap_m=blocks_gap_m,
@@ -471,10 +475,10 @@ def _summary(
     )
 
 
-def _row(members: Sequence[Observed], card: Card, bins: int) -> dict[str, float | int | None]:
+def _row(members: Sequence[Observed], spec: Spec, bins: int) -> dict[str, float | int | None]:
     """The figures of some observations together; None where undefined, such as AP where there is no mine."""
     histogram = sum((one.histogram for one in members), ScoreHistogram.empty())
-    confusion: Confusion = histogram.at(card.threshold)
+    confusion: Confusion = histogram.at(spec.threshold)
     return {
         "area_km2": _rounded(sum(one.area_km2 for one in members)),
         "prevalence": _rounded(histogram.prevalence),

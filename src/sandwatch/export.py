@@ -17,6 +17,7 @@ from sandwatch import params, pools, raster
 from sandwatch.errors import InputError
 from sandwatch.files import sha256
 from sandwatch.imagery import Raster, Site, Source, Unfetched, river_lines
+from sandwatch.imagery.params import EarthEngine, Imagery, Synthetic
 from sandwatch.params import RGB_BANDS
 
 if TYPE_CHECKING:
@@ -27,11 +28,11 @@ RGB_WHITE = 3500
 
 
 def source(
-    imagery: params.Imagery,
+    imagery: Imagery,
     *,
     bands: params.Bands,
-    synthetic: params.Synthetic,
-    earthengine: params.EarthEngine,
+    synthetic: Synthetic,
+    earthengine: EarthEngine,
     places: Sequence[Site],
     river_file: Path,
     inputs: Path,
@@ -69,7 +70,7 @@ def export(
     *,
     folder: Path,
     bands: params.Bands,
-    imagery: params.Imagery,
+    imagery: Imagery,
     workers: int,
     progress: Callable[[str], None],
 ) -> pd.DataFrame:
@@ -114,7 +115,7 @@ def export(
 
 
 def _export(
-    task: tuple[Site, date], *, ask: Source, folder: Path, bands: params.Bands, imagery: params.Imagery
+    task: tuple[Site, date], *, ask: Source, folder: Path, bands: params.Bands, imagery: Imagery
 ) -> list[dict[str, Any]]:
     """Asks for one observation, writes its files, returns its rows of the manifest."""
     site, month = task

@@ -25,12 +25,12 @@ import shapely
 
 from sandwatch import raster
 from sandwatch.annotations.labelbox import carefully, connect, finished, mine_class, project_of
+from sandwatch.annotations.params import Annotations
 from sandwatch.errors import InputError
 from sandwatch.geometry import WGS84, transformer
 from sandwatch.grid import RESOLUTION_M, Grid, Window, tile
 from sandwatch.infer import SCORE_BAND, SCORE_NODATA, SCORE_STEPS
 from sandwatch.labelbox_push import found
-from sandwatch.params import Annotations
 from sandwatch.schemas import Detections
 
 NEIGHBOURHOOD = 2.0

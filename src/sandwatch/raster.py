@@ -1,4 +1,4 @@
-"""The only place that opens rasters: reads, checks and writes them, whole, as cloud-optimised GeoTIFFs."""
+"""The only place that opens rasters, GeoTIFF and nothing else: reads, checks and writes them whole."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def write_cog(
             file.write(pixels)
             file.descriptions = tuple(bands)
             file.update_tags(**(tags or {}))
-        with memory.open() as file, whole(path) as partial:
+        with memory.open(driver="GTiff") as file, whole(path) as partial:
             _copy_to_cog(file, partial)
 
 
@@ -108,7 +108,7 @@ def cog_by_rows(
                     file.write(pixels, 1, window=RasterioWindow(0, row, grid.width, len(pixels)))
 
                 yield write
-            with rasterio.open(raw) as file:
+            with _open(raw) as file:
                 _copy_to_cog(file, partial)
         finally:
             raw.unlink(missing_ok=True)
@@ -288,7 +288,7 @@ def read_onto(
     resampled once: averaged where the raster is finer than two thirds of the grid.
 
     Args:
-        path: of a raster; GDAL's ``/vsi`` paths too.
+        path: of a GeoTIFF; ``/vsigs/bucket/name`` too.
         grid: where to.
         nodata: the value of pixels without data; None for what the file says. Where that says nothing, pixels have no
             data that are 0 in all bands, as Sentinel-2's products mean it. NaN and masked pixels never have data.
@@ -388,14 +388,26 @@ def _paste(values: npt.NDArray[np.float64], transform: Affine, grid: Grid) -> np
 
 
 def _open(path: Path) -> Any:
+    """Opens a raster to be read; nothing else in the product does.
+
+    GDAL would take a file for whatever its content says, and some formats (VRT, WMS, WCS) are no pixels but the address
+    of a server, which it then asks. Files beside the raster (``.msk``, ``.ovr``, ``.aux.xml``) may do the same, and
+    change what the pixels mean though the raster's hash stays. So only GeoTIFF is tried, and nothing beside it is read.
+    """
     import rasterio
     from rasterio.errors import RasterioIOError
 
+    expected = "a GeoTIFF"
+    if str(path).startswith("/vsi") and not str(path).startswith("/vsigs/"):
+        raise InputError(
+            str(path), got="no path on this machine, nor in a bucket", expected=expected, fix="fetch the file first"
+        )
     try:
-        return rasterio.open(path)
+        with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"):
+            return rasterio.open(path, driver="GTiff")
     except RasterioIOError as error:
         raise InputError(
-            str(path), got=str(error), expected="a raster that GDAL can read", fix="check the path and the file"
+            str(path), got=str(error), expected=expected, fix="check the path and the file, or convert it"
         ) from None
 
 

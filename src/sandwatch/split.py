@@ -11,18 +11,19 @@ import hashlib
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pyproj
 import shapely
+from pydantic import Field
 from shapely.geometry.base import BaseGeometry
 
 from sandwatch.errors import InputError
 from sandwatch.geometry import WGS84, reproject, transformer
 from sandwatch.grid import Grid, Window
-from sandwatch.params import Split
+from sandwatch.params import NotNegative, Positive, Section, Seed
 
 if TYPE_CHECKING:
     import geopandas as gpd
@@ -74,6 +75,18 @@ def footprints(windows: pd.DataFrame, aoi: gpd.GeoDataFrame) -> gpd.GeoDataFrame
         area = ground(Grid.of_site(site), part[["row", "col", "size_px"]].drop_duplicates())
         rows.append((site_id, site["fold"], fold, part["obs_id"].min(), area))
     return gpd.GeoDataFrame(rows, columns=["site_id", "site_fold", "fold", "obs_id", "geometry"], crs=WGS84)
+
+
+class Split(Section):
+    """Which whole spatial groups train, validate and test."""
+
+    section = "split"
+    min_distance_km: NotNegative
+    holdout_rivers: tuple[str, ...] = Field(min_length=1, strict=False)
+    val_fraction: Annotated[float, Field(gt=0.0, lt=1.0)]
+    block_m: Positive
+    block_gap_m: Positive
+    seed: Seed
 
 
 def distance_km(first: BaseGeometry, second: BaseGeometry) -> float:

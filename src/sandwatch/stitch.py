@@ -68,7 +68,7 @@ def stitch(
     """
     if not 0 <= overlap_px < size_px:
         raise InputError(
-            "params.yaml: infer.overlap_px",
+            "params.yaml: scoring.overlap_px",
             got=overlap_px,
             expected=f"0 to {size_px - 1}, less than a window of {size_px} px",
             fix="make the overlap smaller",

@@ -12,14 +12,17 @@ import pytest
 
 from sandwatch import annotations, params
 from sandwatch.annotations import labelbox, labelbox_export
+from sandwatch.annotations.params import Annotations
 from sandwatch.annotations.redact import redact
 from sandwatch.errors import InputError
+from sandwatch.imagery.params import Synthetic
 
 from ..servers.labelbox import NOW, SECRET_IN_LINKS, Labelbox, Project, ontology, serve_labelbox
 from ..unit import annotation_rows as rows
 from .conftest import ROOT, matrix
 
 PROJECT = "clproject0000000000000001"
+OTHER_PROJECT = "clproject0000000000000002"
 KEY = "FAKE-LABELBOX-API-KEY-7d21"
 IMAGERY_TOKEN = "FAKE-IMAGERY-TOKEN-55aa"
 SECRETS = (KEY, SECRET_IN_LINKS, IMAGERY_TOKEN)
@@ -35,7 +38,7 @@ EXPORT_PLACES = (
 )
 
 
-def section(**changes: Any) -> params.Annotations:
+def section(**changes: Any) -> Annotations:
     values = {
         "source": "labelbox",
         "labelbox_project": PROJECT,
@@ -48,10 +51,10 @@ def section(**changes: Any) -> params.Annotations:
         "done_statuses": ["DONE"],
         "consensus": "refuse",
     }
-    return params.check(params.Annotations, values | changes)
+    return params.check(Annotations, values | changes)
 
 
-def export_row(number: int) -> dict[str, Any]:
+def export_row(number: int, project: str = PROJECT) -> dict[str, Any]:
     """A row of an export: a mine north of the last, drawn on a scene with a token in its address."""
     left, bottom = 80.0, 20.0 + number * 0.01
     ring = [[left, bottom], [left + 0.003, bottom], [left + 0.003, bottom + 0.001], [left, bottom]]
@@ -59,7 +62,7 @@ def export_row(number: int) -> dict[str, Any]:
     return {
         "data_row": {"id": f"row{number}", "global_key": f"site{number}_2023-01-01", "row_data": url},
         "projects": {
-            PROJECT: {
+            project: {
                 "labels": [
                     {
                         "id": f"label{number}",
@@ -123,7 +126,31 @@ def test_the_same_snapshot_is_the_same_export(server: Labelbox) -> None:
     fetched()
     assert len(server.started("export-data-rows")) == 1
     fetched(snapshot="autumn-2")
-    assert [task["name"] for task in server.started("export-data-rows")] == ["sandwatch autumn-1", "sandwatch autumn-2"]
+    names = [f"sandwatch {PROJECT} autumn-1", f"sandwatch {PROJECT} autumn-2"]
+    assert [task["name"] for task in server.started("export-data-rows")] == names
+
+
+def test_another_project_s_snapshot_of_the_same_name_is_another_export(server: Labelbox) -> None:
+    other = Project(id=OTHER_PROJECT, export=ndjson([export_row(number, OTHER_PROJECT) for number in (40, 41)]))
+    server.projects[OTHER_PROJECT] = other
+    assert fetched() == server.projects[PROJECT].export
+    assert fetched(labelbox_project=OTHER_PROJECT) == other.export
+    assert fetched() == server.projects[PROJECT].export
+    assert [task["project"] for task in server.started("export-data-rows")] == [PROJECT, OTHER_PROJECT]
+
+
+@pytest.mark.parametrize("snapshot", ["autumn-1", "2026-10-01"])
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_row_of_another_project_refuses_the_export(versioned: Labelbox, snapshot: str, beside: bool) -> None:
+    """Wherever it stands, and where the row is of the project that was asked for too."""
+    rows_of_both = [export_row(number) for number in range(30)]
+    foreign = export_row(29, OTHER_PROJECT)
+    if beside:
+        foreign["projects"] |= export_row(29)["projects"]
+    versioned.projects[PROJECT].export = ndjson([*rows_of_both[:-1], foreign])
+    lines = labelbox.raw_rows(section(snapshot=snapshot))
+    with pytest.raises(InputError, match=rf"got a row of project {OTHER_PROJECT}; expected rows of {PROJECT} alone"):
+        next(lines)
 
 
 def test_links_are_frozen_without_their_credentials(server: Labelbox) -> None:
@@ -166,7 +193,7 @@ def test_an_export_that_stays_truncated_is_one_line_without_a_row(server: Labelb
     server.faults.add("export-file", "truncate", times=100)
     lines = labelbox.raw_rows(section())
     with pytest.raises(
-        InputError, match=r"Labelbox, export 'sandwatch autumn-1': got expected \d+ bytes, got \d+ bytes"
+        InputError, match=r"Labelbox, export 'sandwatch \w+ autumn-1': got expected \d+ bytes, got \d+ bytes"
     ):
         next(lines)
     server.faults.pending.clear()
@@ -196,7 +223,7 @@ def test_rows_that_could_not_be_exported_are_one_line(server: Labelbox) -> None:
 
 def test_a_failed_export_is_one_line_and_is_started_anew_by_the_next_run(server: Labelbox) -> None:
     server.faults.add("exportDataRowsInProjectPyApi", "fail")
-    with pytest.raises(InputError, match="export 'sandwatch autumn-1': got status FAILED; expected COMPLETE"):
+    with pytest.raises(InputError, match=r"export 'sandwatch \w+ autumn-1': got status FAILED; expected COMPLETE"):
         fetched()
     assert fetched() == server.projects[PROJECT].export
     assert len(server.started("export-data-rows")) == 2
@@ -276,6 +303,7 @@ def realistic() -> bytes:
         rows.simple(rows.NEVER_ASKED_FOR, rows.drawn("f4")),
     ]
     for row in made:
+        row["projects"] = {PROJECT: next(iter(row["projects"].values()))}
         row["data_row"]["row_data"] = f"https://tiles.example/{{z}}/{{x}}/{{y}}.png?access_token={IMAGERY_TOKEN}"
     return ndjson(made)
 
@@ -283,7 +311,7 @@ def realistic() -> bytes:
 def built(folder: Path, source: str = "labelbox") -> dict[str, Any]:
     return annotations.build(
         section(source=source),
-        params.read(ROOT / "params.yaml", params.Synthetic),
+        params.read(ROOT / "params.yaml", Synthetic),
         aoi=gpd.GeoDataFrame(),
         manifest=rows.manifest(),
         rivers=folder / "none",
@@ -315,7 +343,7 @@ def test_an_interrupted_stage_leaves_nothing_and_completes_when_run_again(
     before = built(tmp_path / "undisturbed")
     server.tasks.clear()
     server.faults.add(place, "cut", times=100)
-    with pytest.raises(InputError, match=r"Labelbox, export 'sandwatch autumn-1': got .*, 8 times over; expected"):
+    with pytest.raises(InputError, match=r"Labelbox, export 'sandwatch \w+ autumn-1': got .*, 8 times over; expected"):
         built(tmp_path / "disturbed")
     assert list((tmp_path / "disturbed").iterdir()) == []
     server.faults.pending.clear()

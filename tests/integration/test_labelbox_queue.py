@@ -311,7 +311,6 @@ def detection(obs_id: str, number: int, geometry: Polygon | MultiPolygon) -> dic
         "area_m2": 1000.0,
         "model_sha256": "a" * 64,
         "label_fingerprint": "b" * 64,
-        "params_sha256": "c" * 64,
         "scene_sha256": "{}",
         "geometry": geometry,
     }

@@ -26,8 +26,7 @@ ROOT = Path(__file__).parents[2]
 def workspace(tmp_path):
     """A DVC repository with chips of four observations and a model."""
     shutil.copyfile(ROOT / "dvc.yaml", tmp_path / "dvc.yaml")
-    text = (ROOT / "params.yaml").read_text()
-    (tmp_path / "params.yaml").write_text(text.replace("overlap_px: 64", "overlap_px: 8"))
+    shutil.copyfile(ROOT / "params.yaml", tmp_path / "params.yaml")
     (tmp_path / ".dvc").mkdir()
     (tmp_path / ".dvc" / "config").write_text("[core]\nno_scm = true\nanalytics = false\n")
     data = tmp_path / "data"
@@ -63,13 +62,12 @@ def workspace(tmp_path):
     schemas.Scenes.write(pd.DataFrame(scenes), data / "scenes.parquet")
     grid = grid_of(aoi, "low")
     label = {
-        "feature_id": "f", "label_id": "l", "obs_id": "low_2024-01-01", "class_name": "Sand mine",
-        "confidence": "high", "area_m2": 10_000.0, "created_by": None, "created_at": None, "updated_at": None,
-        "reviews": "[]", "workflow_status": "DONE", "row_sha256": "0" * 64, "label_sha256": "0" * 64,
+        "feature_id": "f", "obs_id": "low_2024-01-01", "class_name": "Sand mine",
+        "confidence": "high",
         "geometry": shapely.box(grid.left + 500, grid.top - 500, grid.left + 600, grid.top - 400),
     }  # fmt: skip
     labels = gpd.GeoDataFrame([label], crs=grid.crs).to_crs("EPSG:4326")
-    schemas.Labels.write(labels, data / "annotations" / "labels.parquet")
+    schemas.CanonicalLabels.write(labels, data / "canonical" / "labels.parquet")
     write_model(tmp_path / "models")
     return tmp_path
 
@@ -77,8 +75,8 @@ def workspace(tmp_path):
 def run_stage(workspace):
     command = [
         sys.executable, ROOT / "stages" / "evaluate.py", "--aoi", "data/aoi/aoi.parquet", "--manifest",
-        "data/scenes.parquet", "--scenes", "data/scenes", "--annotations", "data/annotations", "--chips", "data/chips",
-        "--models", "models", "--results", "results/evaluate",
+        "data/scenes.parquet", "--scenes", "data/scenes", "--canonical", "data/canonical", "--chips", "data/chips",
+        "--weights", "models/model.safetensors", "--results", "results/evaluate",
     ]  # fmt: skip
     return subprocess.run(command, cwd=workspace, capture_output=True, text=True, check=False)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -16,8 +17,8 @@ import yaml
 from safetensors.torch import save_file
 
 from sandwatch.files import sha256
+from sandwatch.learn.card import Model
 from sandwatch.learn.model import build
-from sandwatch.params import Model
 from sandwatch.schemas import Windows
 from tests import tiny_chips
 
@@ -33,18 +34,18 @@ def workspace(tmp_path: Path) -> Path:
     params["chips"]["size_px"] = tiny_chips.SIZE
     params["model"].update(encoder="tu-mobilenetv3_small_050", encoder_depth=3, decoder_channels=[16, 8, 8])
     params["train"].update(epochs=2, windows_per_epoch=16, batch_size=8)
-    params["infer"].update(overlap_px=8)
+    params["scoring"].update(overlap_px=8)
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
     (tmp_path / ".dvc").mkdir()
     (tmp_path / ".dvc" / "config").write_text("[core]\nno_scm = true\nanalytics = false\n")
     tiny_chips.write(tmp_path / "chips")
     (tmp_path / "weights").mkdir()
-    (tmp_path / "metrics.json").write_text(json.dumps({"label_fingerprint": "3" * 64}))
+    (tmp_path / "code.json").write_text(json.dumps({"stages/train.py": "4" * 64}))
     return tmp_path
 
 
 COMMAND = [sys.executable, str(ROOT / "stages" / "train.py"), "--chips", "chips", "--models", "models"]
-COMMAND += ["--annotations-metrics", "metrics.json", "--weights", "weights", "--results", "results"]
+COMMAND += ["--code", "code.json", "--weights", "weights", "--results", "results"]
 
 
 def run(workspace: Path) -> subprocess.CompletedProcess[str]:
@@ -77,12 +78,20 @@ def test_the_stage_gives_the_same_bytes_again_and_a_card_that_names_what_made_it
     assert card["label_fingerprint"] == "3" * 64
     assert card["weights_sha256"] == first["models/model.safetensors"]
     assert card["inputs"]["chips/windows.parquet"] == sha256(workspace / "chips" / "windows.parquet")
-    assert card["inputs"].keys() >= {"metrics.json", "chips/pixels/a_2020-01-01.npy", "chips/masks/t_2020-01-01.npy"}
-    assert card["code"]["stages/train.py"] == sha256(ROOT / "stages" / "train.py")
+    assert card["inputs"].keys() >= {
+        "chips/about.json",
+        "chips/pixels/a_2020-01-01.npy",
+        "chips/masks/t_2020-01-01.npy",
+    }
+    assert card["code"] == {"stages/train.py": "4" * 64}
     facts = json.loads((workspace / "runs" / "train.json").read_text())
     assert facts["cpu_capability"] == "AVX2"
     for name in facts:
         assert name not in card
+    record = json.loads((workspace / "data/arithmetic.json").read_text())
+    assert record["weights_sha256"] == first["models/model.safetensors"]
+    assert record["operations"] == facts["arithmetic"]["operations"]
+    assert record["fingerprint"] == facts["arithmetic"]["fingerprint"]
 
 
 def test_the_file_that_training_starts_from_is_pinned_and_named_in_the_card(workspace: Path) -> None:
@@ -104,13 +113,21 @@ def test_the_file_that_training_starts_from_is_pinned_and_named_in_the_card(work
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_metrics_without_a_fingerprint_are_refused_in_one_line(workspace: Path) -> None:
-    (workspace / "metrics.json").write_text("{}")
+def test_a_training_outside_reproducible_mode_claims_no_arithmetic(workspace: Path) -> None:
+    params = yaml.safe_load((workspace / "params.yaml").read_text())
+    params["compute"].update(reproducible=False)
+    params["train"].update(epochs=1)
+    (workspace / "params.yaml").write_text(yaml.safe_dump(params))
+    assert run(workspace).returncode == 0
+    assert "arithmetic" not in json.loads((workspace / "runs" / "train.json").read_text())
+    assert not (workspace / "data/arithmetic.json").exists()
+
+
+def test_chips_that_do_not_say_what_they_are_made_of_are_refused_in_one_line(workspace: Path) -> None:
+    (workspace / "chips" / "about.json").write_text("{}")
     done = run(workspace)
     assert done.returncode == 1
-    assert done.stderr == (
-        "error: metrics.json: got keys []; expected label_fingerprint among them; run dvc repro annotations\n"
-    )
+    assert re.fullmatch(r"error: chips/about\.json: got .*; run dvc repro chips\n", done.stderr)
     assert not (workspace / "models").exists()
 
 

@@ -12,14 +12,15 @@ import pytest
 import shapely
 from shapely import LineString, MultiPolygon, Point, Polygon, box
 
-from sandwatch import aoi, params
+from sandwatch import aoi
 from sandwatch.errors import InputError
 from sandwatch.files import sha256
 from sandwatch.geometry import reproject
 from sandwatch.rivers import Rivers, read
 from sandwatch.schemas import Aoi
-from sandwatch.split import distance_km
-from tests.conftest import write_geojson
+from sandwatch.split import Split, distance_km
+from tests.conftest import ROOT, write_geojson
+from tests.servers.listener import Listener
 
 HEADER = "site_id,river,district,longitude,latitude,months,role"
 LINES = [
@@ -33,10 +34,8 @@ RIVERS = {
     "Lo": box(81.29, 21.9, 81.31, 22.1),
     "Mi": LineString([(75.31, 14.8), (75.3, 15.2)]),
 }
-AOI = params.Aoi(rivers="rivers.geojson", extent_m=5000, simplify_tolerance_m=250, buffer_m=1000)
-SPLIT = params.Split(
-    min_distance_km=50, holdout_rivers=("Lo",), val_fraction=0.25, block_m=3000, block_gap_m=320, seed=0
-)
+AOI = aoi.Aoi(rivers="rivers.geojson", extent_m=5000, simplify_tolerance_m=250, buffer_m=1000)
+SPLIT = Split(min_distance_km=50, holdout_rivers=("Lo",), val_fraction=0.25, block_m=3000, block_gap_m=320, seed=0)
 
 
 def write_sites(folder: Path, *lines: str, header: str = HEADER) -> Path:
@@ -280,17 +279,61 @@ def test_polygons_without_buffer_are_their_own_area(tmp_path: Path) -> None:
     assert table.loc["x", "geometry"].symmetric_difference(polygon).area < 1e-8
 
 
-def test_geojson_without_feature_type_is_refused_not_read_as_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("of_the_first", [{}, {"type": "Feature"}])
+def test_geojson_without_feature_type_is_read_all_the_same(tmp_path: Path, of_the_first: dict[str, str]) -> None:
     path = write_geojson(tmp_path / "rivers.geojson", RIVERS, features=False)
-    with pytest.raises(
-        InputError, match=r"rivers.geojson: got 0 features that can be read, 3 in the file; .*\"type\": \"Feat"
-    ):
-        Rivers(path)
     content = json.loads(path.read_text())
-    content["features"][0]["type"] = "Feature"
+    content["features"][0] |= of_the_first
     path.write_text(json.dumps(content))
-    with pytest.raises(InputError, match=r"rivers.geojson: got 1 features that can be read, 3 in the file"):
-        Rivers(path)
+    assert read(path, [(-180, -80, 180, 80)]).equals(shapely.union_all(list(RIVERS.values())))
+
+
+def test_geojson_is_read_as_gdal_reads_it(tmp_path: Path) -> None:
+    """To the bit: what an area of interest is made of doesn't depend on who parsed it."""
+    frame = gpd.GeoSeries([*RIVERS.values(), None, Polygon()], crs="EPSG:4326").to_crs("EPSG:32645")
+    (tmp_path / "utm.geojson").write_text(frame.to_json())  # names its CRS
+    for path in (ROOT / "data/regions/sample/rivers.geojson", tmp_path / "utm.geojson"):
+        by_gdal = gpd.read_file(path).geometry
+        ours = Rivers(path)._all
+        assert ours is not None
+        assert ours.crs == by_gdal.crs
+        by_gdal = by_gdal[~(by_gdal.isna() | by_gdal.is_empty)]
+        assert list(ours.to_wkb()) == list(by_gdal.to_wkb())
+        assert list(ours.index) == list(by_gdal.index)
+
+
+VRT = """<OGRVRTDataSource><OGRVRTLayer name='a'><SrcDataSource>/vsicurl/{url}/a.gpkg</SrcDataSource>
+<SrcLayer>a</SrcLayer></OGRVRTLayer></OGRVRTDataSource>"""
+WFS = "<OGRWFSDataSource><URL>{url}/wfs</URL></OGRWFSDataSource>"
+COLLECTION = """{{"type": "FeatureCollection", {more}, "features": [{{"type": "Feature", "properties": {{}},
+"geometry": {{"type": "LineString", "coordinates": [[1, 2], [3, 4]]}}}}]}}"""
+LINKED = '"crs": {{"type": "link", "properties": {{"href": "{url}/crs", "type": "proj4"}}}}'
+
+
+@pytest.mark.parametrize("name", ["rivers.geojson", "rivers.gpkg", "rivers.shp"])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (VRT, "got another format; expected a GeoJSON"),
+        (WFS, "got another format; expected a GeoJSON"),
+        (COLLECTION.format(more=LINKED.format(url="{url}")), "rivers.*, crs: got .*'link'.*; expected a name"),
+    ],
+    ids=["vrt", "wfs", "crs"],
+)
+def test_rivers_that_name_a_server_are_refused_unasked(
+    tmp_path: Path, listener: Listener, content: str, message: str, name: str
+) -> None:
+    (tmp_path / name).write_text(content.replace("{url}", listener.url))
+    with pytest.raises(InputError, match=message):
+        Rivers(tmp_path / name)
+    assert listener.heard() == []
+
+
+def test_a_geojson_that_is_a_vrt_too_is_a_geojson(tmp_path: Path, listener: Listener) -> None:
+    name = VRT.format(url=listener.url).replace("\n", "")
+    (tmp_path / "rivers.geojson").write_text(COLLECTION.format(more=f'"name": "{name}"'))
+    assert len(Rivers(tmp_path / "rivers.geojson").near((0, 0, 5, 5))) == 1
+    assert listener.heard() == []
 
 
 def test_unfit_river_files_are_refused(tmp_path: Path) -> None:
@@ -298,8 +341,15 @@ def test_unfit_river_files_are_refused(tmp_path: Path) -> None:
         Rivers(tmp_path / "none.gpkg")
     (tmp_path / "text.geojson").write_text("hello")
     with pytest.raises(
-        InputError, match=r"text.geojson: got .*not recognized.*; expected a vector file that GDAL reads"
+        InputError, match=r"text.geojson: got another format; expected a GeoJSON, GeoPackage, FlatGeobuf or shapefile"
     ):
+        Rivers(tmp_path / "text.geojson")
+    for content in ("{", '{"a": 1}', '{"type": "FeatureCollection", "features": [{"type": "Feature"}]}', "{" * 9999):
+        (tmp_path / "text.geojson").write_text(content)
+        with pytest.raises(InputError, match=r"text.geojson: got \w+Error: .*; expected a GeoJSON, GeoPackage"):
+            Rivers(tmp_path / "text.geojson")
+    (tmp_path / "text.geojson").write_text('{"type": "FeatureCollection", "features": []}')
+    with pytest.raises(InputError, match=r"text.geojson: got no feature"):
         Rivers(tmp_path / "text.geojson")
     series = gpd.GeoSeries([RIVERS["Ka"]], crs="EPSG:4326")
     series.to_file(tmp_path / "a.shp")
@@ -311,7 +361,7 @@ def test_unfit_river_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"b.gpkg: got layers one, two; expected one"):
         Rivers(tmp_path / "b.gpkg")
     gpd.GeoDataFrame(geometry=[], crs="EPSG:4326").to_file(tmp_path / "c.gpkg", geometry_type="LineString")
-    with pytest.raises(InputError, match=r"c.gpkg: got 0 features that can be read"):
+    with pytest.raises(InputError, match=r"c.gpkg: got no feature"):
         Rivers(tmp_path / "c.gpkg")
 
 

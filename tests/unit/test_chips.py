@@ -12,10 +12,11 @@ from rasterio.features import rasterize
 from shapely.geometry import box, shape
 
 from sandwatch import raster, schemas, stack
-from sandwatch.chips import Cut, choose, cut, rasterise
+from sandwatch.chips import Chips, Cut, choose, cut, rasterise
 from sandwatch.errors import InputError
 from sandwatch.grid import Grid, Window
-from sandwatch.params import Bands, Chips, Split
+from sandwatch.params import Bands
+from sandwatch.split import Split
 from sandwatch.stack import IGNORED
 from tests.conftest import descriptors
 
@@ -202,7 +203,7 @@ def region(tmp_path: Path) -> Region:
         "scenes": tmp_path / "scenes",
         "observations": pd.DataFrame(observations),
         "labels": gpd.GeoDataFrame(pd.concat(labels, ignore_index=True), crs="EPSG:4326"),
-        "ignored": gpd.GeoDataFrame({"feature_id": [], "obs_id": []}, geometry=[], crs="EPSG:4326"),
+        "ignored": gpd.GeoDataFrame({"obs_id": []}, geometry=[], crs="EPSG:4326"),
         "bands": BANDS,
         "chips": CHIPS,
         "split": SPLIT,
@@ -271,7 +272,7 @@ def test_an_ignored_area_is_ignored_where_no_label_is(region: Region) -> None:
     _, before = arrays(region, "s1_2020-01-01")
     labels = region["labels"]
     out = labels["feature_id"] == "s1-a"
-    region["labels"], region["ignored"] = labels[~out], labels.loc[out, ["feature_id", "obs_id", "geometry"]]
+    region["labels"], region["ignored"] = labels[~out], labels.loc[out, ["obs_id", "geometry"]]
     region["out"] = region["out"].parent / "without"
     made = cut(**region)
     _, mask = arrays(region, "s1_2020-01-01")

@@ -21,13 +21,14 @@ from sandwatch.files import sha256
 from sandwatch.grid import Grid, Window
 from sandwatch.imagery import Composite, Site
 from sandwatch.imagery.files import Files
+from sandwatch.imagery.params import Imagery
 from sandwatch.schemas import Scenes
 from tests.conftest import CRS, GRID, a_site, reflectance, write_raster
 from tests.servers.gcs import serve_gcs
 
 BANDS = params.Bands(s2=("B4", "B3", "B2"), s1=())
 RADAR = params.Bands(s2=("B4",), s1=("VV", "VH"))
-IMAGERY = params.Imagery(source="files", min_coverage=0.6)
+IMAGERY = Imagery(source="files", min_coverage=0.6)
 OBS = "Bhargavi_1_2023-01-01"
 ROW = {"obs_id": OBS, "product": "s2", "path": "a.tif", "bands": "B4 B3 B2", "scale": "1", "offset": "0"}
 
@@ -176,7 +177,7 @@ def test_a_file_in_a_bucket_is_read_and_a_missing_one_named(tmp_path: Path, buck
     assert s2 is not None
     assert np.array_equal(s2.pixels, reflectance(3))
     assert [image.id for image in s2.source_images] == ["gs://sand/scenes/a.tif"]
-    with pytest.raises(InputError, match=r"/vsigs/sand/scenes/none.tif: got .*; expected a raster that GDAL can read"):
+    with pytest.raises(InputError, match=r"/vsigs/sand/scenes/none.tif: got .*; expected a GeoTIFF"):
         ask(tmp_path, ROW | {"path": "gs://sand/scenes/none.tif"})
 
 
@@ -189,6 +190,10 @@ def bad_rows() -> list[Any]:
         ({"product": "s3"}, "line 2, product: got 's3'; expected s2 or s1"),
         ({"path": "none.tif"}, "line 2, path: got 'none.tif'; expected an existing file, or gs"),
         ({"path": ""}, "line 2, path: got ''; expected an existing file"),
+        (
+            {"path": "gs:///vsicurl/http://x/a"},
+            "line 2, path: got 'gs:///vsicurl/http://x/a'; expected gs://bucket/key",
+        ),
         (
             {"bands": "B4 B3"},
             "line 2, bands: got no B2 for Bhargavi_1_2023-01-01, product s2; expected all of B4, B3, B2",
@@ -262,7 +267,7 @@ def test_complex_pixels_are_refused(tmp_path: Path) -> None:
 
 def test_what_is_no_raster_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.tif").write_text("text")
-    with pytest.raises(InputError, match=r"a.tif: got .*not recognized.*; expected a raster that GDAL can read"):
+    with pytest.raises(InputError, match=r"a.tif: got .*not recognized.*; expected a GeoTIFF"):
         ask(tmp_path, ROW)
 
 

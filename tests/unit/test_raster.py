@@ -1,6 +1,8 @@
 """Rasters: what is written is what is read, the same bytes twice, and bringing any raster onto a grid."""
 
 import io
+import re
+from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -21,8 +23,20 @@ from sandwatch.errors import InputError
 from sandwatch.files import sha256
 from sandwatch.grid import Grid, Window
 from tests.conftest import CRS, GRID, a_site, reflectance, write_raster
+from tests.servers.listener import Listener
 
 S2_NAMES = ("B2", "B3", "B4")
+ROOT = Path(__file__).parents[2]
+VRT = """<VRTDataset rasterXSize="40" rasterYSize="30"><Metadata><MDI key="INTERNAL_MASK_FLAGS_1">2</MDI></Metadata>
+<VRTRasterBand dataType="Byte" band="1"><SimpleSource><SourceFilename>/vsicurl/{url}/a.tif</SourceFilename>
+<SourceBand>1</SourceBand></SimpleSource></VRTRasterBand></VRTDataset>"""
+WMS = """<GDAL_WMS><Service name="TMS"><ServerUrl>{url}/${{z}}/${{x}}/${{y}}.png</ServerUrl></Service><DataWindow>
+<UpperLeftX>-20037508</UpperLeftX><UpperLeftY>20037508</UpperLeftY><LowerRightX>20037508</LowerRightX>
+<LowerRightY>-20037508</LowerRightY><TileLevel>1</TileLevel></DataWindow><Projection>EPSG:3857</Projection>
+<BlockSizeX>256</BlockSizeX><BlockSizeY>256</BlockSizeY><BandsCount>3</BandsCount></GDAL_WMS>"""
+WCS = "<WCS_GDAL><ServiceURL>{url}/wcs?</ServiceURL><CoverageName>a</CoverageName></WCS_GDAL>"
+OVERVIEW = """<PAMDataset><Metadata domain="OVERVIEWS"><MDI key="OVERVIEW_FILE">/vsicurl/{url}/a.tif</MDI></Metadata>
+<PAMRasterBand band="1"><NoDataValue>1</NoDataValue></PAMRasterBand></PAMDataset>"""
 
 
 def on_grid(path: Path, grid: Grid = GRID, *, nodata: float | None = None, resampling: str = "cubic") -> np.ndarray:
@@ -66,7 +80,7 @@ def test_unfit_rasters_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"a.tif: got Grid\(.*top=2246000.0.*; expected Grid\(.*top=2245990.0"):
         raster.read(tmp_path / "a.tif", bands=("B2",), grid=other)
     (tmp_path / "b.tif").write_text("no raster")
-    with pytest.raises(InputError, match=r"b.tif: got .*not recognized.*; expected a raster that GDAL can read"):
+    with pytest.raises(InputError, match=r"b.tif: got .*not recognized.*; expected a GeoTIFF"):
         raster.read(tmp_path / "b.tif", bands=("B2",))
     write_raster(tmp_path / "c.tif", reflectance(1), crs=None)
     with pytest.raises(InputError, match=r"c.tif: got CRS None.*; expected a CRS"):
@@ -190,3 +204,57 @@ def test_real_pixels_on_their_own_lattice_are_copied(shared: Any) -> None:
     part = Window(row=20, col=50, height=60, width=70)
     found = on_grid(path, grid.crop(part))
     assert np.array_equal(found, pixels[(slice(None), *part.slices)])
+
+
+READERS: dict[str, Callable[[Path], Any]] = {
+    "read": lambda path: raster.read(path, bands=["B2"]),
+    "read_grid": raster.read_grid,
+    "read_tags": raster.read_tags,
+    "band_names": raster.band_names,
+    "footprint": raster.footprint,
+    "read_onto": on_grid,
+    "polygons": lambda path: raster.polygons(path, 1),
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("content", [VRT, WMS, WCS], ids=["vrt", "wms", "wcs"])
+def test_a_file_that_names_a_server_is_refused_unasked(
+    tmp_path: Path, listener: Listener, content: str, reader: str
+) -> None:
+    path = tmp_path / "x.tif"
+    path.write_text(content.format(url=listener.url))
+    with pytest.raises(InputError, match=r"x.tif: got .*not recognized.*; expected a GeoTIFF; "):
+        READERS[reader](path)
+    assert listener.heard() == []
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize(("beside", "content"), [("msk", VRT), ("ovr", VRT), ("aux.xml", OVERVIEW)])
+def test_what_lies_beside_a_raster_is_not_read(
+    tmp_path: Path, listener: Listener, beside: str, content: str, reader: str
+) -> None:
+    """It may name a server, and it may mask pixels of a file whose hash is the same."""
+    path = write_raster(tmp_path / "x.tif", np.ones((1, *GRID.shape), np.uint8), names=["B2"])
+    before = READERS[reader](path)
+    path.with_name(f"x.tif.{beside}").write_text(content.format(url=listener.url))
+    after = READERS[reader](path)
+    np.testing.assert_equal(after, before)
+    assert listener.heard() == []
+
+
+@pytest.mark.parametrize("path", ["/vsicurl/{url}/x.tif", "/vsicurl_streaming/{url}/x.tif", "/vsizip//vsicurl/{url}/x"])
+def test_a_path_that_is_an_address_is_refused_unasked(listener: Listener, path: str) -> None:
+    with pytest.raises(InputError, match=r"got no path on this machine.*; expected a GeoTIFF"):
+        raster.read_tags(Path(path.format(url=listener.url)))
+    assert listener.heard() == []
+
+
+def test_rasters_are_opened_in_one_place() -> None:
+    """Whoever opens one elsewhere opens whatever GDAL takes it for."""
+    opens = re.compile(
+        r"rasterio\.open|MemoryFile|WarpedVRT|rasterio\.io|osgeo|from rasterio import|import rasterio as"
+    )
+    files = [*ROOT.glob("src/**/*.py"), *ROOT.glob("stages/*.py")]
+    found = {path.name: opens.findall(path.read_text()) for path in files if opens.search(path.read_text())}
+    assert found == {"raster.py": ["MemoryFile", "rasterio.open", "rasterio.open"]}  # two write, one reads

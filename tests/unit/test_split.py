@@ -17,7 +17,7 @@ from shapely import Point, box
 from sandwatch import split
 from sandwatch.errors import InputError
 from sandwatch.grid import Grid, Window, tile
-from sandwatch.params import Split
+from sandwatch.split import Split
 from tests.strategies import places
 
 GEOD = pyproj.Geod(ellps="WGS84")

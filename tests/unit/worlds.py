@@ -8,8 +8,7 @@ import numpy as np
 import pandas as pd
 import shapely
 
-from sandwatch.evaluate import evaluate
-from sandwatch.params import Evaluate
+from sandwatch.evaluate import Evaluate, evaluate
 from sandwatch.stack import NODATA
 
 PARAMS = Evaluate(bootstrap_samples=50, calibration_bins=10, min_object_m2=300, match_iou=0.3, worst_misses=4, seed=0)
@@ -22,7 +21,9 @@ class Pointwise:
     """A model whose score is the first band in ten-thousandths: what it says of a pixel is known."""
 
     def __init__(self, method="binary", threshold=0.5, temperature=1.0):
-        self.card = SimpleNamespace(size_px=SIZE, method=method, threshold=threshold, temperature=temperature)
+        self.spec = SimpleNamespace(
+            size_px=SIZE, overlap_px=8, batch_size=3, method=method, threshold=threshold, temperature=temperature
+        )
 
     def __call__(self, pixels):
         return (np.maximum(pixels[:, 0], 0) / 10_000).astype(np.float32)
@@ -93,8 +94,6 @@ class World:
             chips=self.chips,
             scorer=scorer or Pointwise(),
             params=PARAMS.model_copy(update=changes),
-            overlap_px=8,
-            batch_size=3,
             min_distance_km=50,
         )
 

@@ -2,8 +2,9 @@
 
 ``annotations.snapshot`` is the pin. Where it is a moment (ISO 8601, such as ``2026-10-01T00:00:00Z``), every label is
 taken as its last version recorded before that moment: versions are never changed, so the same snapshot is the same
-labels for ever. Any other name stands for one export, started once and named after the snapshot; run again while
-Labelbox keeps its results, the same export is fetched, not a newer one.
+labels for ever. Any other name stands for one export, started once and named after the project and the snapshot; run
+again while Labelbox keeps its results, the same export is fetched, not a newer one. Exports are found among those that
+the key's user started in any project, so each row is asked which project it is of.
 
 The key comes from ``LABELBOX_API_KEY``; ``SANDWATCH_LABELBOX_URL`` replaces the address of the service. Calls that fail
 in passing are repeated (:mod:`sandwatch.retries`); the SDK repeats answers of status 5xx by itself, for two minutes.
@@ -23,8 +24,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
+from sandwatch.annotations.params import Annotations
 from sandwatch.errors import InputError
-from sandwatch.params import Annotations
 from sandwatch.retries import ATTEMPTS, pause, retrying
 
 URL = "SANDWATCH_LABELBOX_URL"
@@ -72,7 +73,7 @@ def raw_rows(params: Annotations) -> Iterator[bytes]:
         moment = _moment(params.snapshot)
         export = Path(folder) / "export.ndjson"
         if moment is None:
-            _fetch(client, project, f"sandwatch {params.snapshot}", export)
+            _fetch(client, project, params.snapshot, export)
             with export.open("rb") as lines:
                 yield from lines
         else:
@@ -268,11 +269,13 @@ def finished(what: str, poll: Callable[[], T], running: Callable[[T], bool]) -> 
     return state
 
 
-def _fetch(client: Any, project: Any, name: str, path: Path) -> None:
-    """Writes the export called ``name`` to ``path``; it is started only where it isn't there."""
+def _fetch(client: Any, project: Any, snapshot: str, path: Path) -> None:
+    """Writes the project's export for ``snapshot`` to ``path``; it is started only where it isn't there."""
     import requests
     from labelbox import ExportTask
 
+    # Ids hold no space, so no two pairs of project and snapshot make the same name.
+    name = f"sandwatch {project.uid} {snapshot}"
     what = f"export {name!r}"
 
     def start() -> Any:
@@ -299,13 +302,20 @@ def _fetch(client: Any, project: Any, name: str, path: Path) -> None:
             fix="give annotations.snapshot a new name, for a new export; ask Labelbox's support if it stays so",
         )
     try:
-        carefully(what, lambda: _download(task, path))
+        carefully(what, lambda: _download(task, path, project.uid))
     except IncompleteError as error:
         raise InputError(
             f"Labelbox, {what}",
             got=f"{error}, {ATTEMPTS} times over",
             expected="all that Labelbox announces",
             fix="run again; if it stays so, give annotations.snapshot a new name, for a new export",
+        ) from None
+    except _OtherProjectError as error:
+        raise InputError(
+            f"Labelbox, {what}",
+            got=f"a row of project {error}",
+            expected=f"rows of {project.uid} alone",
+            fix="give annotations.snapshot a new name, for a new export",
         ) from None
     except requests.HTTPError as error:
         raise InputError(
@@ -316,11 +326,12 @@ def _fetch(client: Any, project: Any, name: str, path: Path) -> None:
         ) from None
 
 
-def _download(task: Any, path: Path) -> None:
+def _download(task: Any, path: Path, project_id: str) -> None:
     """Writes the result of ``task``, as received, to ``path``.
 
     Raises:
         IncompleteError: bytes or rows are not as many as the task says, or a row isn't JSON.
+        _OtherProjectError: a row is of another project, or of another one too.
     """
     from labelbox import StreamType
 
@@ -331,7 +342,9 @@ def _download(task: Any, path: Path) -> None:
     rows = 0
     with tempfile.TemporaryDirectory(dir=path.parent) as folder, _sdk_buffers_in(folder):
         try:
-            for rows, _ in enumerate(task.get_buffered_stream(StreamType.RESULT), start=1):
+            for rows, row in enumerate(task.get_buffered_stream(StreamType.RESULT), start=1):
+                if others := sorted(_projects(row.json) - {project_id}):
+                    raise _OtherProjectError(", ".join(others))
                 if rows == 1:
                     # By the first row, the SDK has written every part to one file of its own, which it removes after
                     # the last. The rows that it yields are parsed; the file is what was received.
@@ -343,6 +356,16 @@ def _download(task: Any, path: Path) -> None:
     found = path.stat().st_size
     if (found, rows) != (size, lines):
         raise IncompleteError(f"{found} bytes, {rows} rows, where Labelbox announces {size} bytes, {lines} rows")
+
+
+def _projects(row: Any) -> set[str]:
+    """The ids of the projects whose labels a row holds; a row that is none of an export is for the rules to reject."""
+    projects = row.get("projects") if isinstance(row, dict) else None
+    return set(projects) if isinstance(projects, dict) else set()
+
+
+class _OtherProjectError(Exception):
+    """An export holds rows of this project, which nobody asked for."""
 
 
 @contextmanager
@@ -402,7 +425,7 @@ def _at(client: Any, project: Any, moment: datetime, params: Annotations, export
                 spilled.setdefault(version.data_row_id, []).append((file.tell(), len(line)))
                 file.write(line)
     # An export tells the names of the data rows, and nothing else of it goes in: it changes from day to day.
-    _fetch(client, project, f"sandwatch {params.snapshot}", export)
+    _fetch(client, project, params.snapshot, export)
     with export.open("rb") as lines:
         data_rows = {row["id"]: row for line in lines for row in [json.loads(line)["data_row"]] if row["id"] in spilled}
     with versions.open("rb") as file:

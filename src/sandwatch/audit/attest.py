@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from sandwatch.audit import chain
-from sandwatch.audit.chain import ANNOTATIONS, CHIPS, EXPOSURES, MODELS, SCENES, TRAIN, WEIGHTS
+from sandwatch.audit.chain import ANNOTATIONS, CHIPS, EXPOSURES, MODELS, PIPELINE, SCENES, TRAIN, WEIGHTS
 from sandwatch.audit.folders import whole_folder
 from sandwatch.audit.forward import follow
 from sandwatch.audit.history import LOCK, History, read_yaml
@@ -136,11 +136,10 @@ def _files(target: str, audit: Audit, history: History, objects: Objects) -> dic
     """
     assert audit.revision is not None
     assert audit.card is not None
-    model = chain.model_of(history.lock(audit.revision))
-    assert model is not None
+    held = dict(chain.model_of(history.lock(audit.revision)) or ())
     try:
-        files = {name: objects.file(model, name, MODELS) for name in (*SUBJECTS, EXPOSURES)}
-    except (MissingError, CorruptError) as error:
+        files = {name: objects.path(held[name], f"{MODELS}/{name}") for name in (*SUBJECTS, EXPOSURES)}
+    except (MissingError, CorruptError, KeyError) as error:
         raise InputError(
             f"attest {target}",
             got=str(error),
@@ -211,11 +210,12 @@ def _materials(audit: Audit, history: History, objects: Objects) -> list[dict[st
     assert audit.revision is not None
     assert audit.card is not None
     revision, card, lock = audit.revision, audit.card, history.lock(audit.revision)
-    chips = lock.stage(lock.maker(CHIPS) or "")
+    chips, annotations = lock.stage(lock.maker(CHIPS) or ""), chain.annotations_of(lock)
     assert chips is not None
-    found = {**card.inputs, **card.code, **history.hashes(revision, [LOCK, "params.yaml"], "sha256")}
+    assert annotations is not None
+    in_git = [*card.code, LOCK, PIPELINE, "params.yaml"]
+    found = {**card.inputs, **history.hashes(revision, in_git, "sha256")}
     try:
-        annotations = chips.deps[ANNOTATIONS]
         for name in objects.tree(annotations, ANNOTATIONS):
             found[f"{ANNOTATIONS}/{name}"] = sha256(objects.file(annotations, name, ANNOTATIONS))
         found[SCENES] = sha256(objects.path(chips.deps[SCENES], SCENES))

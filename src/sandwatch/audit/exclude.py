@@ -9,6 +9,7 @@ from pathlib import Path
 from sandwatch import params, schemas
 from sandwatch.annotations import exclusions, geojson, labelbox_export
 from sandwatch.annotations.exclusions import Exclusion
+from sandwatch.annotations.params import Annotations
 from sandwatch.annotations.record import Label, MalformedError
 from sandwatch.audit.backward import Question
 from sandwatch.audit.chain import ANNOTATIONS
@@ -86,7 +87,7 @@ def exclude(
     template = _template(labels, annotator, since, until, pixels, reason)
     if not (root / "params.yaml").is_file():
         raise InputError(str(root.resolve()), got="no params.yaml", expected="the root of a clone", fix="change to it")
-    values = params.read(root / "params.yaml", params.Annotations)
+    values = params.read(root / "params.yaml", Annotations)
     inputs = root / "data/regions" / str(params.read_file(root / "params.yaml")["region"]) / "annotations"
     recorded = exclusions.read(inputs)
     folder = root / ANNOTATIONS
@@ -193,7 +194,7 @@ def _refuse(
 class _Snapshot:
     """The raw rows as they were frozen; ``unread`` counts those that can't be read."""
 
-    def __init__(self, path: Path, values: params.Annotations) -> None:
+    def __init__(self, path: Path, values: Annotations) -> None:
         self._path, self._values = path, values
         self._parse = geojson.parse if values.source == "geojson" else labelbox_export.parse
         self.unread = 0

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,11 +19,10 @@ from sandwatch import schemas
 from sandwatch.annotations.canonical import canonical_rows, fingerprint_of
 from sandwatch.audit import chain
 from sandwatch.audit.chain import (
+    ABOUT,
     ANNOTATIONS,
-    CARD,
     CHIPS,
     EXPOSURES,
-    METRICS,
     MODELS,
     PREDICTIONS,
     SCENES,
@@ -49,6 +47,7 @@ from sandwatch.audit.statement import attested
 from sandwatch.errors import InputError
 from sandwatch.files import sha256
 from sandwatch.learn.card import Card
+from sandwatch.origin import About
 
 FOLDS = ("train", "val", "test")
 PIXELS = "data/scenes"
@@ -93,14 +92,16 @@ def audit(
 
 def follow(hand: InHand, history: History, objects: Objects, *, pictures: bool = False) -> Audit:
     """The audit of what is in hand, in a repository."""
-    folders, links, notes = chain.find(hand, history, objects)
-    if not folders:
+    models, links, notes = chain.find(hand, history, objects)
+    if not models:
         return _alone(hand, f"no revision holds it ({len(history.revisions)} searched)", *history.notes, *notes)
-    card = hand.card or _card(next(iter(folders)), objects)
-    held = {folder: chain.holders(card, revisions, history) for folder, revisions in folders.items()}
+    # The same weights may have several cards: other code or params that came to the same.
+    cards = {files: hand.card or chain.read_card(dict(files), objects) for files in models}
+    held = {files: chain.holders(cards[files], revisions, history, objects) for files, revisions in models.items()}
     chosen = chain.best([holder for holders in held.values() for holder in holders], history.head)
-    folder = next(folder for folder, holders in held.items() if chosen in holders)
-    walk = _Walk(hand, card, folder, history.lock(chosen.revision), chosen, objects, pictures)
+    files = next(files for files, holders in held.items() if chosen in holders)
+    card = cards[files]
+    walk = _Walk(hand, card, dict(files), history.lock(chosen.revision), chosen, objects, pictures)
     walk.go()
     everyone = tuple(holder for holders in held.values() for holder in holders)
     order = {revision: i for i, revision in enumerate(history.revisions)}
@@ -116,6 +117,7 @@ def follow(hand: InHand, history: History, objects: Objects, *, pictures: bool =
         found = broken(name="revision", detail=f"no revision holds it as it is; the nearest is {chosen.revision}")
     return Audit(
         target=hand.target,
+        spec=card,
         card=card,
         links=in_order([*hand.links, *links, found, *chosen.links, *walk.links]),
         holders=tuple(sorted(everyone, key=lambda holder: order[holder.revision])),
@@ -134,14 +136,11 @@ def _history(target: str, where: Path | None) -> History | None:
 
 def _alone(hand: InHand, why: str, *notes: str) -> Audit:
     """What can be said of a file that no revision in sight holds."""
-    silent = ("revision", "lock", "code", "inputs", "params", "chips", "fingerprint", "labels", "snapshot", "imagery")
+    silent = ("lock", "pipeline", "code", "inputs", "params", "chips", "fingerprint", "labels", "snapshot", "imagery")
     revision = unverified(name="revision", detail=why)
-    rest = [unverified(name=name, detail="only a revision that holds the model could tell") for name in silent[1:]]
-    return Audit(target=hand.target, card=hand.card, links=in_order([*hand.links, revision, *rest]), notes=notes)
-
-
-def _card(folder: str, objects: Objects) -> Card:
-    return Card.read(objects.file(folder, CARD, MODELS))
+    rest = [unverified(name=name, detail="only a revision that holds the model could tell") for name in silent]
+    links = in_order([*hand.links, revision, *rest])
+    return Audit(target=hand.target, spec=hand.spec, card=hand.card, links=links, notes=notes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,7 +159,7 @@ class _Walk:
 
     hand: InHand
     card: Card
-    folder: str
+    files: Mapping[str, str]
     lock: Lock
     holder: Holder
     objects: Objects
@@ -177,15 +176,16 @@ class _Walk:
         if self.hand.result is not None:
             self._try("result", self._result)
             self._try("weights", self._weights)
-        annotated = self._try("labels", lambda: self._annotated(chips.deps[ANNOTATIONS]))
+        labelled = chain.annotations_of(self.lock) or ""
+        annotated = self._try("labels", lambda: self._annotated(labelled))
         with ThreadPoolExecutor(1) as pool:  # labels are put in canonical form while the tables of chips are read
             rows = None if annotated is None else pool.submit(canonical_rows, annotated.labels)
             windows = self._try("chips", lambda: self._chips(train))
-        self._try("fingerprint", lambda: self._metrics(train))
+        self._try("fingerprint", lambda: self._about(train))
         if annotated is not None and rows is not None:
             self._fingerprint(annotated, rows.result())
             self._labels(annotated, rows.result(), windows)
-            self._try("snapshot", lambda: self._snapshot(chips.deps[ANNOTATIONS], annotated))
+            self._try("snapshot", lambda: self._snapshot(labelled, annotated))
         if windows is not None:
             self._try("imagery", lambda: self._imagery(chips.deps[SCENES], windows[0]))
             if self.pictured and "imagery" in self.tables:
@@ -219,8 +219,7 @@ class _Walk:
         self.links.append(broken(name=name, detail=wrong[0] + more) if wrong else verified(name=name, detail=right))
 
     def _weights(self) -> None:
-        files = self.objects.tree(self.folder, MODELS)
-        self.links += chain.kept_weights(files, self.card, self.objects)
+        self.links += chain.kept_weights(self.files, self.card, self.objects)
 
     def _result(self) -> None:
         result = self.hand.result
@@ -261,7 +260,7 @@ class _Walk:
                 wrong.append(f"{CHIPS}/{name} has SHA-256 {found}; the card says {said}")
         windows = schemas.Windows.read(paths["windows.parquet"])
         parts = schemas.ChipLabels.read(paths["chip_labels.parquet"])
-        draws = pq.read_table(self.objects.file(self.folder, EXPOSURES, MODELS)).to_pandas()
+        draws = pq.read_table(self.objects.path(self.files[EXPOSURES], f"{MODELS}/{EXPOSURES}")).to_pandas()
         trained = windows["fold"] == "train"
         if set(draws["chip_id"]) != set(windows["chip_id"][trained]):
             wrong.append(f"{MODELS}/{EXPOSURES} counts other windows than the {int(trained.sum())} for training")
@@ -276,13 +275,17 @@ class _Walk:
         self.tables["chips"] = _in_order(ChipRows, parts)
         return windows, self.tables["chips"]
 
-    def _metrics(self, train: Stage) -> None:
-        path = self.objects.path(train.deps[METRICS], METRICS)
-        wrong = []
-        if (found := sha256(path)) != (said := self.card.inputs.get(METRICS)):
-            wrong.append(f"{METRICS} has SHA-256 {found}; the card says {said}")
-        if (found := json.loads(path.read_text()).get("label_fingerprint")) != self.card.label_fingerprint:
-            wrong.append(f"{METRICS} says {found}; the card says {self.card.label_fingerprint}")
+    def _about(self, train: Stage) -> None:
+        """What the chips say of themselves is what the card says."""
+        path = self.objects.file(train.deps[CHIPS], ABOUT, CHIPS)
+        said = About.read(path).model_dump()
+        wrong = [
+            f"{CHIPS}/{ABOUT} says {name} {value}; the card says {getattr(self.card, name)}"
+            for name, value in said.items()
+            if getattr(self.card, name) != value
+        ]
+        if (found := sha256(path)) != (claimed := self.card.inputs.get(f"{CHIPS}/{ABOUT}")):
+            wrong.append(f"{CHIPS}/{ABOUT} has SHA-256 {found}; the card says {claimed}")
         if wrong:
             self._note("fingerprint", wrong, "")
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from sandwatch.audit.hashes import folder_md5, md5
 from sandwatch.audit.record import Name, Revision
+from sandwatch.code import meaning
 from sandwatch.errors import InputError
 
 LOCK = "dvc.lock"
@@ -49,8 +50,13 @@ class Stage:
         self.deps, self.outs = self._entries("deps"), self._entries("outs")
 
     @cached_property
+    def command(self) -> str:
+        """What ran."""
+        return str(self._values.get("cmd", ""))
+
+    @cached_property
     def params(self) -> Mapping[str, Any]:
-        """Values by section of params.yaml."""
+        """Values by section or key of params.yaml, as dvc.yaml declares them: ``bands``, ``chips.size_px``."""
         values: Mapping[str, Any] = self._values.get("params", {}).get("params.yaml", {})
         return values
 
@@ -307,12 +313,13 @@ class History:
         Args:
             revision: any.
             paths: from the DVC root.
-            algorithm: of hashlib, or ``dvc`` for what DVC records: MD5, of a folder the MD5 of its listing.
+            algorithm: of hashlib, ``meaning`` for the digest of :mod:`sandwatch.code`, or ``dvc`` for what DVC records:
+                MD5, of a folder the MD5 of its listing.
         """
         if revision.kind == "working tree":
             if algorithm == "dvc":
                 return {path: found for path in paths if (found := self._lying(path)) is not None}
-            return {p: hashlib.new(algorithm, c).hexdigest() for p, c in self.files(revision, paths).items()}
+            return {path: _hash(content, algorithm) for path, content in self.files(revision, paths).items()}
         if algorithm == "dvc":
             return {path: found for path in paths if (found := self._dvc_hash(revision.commit, path)) is not None}
         oids = self.git.oids(f"{revision.commit}:{self._prefix}{path}" for path in paths)
@@ -331,7 +338,7 @@ class History:
         """Hashes objects not hashed yet."""
         wanted = sorted({oid for oid in oids if (oid, algorithm) not in self._digests})
         for oid, content in self.git.blobs(wanted):
-            self._digests[oid, algorithm] = hashlib.new(algorithm, content).hexdigest()
+            self._digests[oid, algorithm] = _hash(content, algorithm)
 
     def _lying(self, path: str) -> str | None:
         """The hash of what lies in the working tree; of a folder without what git ignores, as DVC is told to."""
@@ -433,6 +440,10 @@ def batched(names: Iterable[str]) -> Iterator[list[str]]:
     rest = iter(names)
     while some := list(islice(rest, 100)):
         yield some
+
+
+def _hash(content: bytes, algorithm: str) -> str:
+    return meaning(content) if algorithm == "meaning" else hashlib.new(algorithm, content).hexdigest()
 
 
 def _name(ref: str, experiment: re.Match[str] | None) -> Name:

@@ -166,17 +166,17 @@ def _number(value: float) -> str:
 
 def _facts(audit: Audit) -> list[tuple[str, str]]:
     """The model, in words."""
-    card = audit.card
-    if card is None:
+    spec = audit.spec
+    if spec is None:
         return []
     return [
-        ("Network", f"{card.architecture} with encoder {card.encoder}, {card.encoder_depth} stages"),
-        ("Method", f"{card.method}; classes {', '.join(card.classes)}"),
-        ("Bands", ", ".join(card.bands)),
-        ("A mine is", f"a score of {card.threshold:.4f} or more, at temperature {card.temperature:.4f}"),
-        ("Weights, SHA-256", card.weights_sha256),
-        ("Label fingerprint", card.label_fingerprint),
-        ("Params, SHA-256", card.params_sha256),
+        ("Network", f"{spec.architecture} with encoder {spec.encoder}, {spec.encoder_depth} stages"),
+        ("Method", f"{spec.method}; classes {', '.join(spec.classes)}"),
+        ("Bands", ", ".join(spec.bands)),
+        ("A mine is", f"a score of {spec.threshold:.4f} or more, at temperature {spec.temperature:.4f}"),
+        ("Weights, SHA-256", spec.weights_sha256),
+        ("Label fingerprint", spec.label_fingerprint),
+        *([("Params, SHA-256", audit.card.params_sha256)] if audit.card is not None else []),
         ("Followed at", str(audit.revision) if audit.revision is not None else "no revision"),
         ("Held by", f"{len(audit.holders)} revision{'s' if len(audit.holders) != 1 else ''}, listed below"),
     ]

@@ -12,7 +12,7 @@ import pandas as pd
 import pandera.pandas as pa
 from pandera.typing import Series
 
-from sandwatch.learn.card import Card
+from sandwatch.learn.card import Card, Spec
 from sandwatch.schemas import OBS_ID, PRODUCTS, SHA256, Geometries, Table
 
 State = Literal["verified", "broken", "unverified"]
@@ -27,6 +27,7 @@ LINKS = (
     "working tree",
     "revision",
     "lock",
+    "pipeline",
     "code",
     "inputs",
     "params",
@@ -108,7 +109,7 @@ class Holder:
 
     Attributes:
         revision: it.
-        links: what could be checked in git alone: lock, code, inputs, params.
+        links: what could be checked in git alone: lock, pipeline, code, inputs, params.
     """
 
     revision: Revision
@@ -200,7 +201,8 @@ class Audit:
 
     Attributes:
         target: what was asked about, as given.
-        card: of the model; None where no card could be read.
+        spec: what the model says of itself; None where only its hash is known.
+        card: of the model, which says what made it; None where no card could be read.
         links: the chain, in the order of ``LINKS``.
         holders: every revision that holds the model, newest first.
         revision: the one whose files were followed; None for a model outside any repository.
@@ -217,6 +219,7 @@ class Audit:
     """
 
     target: str
+    spec: Spec | None
     card: Card | None
     links: tuple[Link, ...]
     holders: tuple[Holder, ...] = ()

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from sandwatch.audit import chain
 from sandwatch.audit.attest import Sign
-from sandwatch.audit.chain import MODELS, broken, unverified, verified
+from sandwatch.audit.chain import broken, unverified, verified
 from sandwatch.audit.hashes import md5
 from sandwatch.audit.history import History
-from sandwatch.audit.objects import CorruptError, MissingError, Objects
 from sandwatch.audit.record import Link, verdict
 from sandwatch.audit.statement import ATTESTATION, SIGNATURE, SUBJECTS, read_statement
 from sandwatch.errors import InputError
@@ -225,11 +224,7 @@ def _revision(folder: Path, statement: dict[str, Any], history: History) -> Link
     if revision is None or not commit:
         detail = f"this repository has no commit {commit[:10] or 'that it names'}: fetch it, with its experiments"
         return unverified(name="release", detail=detail)
-    model = chain.model_of(history.lock(revision))
-    try:
-        held = {} if model is None else Objects(history.root).tree(model, MODELS)
-    except (MissingError, CorruptError) as error:
-        return unverified(name="release", detail=str(error))
+    held = dict(chain.model_of(history.lock(revision)) or ())
     wrong = [name for name in SUBJECTS if held.get(name) != md5(folder / name)]
     if wrong:
         return broken(name="release", detail=f"dvc.lock of {revision} holds another {wrong[0]}")

@@ -36,7 +36,7 @@ def audit_json(audit: Audit) -> str:
             "target": audit.target,
             "verdict": audit.verdict,
             "links": [vars(link) for link in audit.links],
-            "model": None if audit.card is None else audit.card.model_dump(mode="json"),
+            "model": None if audit.spec is None else audit.spec.model_dump(mode="json"),
             "revision": None if audit.revision is None else _revision(audit.revision),
             "holders": [
                 {**_revision(holder.revision), "links": [vars(link) for link in holder.links]}
@@ -135,11 +135,11 @@ def print_audit(audit: Audit, console: Console) -> None:
     from rich.markup import escape
 
     console.print(f"[bold]{escape(audit.target)}[/]")
-    if audit.card is not None:
-        card = audit.card
+    if audit.spec is not None:
+        spec = audit.spec
         console.print(
-            f"{card.architecture} with {card.encoder}, {card.method}, {len(card.bands)} bands, "
-            f"threshold {card.threshold:.3f}\nweights {card.weights_sha256}\nlabels  {card.label_fingerprint}"
+            f"{spec.architecture} with {spec.encoder}, {spec.method}, {len(spec.bands)} bands, "
+            f"threshold {spec.threshold:.3f}\nweights {spec.weights_sha256}\nlabels  {spec.label_fingerprint}"
         )
     _chain(audit.links, console)
     if audit.holders:
@@ -227,7 +227,7 @@ def print_backward(found: Backward, console: Console) -> None:
     rows = pd.DataFrame(
         {
             "state": [model.state for model in found.models],
-            "model": [(model.weights_sha256 or model.folder)[:12] for model in found.models],
+            "model": [(model.weights_sha256 or model.weights_md5)[:12] for model in found.models],
             "revisions": [_revisions(model.revisions) for model in found.models],
             "labels": [model.labels for model in found.models],
             "negatives": [model.negatives for model in found.models],

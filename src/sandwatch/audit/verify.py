@@ -18,6 +18,7 @@ from sandwatch.audit.hashes import hash_folder
 from sandwatch.audit.history import LOCK, History, Lock, Stage, read_yaml
 from sandwatch.audit.objects import CorruptError, MissingError, Objects
 from sandwatch.audit.record import Audit, Link, in_order
+from sandwatch.audit.retraining import Retraining
 from sandwatch.errors import InputError
 from sandwatch.files import sha256
 
@@ -72,7 +73,8 @@ def verify(
             with tempfile.TemporaryDirectory(prefix="sandwatch-verify-") as folder:
                 report(f"cloning {audit.revision} to {folder}")
                 clone = _Clone(Path(folder), history, audit.revision.commit)
-                rebuilt = _rebuild(clone, lock, stages, keep, objects, report)
+                retraining = Retraining.before(clone.root, weights_sha256=audit.card.weights_sha256)
+                rebuilt = _rebuild(clone, lock, stages, keep, objects, retraining, report)
                 links += rebuilt
                 if len(rebuilt) == len(stages) and rebuilt[-1].state != "broken":
                     links.append(_inputs(clone.root, audit))
@@ -163,7 +165,13 @@ class _Clone:
 
 
 def _rebuild(
-    clone: _Clone, lock: Lock, stages: Sequence[str], keep: Sequence[str], objects: Objects, report: Report
+    clone: _Clone,
+    lock: Lock,
+    stages: Sequence[str],
+    keep: Sequence[str],
+    objects: Objects,
+    retraining: Retraining,
+    report: Report,
 ) -> list[Link]:
     """Runs stages again, one after the other, until one gives something else."""
     links: list[Link] = []
@@ -188,11 +196,12 @@ def _rebuild(
             wrong = [failed] if failed else _different(compared, again, clone.root, objects, name)
             more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
             how = "derived from the recorded snapshot" if source == "labelbox" else "run again"
-            links.append(
-                broken(name=link, detail=f"{wrong[0]}{more}")
-                if wrong
-                else verified(name=link, detail=f"{how}, {', '.join(compared)}: same hashes")
-            )
+            if not wrong:
+                links.append(verified(name=link, detail=f"{how}, {', '.join(compared)}: same hashes"))
+            elif name == TRAIN and not failed:
+                links.append(retraining.judge(link, f"{wrong[0]}{more}", compared, objects))
+            else:
+                links.append(broken(name=link, detail=f"{wrong[0]}{more}"))
             rest = {path: oid for path, oid in recorded.outs.items() if path not in compared}
             if rest and not wrong:
                 _put(rest, clone.root, objects)

@@ -332,6 +332,8 @@ def _path(row: dict[str, str], where: str, folder: Path) -> tuple[Path, str, str
     """GDAL's path of a file, the name that outputs give it (never an absolute path of this machine), and its pin."""
     given = row["path"]
     if given.startswith("gs://"):
+        if not re.fullmatch(r"gs://[^/]+/.+", given):
+            raise InputError(f"{where}, path", got=repr(given), expected="gs://bucket/key", fix="correct it")
         pinned = re.fullmatch(r"gs://(.+)#\d+", given)
         if pinned:
             return Path("/vsigs") / pinned[1], given, given

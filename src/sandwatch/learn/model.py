@@ -14,9 +14,7 @@ from torch import Tensor, nn
 
 from sandwatch._torchvision import ensure_torchvision
 from sandwatch.errors import InputError
-from sandwatch.files import sha256
-from sandwatch.learn.card import CLASSES, Card
-from sandwatch.params import Model
+from sandwatch.learn.card import CLASSES, Model, Spec
 from sandwatch.stack import NODATA
 
 WITH_DECODER_CHANNELS = ("Unet", "UnetPlusPlus", "MAnet")
@@ -108,38 +106,36 @@ class Predictor:
     """A trained model, ready to score windows.
 
     Attributes:
-        card: its card.
+        spec: what the weights carry of themselves.
     """
 
-    def __init__(self, network: nn.Module, card: Card, device: torch.device | str) -> None:
+    def __init__(self, network: nn.Module, spec: Spec, device: torch.device | str) -> None:
         """Takes a network with its weights, and moves it to ``device``."""
-        self.card = card
+        self.spec = spec
         self._network = network.to(device).eval()
         self._device = device
         self._mean, self._std = (
-            torch.tensor(values, dtype=torch.float32, device=device) for values in (card.mean, card.std)
+            torch.tensor(values, dtype=torch.float32, device=device) for values in (spec.mean, spec.std)
         )
 
     @classmethod
-    def load(cls, models: Path, device: torch.device | str) -> Self:
-        """Loads ``model.json`` and ``model.safetensors`` of a folder.
+    def load(cls, weights: Path, device: torch.device | str) -> Self:
+        """Loads ``model.safetensors``, which carries all that is needed to use it.
 
         Raises:
-            InputError: a file is missing, or the weights are not those that the card was written for.
+            InputError: there is no such file, or it is none that sandwatch wrote.
         """
-        card = Card.read(models / "model.json")
-        weights = models / "model.safetensors"
-        found = sha256(weights) if weights.is_file() else "no such file"
-        if found != card.weights_sha256:
+        spec = Spec.carried(weights)
+        if spec is None:
             raise InputError(
                 str(weights),
-                got=found,
-                expected=f"SHA-256 {card.weights_sha256}, as model.json beside it says",
-                fix="run dvc checkout models, or dvc repro train",
+                got="weights without a spec in their header",
+                expected="weights that sandwatch wrote",
+                fix="run dvc repro train, or dvc pull train",
             )
-        network = build(card.model, in_channels=len(card.bands), size_px=card.size_px)
+        network = build(spec.model, in_channels=len(spec.bands), size_px=spec.size_px)
         network.load_state_dict(load_file(weights))
-        return cls(network, card, device)
+        return cls(network, spec, device)
 
     def __call__(self, pixels: npt.NDArray[np.int16]) -> npt.NDArray[np.float32]:
         """Calibrated probability of mine.
@@ -150,16 +146,16 @@ class Predictor:
         Returns:
             float32 (n, y, x) in [0, 1].
         """
-        return _numpy(torch.sigmoid(mine_logit(self._output(pixels)) / self.card.temperature))
+        return _numpy(torch.sigmoid(mine_logit(self._output(pixels)) / self.spec.temperature))
 
     def logits(self, pixels: npt.NDArray[np.int16]) -> npt.NDArray[np.float32]:
         """Log-odds of mine before calibration, (n, y, x); argument as in :meth:`__call__`."""
         return _numpy(mine_logit(self._output(pixels)))
 
     def classes(self, pixels: npt.NDArray[np.int16]) -> npt.NDArray[np.float32]:
-        """Calibrated probability of each class of the card, (n, class, y, x), summing to 1; argument as above."""
+        """Calibrated probability of each class of the spec, (n, class, y, x), summing to 1; argument as above."""
         output = self._output(pixels)
-        mine = torch.sigmoid(mine_logit(output) / self.card.temperature)[:, None]
+        mine = torch.sigmoid(mine_logit(output) / self.spec.temperature)[:, None]
         shares = torch.softmax(output[:, 1:], dim=1) if output.shape[1] > 1 else torch.ones_like(mine)
         return _numpy(torch.cat([1 - mine, mine * shares], dim=1))
 

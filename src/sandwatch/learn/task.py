@@ -16,8 +16,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
+import pandas as pd
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -28,12 +27,15 @@ from sandwatch._torchvision import ensure_torchvision
 from sandwatch.errors import InputError
 from sandwatch.files import sha256, whole
 from sandwatch.learn.calibrate import temperature
-from sandwatch.learn.card import CLASSES, Card
+from sandwatch.learn.card import CLASSES, Card, Model, Spec
 from sandwatch.learn.data import Batch, Batches, Chips, Draws, Indices, TrainingBatches, in_batches
 from sandwatch.learn.metrics import ScoreHistogram
 from sandwatch.learn.model import Predictor, build, mine_logit, normalise
+from sandwatch.learn.params import Loss, Scoring, Train
 from sandwatch.learn.weights import load
-from sandwatch.params import Compute, Infer, Loss, Model, Train
+from sandwatch.origin import About
+from sandwatch.parquet import write_parquet
+from sandwatch.reproducible import Compute
 from sandwatch.stack import HIGH, LOW, counted, mines
 from sandwatch.stitch import Predict, stitch_whole
 
@@ -90,7 +92,9 @@ def loss(logits: Tensor, mask: Tensor, *, method: str, weights: Loss) -> Tensor:
         sizes = ((likelihood * keep).sum(dim=(0, 2, 3)) + one_hot.sum(dim=(0, 2, 3)))[first:]
         total = total + weights.dice * (1 - (2 * overlap + DICE_SMOOTH) / (sizes + DICE_SMOOTH)).mean()
     if weights.focal:
-        total = total + weights.focal * (entropy * (1 - likelihood) ** weights.focal_gamma).sum() / pixels
+        # As a tensor: powers of 0.5 and 1.5 given as numbers take MKL's square root, forward or backward.
+        gamma = logits.new_tensor(weights.focal_gamma, dtype=torch.float32)
+        total = total + weights.focal * (entropy * (1 - likelihood) ** gamma).sum() / pixels
     return total
 
 
@@ -160,8 +164,13 @@ class Segmentation(lightning.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW on a one-cycle schedule. Source: Smith and Topin 2018."""
+        # Fused: its square root is the processor's own, correctly rounded. That of torch's other paths is MKL's, which
+        # in reproducible mode goes through an approximate reciprocal root that each maker builds differently.
         optimizer = torch.optim.AdamW(
-            self.parameters(), lr=self.train_params.learning_rate, weight_decay=self.train_params.weight_decay
+            self.parameters(),
+            lr=self.train_params.learning_rate,
+            weight_decay=self.train_params.weight_decay,
+            fused=True,
         )
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer, self.train_params.learning_rate, total_steps=int(self.trainer.estimated_stepping_batches)
@@ -283,13 +292,13 @@ class Provenance:
     """What the card says about where a model comes from.
 
     Attributes:
-        label_fingerprint: of the labels.
+        about: what the chips are made of.
         inputs: path to SHA-256.
-        code: path to SHA-256.
+        code: path to digest.
         params_sha256: of the stage's params.
     """
 
-    label_fingerprint: str
+    about: About
     inputs: dict[str, str]
     code: dict[str, str]
     params_sha256: str
@@ -302,7 +311,7 @@ def learn(
     model: Model,
     train: Train,
     compute: Compute,
-    infer: Infer,
+    scoring: Scoring,
     provenance: Provenance,
     weights: Path,
     models: Path,
@@ -320,7 +329,7 @@ def learn(
         model: section of params.yaml.
         train: section of params.yaml.
         compute: section of params.yaml; unless it asks for reproducibility, Lightning chooses devices and strategy.
-        infer: section of params.yaml: how windows are put together, here to choose temperature and threshold.
+        scoring: section of params.yaml: how windows are put together, to choose temperature and threshold here.
         provenance: for the card.
         weights: folder of the files to start from.
         models: folder of the model.
@@ -334,7 +343,7 @@ def learn(
         InputError: there is nothing to train or to validate on, the network can't be built, the weights to start from
             are not those of params.yaml, or params contradict each other.
     """
-    _check(chips, bands, model, compute, infer)
+    _check(chips, bands, model, compute, scoring)
     training, validating = chips.of("train"), chips.of("val")
     mean, std = chips.moments(training)
     torch.manual_seed(train.seed)
@@ -374,7 +383,7 @@ def learn(
         return None
 
     task.network.load_state_dict(tracker.best_weights)
-    draft = Card(
+    draft = Spec(
         **model.model_dump(exclude={"encoder_weights"}),
         bands=bands,
         classes=CLASSES[model.method],
@@ -383,15 +392,21 @@ def learn(
         std=std,
         temperature=1.0,
         threshold=0.5,
-        weights_sha256="0" * 64,  # known once they are written, with this card in their header
-        **vars(provenance),
+        **scoring.model_dump(),
+        **provenance.about.model_dump(),
+        weights_sha256="0" * 64,  # known once they are written, with this spec in their header
     )
     report("choosing temperature and threshold on the validation observations")
-    predictor = calibrated(task.network, draft, chips, infer, device=trainer.strategy.root_device)
+    predictor = calibrated(task.network, draft, chips, device=trainer.strategy.root_device)
     trained = models / "model.safetensors"
     with whole(trained) as partial:
-        save_file(tracker.best_weights, partial, metadata=predictor.card.header())
-    predictor.card.model_copy(update={"weights_sha256": sha256(trained)}).write(models / "model.json")
+        save_file(tracker.best_weights, partial, metadata=predictor.spec.header())
+    Card(
+        **predictor.spec.model_dump() | {"weights_sha256": sha256(trained)},
+        inputs=provenance.inputs,
+        code=provenance.code,
+        params_sha256=provenance.params_sha256,
+    ).write(models / "model.json")
     _write_exposures(models / "exposures.parquet", chips, training, draws.exposures(tracker.best_epoch + 1))
     for name, image in pictures(predictor, chips, chips.thin(validating)):
         tracker.live.log_image(f"{name}.png", image)
@@ -401,13 +416,13 @@ def learn(
         "val_loss": tracker.best["val/loss"],
         "train_loss": tracker.best["train/loss"],
         "best_epoch": tracker.best_epoch + 1,
-        "temperature": predictor.card.temperature,
-        "threshold": round(predictor.card.threshold, 6),
+        "temperature": predictor.spec.temperature,
+        "threshold": round(predictor.spec.threshold, 6),
     }
     tracker.live.end()
     report(
         f"kept epoch {tracker.best_epoch + 1}: validation AP {tracker.best['val/AP']:.4f}, "
-        f"temperature {predictor.card.temperature:.3f}, threshold {predictor.card.threshold:.3f}"
+        f"temperature {predictor.spec.temperature:.3f}, threshold {predictor.spec.threshold:.3f}"
     )
     seen = tracker.epochs * draws.per_epoch
     return {
@@ -422,14 +437,13 @@ def learn(
     }
 
 
-def calibrated(network: nn.Module, draft: Card, chips: Chips, infer: Infer, *, device: torch.device | str) -> Predictor:
+def calibrated(network: nn.Module, draft: Spec, chips: Chips, *, device: torch.device | str) -> Predictor:
     """Fits temperature, then threshold, on whole validation scenes put together as ``infer`` will.
 
     Args:
         network: with its final weights.
-        draft: its card; temperature and threshold in it don't matter.
+        draft: its spec; temperature and threshold in it don't matter.
         chips: the windows; pixels under those of fold ``val`` count.
-        infer: section of params.yaml.
         device: to compute on.
     """
     covers = chips.cover(chips.of("val"))
@@ -441,8 +455,8 @@ def calibrated(network: nn.Module, draft: Card, chips: Chips, infer: Infer, *, d
                 chips.pixels(obs_id),
                 predict,
                 size_px=chips.size_px,
-                overlap_px=infer.overlap_px,
-                batch_size=infer.batch_size,
+                overlap_px=draft.overlap_px,
+                batch_size=draft.batch_size,
                 region=cover,
             )
             mask = chips.mask(obs_id)
@@ -470,22 +484,22 @@ def pictures(predictor: Predictor, chips: Chips, windows: Indices) -> Iterator[t
     Yields:
         (chip_id, uint8 (y, x, 3)).
     """
-    card = predictor.card
-    natural = [card.bands.index(band) for band in ("B4", "B3", "B2") if band in card.bands]
-    shown = natural if len(natural) == 3 else ([0, 1, 2] if len(card.bands) >= 3 else [0, 0, 0])
-    order = windows[np.argsort(-chips.mine_px(card.method)[windows], kind="stable")]
+    spec = predictor.spec
+    natural = [spec.bands.index(band) for band in ("B4", "B3", "B2") if band in spec.bands]
+    shown = natural if len(natural) == 3 else ([0, 1, 2] if len(spec.bands) >= 3 else [0, 0, 0])
+    order = windows[np.argsort(-chips.mine_px(spec.method)[windows], kind="stable")]
     _, firsts = np.unique(chips.obs_id[order], return_index=True)
     for index in order[np.sort(firsts)][:SAMPLES]:
         pixels, masks = chips.gather(np.array([index]))
         score = predictor(pixels)[0]
-        mean, std = (np.array(values)[shown][:, None, None] for values in (card.mean, card.std))
+        mean, std = (np.array(values)[shown][:, None, None] for values in (spec.mean, spec.std))
         bright = (pixels[0][shown] - mean) / (4 * std) + 0.5  # two standard deviations either side of the mean
         panels = [np.moveaxis(bright, 0, -1), np.repeat(score[:, :, None], 3, axis=2)]
         canvas = [np.rint(panel.clip(0, 1) * 255).astype(np.uint8).repeat(2, 0).repeat(2, 1) for panel in panels]
         for area, colour in ((masks[0] == LOW, (255, 165, 0)), (masks[0] == HIGH, (255, 0, 0))):
             for panel in canvas:
                 panel[_outline(area.repeat(2, 0).repeat(2, 1))] = colour
-        canvas[1][_outline((score >= card.threshold).repeat(2, 0).repeat(2, 1))] = (0, 255, 255)
+        canvas[1][_outline((score >= spec.threshold).repeat(2, 0).repeat(2, 1))] = (0, 255, 255)
         gap = np.full((len(canvas[0]), 8, 3), 255, np.uint8)
         yield str(chips.chip_id[index]), np.concatenate([canvas[0], gap, canvas[1]], axis=1)
 
@@ -497,7 +511,7 @@ def _outline(area: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     return area & ~inner
 
 
-def _check(chips: Chips, bands: tuple[str, ...], model: Model, compute: Compute, infer: Infer) -> None:
+def _check(chips: Chips, bands: tuple[str, ...], model: Model, compute: Compute, scoring: Scoring) -> None:
     """Raises InputError before time is spent on what can't end well."""
     if compute.reproducible and compute.precision != "32-true":
         raise InputError(
@@ -506,10 +520,10 @@ def _check(chips: Chips, bands: tuple[str, ...], model: Model, compute: Compute,
             expected="32-true",
             fix="set compute.precision: 32-true, or compute.reproducible: false",
         )
-    if infer.overlap_px >= chips.size_px:
+    if scoring.overlap_px >= chips.size_px:
         raise InputError(
-            "params.yaml: infer.overlap_px",
-            got=infer.overlap_px,
+            "params.yaml: scoring.overlap_px",
+            got=scoring.overlap_px,
             expected=f"less than chips.size_px = {chips.size_px}",
             fix="make the overlap smaller",
         )
@@ -567,6 +581,4 @@ def _live(results: Path) -> Any:
 
 def _write_exposures(path: Path, chips: Chips, training: Indices, drawn: dict[int, int]) -> None:
     rows = sorted((str(chips.chip_id[index]), drawn.get(int(index), 0)) for index in training)
-    names, counts = zip(*rows, strict=True)
-    with whole(path) as partial:
-        pq.write_table(pa.table({"chip_id": list(names), "draws": list(counts)}), partial, compression="zstd")
+    write_parquet(pd.DataFrame(rows, columns=["chip_id", "draws"]), path)

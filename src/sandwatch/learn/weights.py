@@ -16,8 +16,8 @@ from torch import nn
 from sandwatch._torchvision import ensure_torchvision
 from sandwatch.errors import InputError
 from sandwatch.files import sha256, whole
+from sandwatch.learn.card import Weights
 from sandwatch.learn.model import known
-from sandwatch.params import Weights
 
 
 def fetch(encoder: str, name: str, folder: Path) -> Path:

@@ -16,6 +16,8 @@ from sandwatch.audit.record import Audit
 from sandwatch.errors import InputError
 from sandwatch.learn.card import Card
 from tests.audit_history import Made
+from tests.servers.listener import Listener
+from tests.unit.test_raster import VRT
 
 OBS_ID = "site00000_2021-03-01"
 
@@ -111,6 +113,14 @@ def test_a_model_that_no_revision_holds(made: Made, card: Card, tmp_path: Path) 
     found = audit(str(path), where=made.root, offline=True)
     assert found.labels is None
     assert found.verdict.startswith("UNVERIFIED in part: revision")
+
+
+def test_a_raster_that_names_a_server_is_refused_unasked(tmp_path: Path, listener: Listener) -> None:
+    path = tmp_path / "x.tif"
+    path.write_text(VRT.format(url=listener.url))
+    with pytest.raises(InputError, match=r"x.tif: got .*not recognized.*; expected a GeoTIFF"):
+        take(str(path), None, None)
+    assert listener.heard() == []
 
 
 def test_what_is_no_result(card: Card, tmp_path: Path) -> None:

@@ -8,10 +8,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from sandwatch.errors import InputError
-from sandwatch.files import sha256
-from sandwatch.learn.card import Card
+from sandwatch.learn.card import Card, Model, Spec
 from sandwatch.learn.model import Predictor, build, mine_logit, normalise
-from sandwatch.params import Model
 from sandwatch.stack import NODATA
 
 from .test_card import card
@@ -132,20 +130,22 @@ def test_a_model_is_loaded_as_it_was_saved(tmp_path: Path) -> None:
     network = build(small(), in_channels=3, size_px=32)
     for _ in range(3):
         network(torch.randn(4, 3, 32, 32))  # statistics of batches, which belong to the model
-    save_file({n: t.contiguous() for n, t in network.state_dict().items()}, tmp_path / "model.safetensors")
-    written = card(weights_sha256=sha256(tmp_path / "model.safetensors"))
-    written.write(tmp_path / "model.json")
-    loaded = Predictor.load(tmp_path, "cpu")
-    assert loaded.card == written
-    both = Predictor(network, written, "cpu")(PIXELS)
+    path = tmp_path / "model.safetensors"
+    save_file({n: t.contiguous() for n, t in network.state_dict().items()}, path, metadata=card().header())
+    loaded = Predictor.load(path, "cpu")
+    assert loaded.spec == Spec.carried(path)
+    both = Predictor(network, loaded.spec, "cpu")(PIXELS)
     np.testing.assert_array_equal(loaded(PIXELS), both)
     np.testing.assert_allclose(loaded(PIXELS[1:])[0], both[1], atol=1e-5)
 
 
-def test_weights_that_are_not_the_cards_are_refused(tmp_path: Path) -> None:
-    card().write(tmp_path / "model.json")
-    with pytest.raises(InputError, match=r"model\.safetensors: got no such file; expected SHA-256 0000"):
-        Predictor.load(tmp_path, "cpu")
-    (tmp_path / "model.safetensors").write_bytes(b"other")
-    with pytest.raises(InputError, match=r"model\.safetensors: got [0-9a-f]{64}; expected SHA-256 0000"):
-        Predictor.load(tmp_path, "cpu")
+def test_weights_that_say_nothing_of_themselves_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    with pytest.raises(InputError, match=r"model\.safetensors: got No such file.*; expected weights that sandwatch"):
+        Predictor.load(path, "cpu")
+    path.write_bytes(b"other")
+    with pytest.raises(InputError, match=r"model\.safetensors: got .*header"):
+        Predictor.load(path, "cpu")
+    save_file({"w": torch.zeros(3)}, path)
+    with pytest.raises(InputError, match=r"model\.safetensors: got weights without a spec in their header"):
+        Predictor.load(path, "cpu")

@@ -15,9 +15,9 @@ from torch import nn
 from sandwatch import params
 from sandwatch.errors import InputError
 from sandwatch.files import sha256
+from sandwatch.learn.card import Model, Weights
 from sandwatch.learn.model import build
 from sandwatch.learn.weights import fetch, load
-from sandwatch.params import Weights
 from tests.servers.hub import serve_hub
 
 from .test_model import small
@@ -96,9 +96,13 @@ def test_other_bytes_than_pinned_are_refused_with_their_hash(tmp_path: Path) -> 
     [
         (
             "imagenet",
-            r"got 'imagenet'; expected null, or .*; run: sandwatch weights resnet18 imagenet; it",
+            r"got 'imagenet'; expected null, or .*\{file: .* as sandwatch weights resnet18 imagenet fetches it",
         ),
-        ("mine.safetensors", r"got 'mine.safetensors'; expected null, or .*\{file: .* write sha256sum's answer"),
+        ("mine.safetensors", r"got 'mine.safetensors'; expected null, or .*\{file: .* with what sha256sum says of it"),
+        (
+            {"file": "mine.safetensors", "sha": "0" * 64},
+            r"weights\.sha: got a key that .* expected one of file, sha256",
+        ),
         ({"file": "../mine.safetensors", "sha256": "0" * 64}, r"model\.encoder_weights\.file: got '\.\./mine"),
         ({"file": "mine.safetensors", "sha256": "0"}, r"model\.encoder_weights\.sha256: got '0'"),
         ({"file": "mine.safetensors"}, r"model\.encoder_weights\.sha256: got nothing"),
@@ -107,7 +111,7 @@ def test_other_bytes_than_pinned_are_refused_with_their_hash(tmp_path: Path) -> 
 def test_only_a_file_with_its_hash_is_taken(value: object, message: str) -> None:
     section = small().model_dump(mode="json") | {"encoder_weights": value}
     with pytest.raises(InputError, match=message):
-        params.check(params.Model, section)
+        params.check(Model, section)
 
 
 def command(folder: Path, hub: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -137,7 +141,7 @@ def test_weights_are_fetched_once_by_the_real_client(tmp_path: Path) -> None:
     assert all(torch.equal(stored[name], theirs[name]) for name in theirs)
     written = yaml.safe_load(done.stdout.splitlines()[-1])["encoder_weights"]
     section = small().model_dump(mode="json") | {"encoder_weights": written}
-    assert params.check(params.Model, section).encoder_weights == pinned(path)
+    assert params.check(Model, section).encoder_weights == pinned(path)
     found = encoder_of(started(path, bands=3))
     assert all(torch.equal(found[name], theirs[name]) for name in found)
 

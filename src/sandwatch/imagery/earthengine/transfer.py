@@ -27,12 +27,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from sandwatch import gcs, params, raster
+from sandwatch import gcs, raster
 from sandwatch.errors import InputError
 from sandwatch.files import whole
 from sandwatch.grid import Grid, Window
 from sandwatch.imagery.earthengine import session
 from sandwatch.imagery.earthengine.composites import MAX_PIXELS, crs_transform
+from sandwatch.imagery.params import EarthEngine
 from sandwatch.pools import threads
 from sandwatch.retries import pause
 from sandwatch.stage import progress
@@ -107,7 +108,7 @@ class Order:
         ]
 
 
-def fetch(orders: Sequence[Order], settings: params.EarthEngine) -> None:
+def fetch(orders: Sequence[Order], settings: EarthEngine) -> None:
     """Makes the file of every order that has none yet.
 
     Raises:
@@ -123,7 +124,7 @@ def fetch(orders: Sequence[Order], settings: params.EarthEngine) -> None:
     _compute_pixels([order for order in todo if not _goes_by_batch(order, settings)])
 
 
-def _goes_by_batch(order: Order, settings: params.EarthEngine) -> bool:
+def _goes_by_batch(order: Order, settings: EarthEngine) -> bool:
     if settings.transfer == "auto":
         return settings.bucket is not None and len(order.tiles) > AUTO_TILES
     return settings.transfer == "batch"
