@@ -147,6 +147,7 @@ def shuffled() -> Figures:
             compute=compute,
             scoring=read(Scoring),
             provenance=nothing,
+            weights=Path("data/weights"),
             models=folder / "models",
             results=folder / "results",
             report=lambda line: progress(f"  {line}"),

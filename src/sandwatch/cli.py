@@ -175,6 +175,23 @@ def migrate(
     )
 
 
+@app.command()
+def weights(
+    encoder: Annotated[str, typer.Argument(help="as in params.yaml, model.encoder: resnet18, tu-resnet18, ...")],
+    name: Annotated[
+        str, typer.Argument(help="of the weights: imagenet, ...; for tu- encoders timm's tag: a1_in1k, ...")
+    ],
+) -> None:
+    """Fetch weights for an encoder to start from, once, into data/weights/, and say what to write into params.yaml."""
+    from sandwatch.files import sha256
+    from sandwatch.learn.weights import fetch
+
+    path = fetch(encoder, name, Path("data") / "weights")
+    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB; keep it with git add, or with dvc add where it is large")
+    print("write into params.yaml, section model:")
+    print(f"  encoder_weights: {{file: {path.name}, sha256: {sha256(path)}}}")
+
+
 def _rows(path: Path, obs_id: str, table: type[Table]) -> gpd.GeoDataFrame | None:
     """The rows of an observation in a table, or None where there is no table yet."""
     if not path.is_file():

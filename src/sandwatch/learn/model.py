@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -26,10 +25,10 @@ DECODER_CHANNELS = (256, 128, 64, 32, 16)
 
 
 def build(model: Model, *, in_channels: int, size_px: int) -> nn.Module:
-    """Builds a network; random weights come from torch's global generator.
+    """Builds a network with random weights, which come from torch's global generator.
 
     Args:
-        model: section of params.yaml.
+        model: section of params.yaml; its ``encoder_weights`` are for :func:`sandwatch.learn.weights.load`.
         in_channels: number of bands.
         size_px: side of the windows that it will see; it is tried on one.
 
@@ -37,15 +36,13 @@ def build(model: Model, *, in_channels: int, size_px: int) -> nn.Module:
         A module from float32 (n, in_channels, y, x) to logits (n, 1, y, x), or (n, 3, y, x) with method three_class.
 
     Raises:
-        InputError: a name is unknown, the parts don't fit each other or the windows, or the weights to start from
-            don't fit the encoder.
+        InputError: a name is unknown, or the parts don't fit each other or the windows.
     """
     ensure_torchvision()
     import segmentation_models_pytorch as smp
 
-    architectures = [known.__name__ for known in smp.MODEL_ARCHITECTURES_MAPPING.values()]
-    _known("architecture", model.architecture, architectures)
-    _known("encoder", model.encoder, _encoders(model.encoder))
+    known("architecture", model.architecture)
+    known("encoder", model.encoder)
     options: dict[str, Any] = {}
     if model.architecture in WITH_DECODER_CHANNELS:
         options["decoder_channels"] = model.decoder_channels or DECODER_CHANNELS[: model.encoder_depth]
@@ -63,13 +60,12 @@ def build(model: Model, *, in_channels: int, size_px: int) -> nn.Module:
             expected=f"[], since only {', '.join(WITH_DECODER_CHANNELS)} have them",
             fix="set it to []",
         )
-    from_file = model.encoder_weights is not None and model.encoder_weights.endswith(".safetensors")
     try:
         network: nn.Module = smp.create_model(
             model.architecture,
             encoder_name=model.encoder,
             encoder_depth=model.encoder_depth,
-            encoder_weights=None if from_file else model.encoder_weights,
+            encoder_weights=None,
             in_channels=in_channels,
             classes=1 if model.method == "binary" else len(CLASSES[model.method]),
             **options,
@@ -78,13 +74,10 @@ def build(model: Model, *, in_channels: int, size_px: int) -> nn.Module:
     except (AssertionError, KeyError, OSError, RuntimeError, ValueError) as error:
         raise InputError(
             "params.yaml: model",
-            got=f"{model.architecture}, {model.encoder}, depth {model.encoder_depth}, weights {model.encoder_weights}: "
-            f"{str(error)[:300]}",
+            got=f"{model.architecture}, {model.encoder}, depth {model.encoder_depth}: {str(error)[:300]}",
             expected=f"a combination that segmentation-models-pytorch builds for windows of {size_px} px",
-            fix="choose another encoder_depth, encoder, architecture or encoder_weights",
+            fix="choose another encoder_depth, encoder or architecture",
         ) from error
-    if from_file:
-        _load_encoder(network.get_submodule("encoder"), Path(str(model.encoder_weights)), in_channels)
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
@@ -183,19 +176,30 @@ def mixed(precision: Precision, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, dtype=dtype, enabled=precision != "32-true")
 
 
+def _architectures() -> list[str]:
+    import segmentation_models_pytorch as smp
+
+    return [architecture.__name__ for architecture in smp.MODEL_ARCHITECTURES_MAPPING.values()]
+
+
 def _encoders(name: str) -> list[str]:
     """The encoders among which ``name`` is looked up: timm's where it begins with ``tu-``."""
     if name.startswith("tu-"):
         import timm
 
-        return [f"tu-{known}" for known in timm.list_models()]
+        return [f"tu-{model}" for model in timm.list_models()]
     import segmentation_models_pytorch as smp
 
     return list(smp.encoders.get_encoder_names())
 
 
-def _known(key: str, name: str, names: list[str]) -> None:
-    """Raises InputError, with the nearest names, where ``name`` is not among ``names``."""
+def known(key: Literal["architecture", "encoder"], name: str) -> None:
+    """Makes sure that there is an architecture or encoder of that name.
+
+    Raises:
+        InputError: there is none; it tells the nearest names.
+    """
+    names = _encoders(name) if key == "encoder" else _architectures()
     if name.split(".")[0] not in names:  # a tag after the dot chooses among timm's weights
         near = get_close_matches(name, names, n=4, cutoff=0.0)
         raise InputError(
@@ -225,46 +229,3 @@ def _drop_unused(network: nn.Module, in_channels: int, size_px: int) -> None:
                 parents.append(part)
     network.zero_grad(set_to_none=True)
     network.train()
-
-
-def _load_encoder(encoder: nn.Module, path: Path, in_channels: int) -> None:
-    """Loads weights into an encoder; those of the first convolution are adapted to the number of bands.
-
-    The file holds an encoder's state, or a whole network's of which the encoder is taken. What it holds beyond the
-    encoder is left aside. Where its first convolution sees ``k`` bands and ours ``n``, its weights are repeated band
-    by band and scaled by ``k / n``, so that activations keep their size. Source: segmentation-models-pytorch,
-    ``patch_first_conv``.
-
-    Raises:
-        InputError: the file can't be read, lacks a tensor, or has one of another shape.
-    """
-    try:
-        stored = load_file(path)
-    except (FileNotFoundError, SafetensorError) as error:
-        raise InputError(
-            f"params.yaml: model.encoder_weights: {path}",
-            got=str(error),
-            expected="a .safetensors file",
-            fix="correct the path",
-        ) from None
-    whole = any(name.startswith("encoder.") for name in stored)
-    state = encoder.state_dict()
-    first = next(name for name, tensor in state.items() if tensor.ndim == 4)
-    for name, tensor in state.items():
-        if name.endswith("num_batches_tracked"):
-            continue
-        found = stored.get(f"encoder.{name}" if whole else name)
-        if found is None and not whole:
-            found = stored.get(name.removeprefix("model."))  # timm's own names
-        if name == first and found is not None and found.shape[1] != in_channels:
-            bands = found.shape[1]
-            found = found[:, [band % bands for band in range(in_channels)]] * (bands / in_channels)
-        if found is None or found.shape != tensor.shape:
-            raise InputError(
-                f"params.yaml: model.encoder_weights: {path}",
-                got=f"{'no tensor' if found is None else tuple(found.shape)} for {name}",
-                expected=f"a tensor {tuple(tensor.shape)}",
-                fix="give the weights of this very encoder",
-            )
-        state[name] = found
-    encoder.load_state_dict(state)

@@ -32,6 +32,7 @@ from sandwatch.learn.data import Batch, Batches, Chips, Draws, Indices, Training
 from sandwatch.learn.metrics import LogitHistogram, ScoreHistogram
 from sandwatch.learn.model import Predictor, build, mine_logit, normalise
 from sandwatch.learn.params import Loss, Scoring, Train
+from sandwatch.learn.weights import load
 from sandwatch.origin import About
 from sandwatch.parquet import write_parquet
 from sandwatch.picture import image
@@ -314,6 +315,7 @@ def learn(
     compute: Compute,
     scoring: Scoring,
     provenance: Provenance,
+    weights: Path,
     models: Path,
     results: Path,
     report: Report,
@@ -331,6 +333,7 @@ def learn(
         compute: section of params.yaml; unless it asks for reproducibility, Lightning chooses devices and strategy.
         scoring: section of params.yaml: how windows are put together, to choose temperature and threshold here.
         provenance: for the card.
+        weights: folder of the files to start from.
         models: folder of the model.
         results: folder of metrics and plots.
         report: is given a line now and then.
@@ -339,15 +342,18 @@ def learn(
         Facts of the run (devices, durations), which no output may hold; None in all but the first of several processes.
 
     Raises:
-        InputError: there is nothing to train or to validate on, the network can't be built, or params contradict each
-            other.
+        InputError: there is nothing to train or to validate on, the network can't be built, the weights to start from
+            are not those of params.yaml, or params contradict each other.
     """
     _check(chips, bands, model, scoring)
     training, validating = chips.of("train"), chips.of("val")
     mean, std = chips.moments(training)
     torch.manual_seed(train.seed)
+    network = build(model, in_channels=len(bands), size_px=chips.size_px)
+    if model.encoder_weights is not None:
+        load(network.get_submodule("encoder"), model.encoder_weights, weights, in_channels=len(bands))
     task = Segmentation(
-        build(model, in_channels=len(bands), size_px=chips.size_px),
+        network,
         method=model.method,
         mean=mean,
         std=std,
@@ -396,11 +402,11 @@ def learn(
     predictor = calibrated(
         Predictor(task.network, draft, trainer.strategy.root_device, precision=compute.precision), chips
     )
-    weights = models / "model.safetensors"
-    with whole(weights) as partial:
+    trained = models / "model.safetensors"
+    with whole(trained) as partial:
         save_file(tracker.best_weights, partial, metadata=predictor.spec.header())
     Card(
-        **predictor.spec.model_dump() | {"weights_sha256": sha256(weights)},
+        **predictor.spec.model_dump() | {"weights_sha256": sha256(trained)},
         inputs=provenance.inputs,
         code=provenance.code,
         params_sha256=provenance.params_sha256,

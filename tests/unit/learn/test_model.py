@@ -68,8 +68,6 @@ def test_the_seed_makes_the_weights() -> None:
         ({"decoder_channels": (16, 8)}, r"model\.decoder_channels: got \[16, 8\]; expected as many as .* 3"),
         ({"architecture": "FPN"}, r"model\.decoder_channels: got \[16, 8, 8\] for FPN; expected \[\]"),
         ({"encoder": "mit_b0", "architecture": "FPN", "decoder_channels": (), "encoder_depth": 4}, "encoder_depth=5"),
-        ({"encoder_weights": "imagenett"}, r"Wrong pretrained weights `imagenett`"),
-        ({"encoder_weights": "nowhere.safetensors"}, r"encoder_weights: nowhere\.safetensors: got No such file"),
         ({"encoder": "tu-swin_tiny_patch4_window7_224", "encoder_depth": 4, "decoder_channels": (8, 8, 8, 8)}, "64"),
     ],
 )
@@ -77,47 +75,6 @@ def test_what_can_not_be_built_is_refused_in_one_line(changes: dict[str, Any], m
     with pytest.raises(InputError, match=message) as caught:
         build(small(**changes), in_channels=5, size_px=64)
     assert "\n" not in str(caught.value)
-
-
-def encoder(network: nn.Module) -> dict[str, torch.Tensor]:
-    return {name: tensor.contiguous() for name, tensor in network.get_submodule("encoder").state_dict().items()}
-
-
-def test_an_encoder_starts_from_a_file(tmp_path: Path) -> None:
-    stored = build(small(), in_channels=5, size_px=32)
-    save_file(encoder(stored), tmp_path / "encoder.safetensors")
-    save_file({n: t.contiguous() for n, t in stored.state_dict().items()}, tmp_path / "whole.safetensors")
-    for name in ("encoder", "whole"):
-        network = build(small(encoder_weights=str(tmp_path / f"{name}.safetensors")), in_channels=5, size_px=32)
-        found, expected = encoder(network), encoder(stored)
-        assert all(torch.equal(found[key], expected[key]) for key in expected)
-        assert not torch.equal(
-            network.get_parameter("decoder.blocks.0.conv1.0.weight"),
-            stored.get_parameter("decoder.blocks.0.conv1.0.weight"),
-        )
-
-
-def test_the_first_convolution_is_adapted_to_the_bands_as_the_library_does(tmp_path: Path) -> None:
-    stored = build(small(), in_channels=3, size_px=32)
-    save_file(encoder(stored), tmp_path / "rgb.safetensors")
-    network = build(small(encoder_weights=str(tmp_path / "rgb.safetensors")), in_channels=5, size_px=32)
-    stored.get_submodule("encoder").set_in_channels(5, pretrained=True)  # type: ignore[operator]
-    expected = encoder(stored)["conv1.weight"]
-    assert expected.shape[1] == 5
-    torch.testing.assert_close(encoder(network)["conv1.weight"], expected)
-
-
-def test_weights_of_another_encoder_are_refused(tmp_path: Path) -> None:
-    tensors = encoder(build(small(), in_channels=3, size_px=32))
-    save_file({n: t for n, t in tensors.items() if n != "layer1.0.bn1.weight"}, tmp_path / "less.safetensors")
-    with pytest.raises(InputError, match=r"less\.safetensors: got no tensor for layer1\.0\.bn1\.weight"):
-        build(small(encoder_weights=str(tmp_path / "less.safetensors")), in_channels=3, size_px=32)
-    save_file(tensors | {"layer1.0.bn1.weight": torch.zeros(7)}, tmp_path / "other.safetensors")
-    with pytest.raises(InputError, match=r"got \(7,\) for layer1\.0\.bn1\.weight; expected a tensor \(64,\)"):
-        build(small(encoder_weights=str(tmp_path / "other.safetensors")), in_channels=3, size_px=32)
-    (tmp_path / "text.safetensors").write_text("none")
-    with pytest.raises(InputError, match=r"text\.safetensors: got .*header"):
-        build(small(encoder_weights=str(tmp_path / "text.safetensors")), in_channels=3, size_px=32)
 
 
 class Linear(nn.Module):

@@ -163,6 +163,7 @@ ARGUMENTS: dict[str, Any] = {
     "train": TRAIN,
     "compute": Compute(reproducible=True, threads=1, precision="32-true"),
     "scoring": Scoring(overlap_px=8, batch_size=4),
+    "weights": Path("data/weights"),
     "provenance": Provenance(
         about=About(label_fingerprint="1" * 64, imagery="synthetic", labels="mixed"),
         inputs={},
