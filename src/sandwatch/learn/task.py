@@ -165,12 +165,13 @@ class Segmentation(lightning.LightningModule):
     def configure_optimizers(self) -> Any:
         """AdamW on a one-cycle schedule. Source: Smith and Topin 2018."""
         # Fused: its square root is the processor's own, correctly rounded. That of torch's other paths is MKL's, which
-        # in reproducible mode goes through an approximate reciprocal root that each maker builds differently.
+        # in reproducible mode goes through an approximate reciprocal root that each maker builds differently. Mixed
+        # precision is not reproducible anyway, and there Lightning can't clip the gradients of a fused optimizer.
         optimizer = torch.optim.AdamW(
             self.parameters(),
             lr=self.train_params.learning_rate,
             weight_decay=self.train_params.weight_decay,
-            fused=True,
+            fused=self.trainer.precision == "32-true",
         )
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer, self.train_params.learning_rate, total_steps=int(self.trainer.estimated_stepping_batches)
