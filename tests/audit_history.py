@@ -220,7 +220,7 @@ def _snapshot(
     )
     fingerprint = fingerprint_of(rows, observations)
     quarantine = pd.DataFrame(
-        {"row_id": ["r"], "obs_id": [None], "label_id": [None], "feature_id": [None], "polygons": [1],
+        {"row_id": ["r"], "obs_id": [None], "label_id": ["lunfit"], "feature_id": ["funfit"], "polygons": [1],
          "reason": ["not_done"], "detail": ["d"], "row_sha256": [next(iter(raw_of.values()))]}
     ).astype(dict.fromkeys(("obs_id", "label_id", "feature_id"), "str"))  # fmt: skip
     windows, parts = _chips(labels, [*obs_ids, "negative_2021-03-01"])

@@ -18,7 +18,8 @@ from sandwatch.params import Bands
 from sandwatch.reproducible import Compute, pin
 
 PARAMS = yaml.safe_load((Path(__file__).parents[1] / "params.yaml").read_text())
-WINDOWS = 2
+WINDOWS, SIZE_PX = 2, 64
+"""A batch that an emulated processor gets through; the probe's convolutions have the sample's size."""
 STEPS = 2
 """A schedule of one cycle needs two to move the weights by more than their last digits."""
 EVERY_TERM = {"focal": 0.5, "focal_gamma": 1.5}
@@ -33,14 +34,14 @@ def run(method: str) -> dict[str, Any]:
     from sandwatch.learn import task
     from sandwatch.learn.model import build, mine_logit, normalise
 
-    bands, size_px = Bands(**PARAMS["bands"]).names, PARAMS["chips"]["size_px"]
+    bands = Bands(**PARAMS["bands"]).names
     values = PARAMS["train"] | {"epochs": 1, "batch_size": WINDOWS, "loss": PARAMS["train"]["loss"] | EVERY_TERM}
     train, model = Train(**values), Model(**PARAMS["model"] | {"method": method})
     draw = torch.Generator().manual_seed(0)
-    pixels = torch.randint(0, 3000, (WINDOWS, len(bands), size_px, size_px), generator=draw, dtype=torch.int16)
-    mask = torch.randint(0, 3, (WINDOWS, size_px, size_px), generator=draw, dtype=torch.uint8)
+    pixels = torch.randint(0, 3000, (WINDOWS, len(bands), SIZE_PX, SIZE_PX), generator=draw, dtype=torch.int16)
+    mask = torch.randint(0, 3, (WINDOWS, SIZE_PX, SIZE_PX), generator=draw, dtype=torch.uint8)
     torch.manual_seed(train.seed)
-    network = build(model, in_channels=len(bands), size_px=size_px)
+    network = build(model, in_channels=len(bands), size_px=SIZE_PX)
     moments: dict[str, Any] = {"mean": (1500.0,) * len(bands), "std": (800.0,) * len(bands)}
     steps = task.Segmentation(network, method=method, train=train, **moments)
     trainer = task._trainer(train, Compute(**PARAMS["compute"]))

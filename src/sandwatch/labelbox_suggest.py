@@ -26,7 +26,7 @@ import shapely
 from sandwatch import raster
 from sandwatch.annotations.labelbox import carefully, connect, finished, mine_class, project_of
 from sandwatch.annotations.params import Annotations
-from sandwatch.errors import InputError
+from sandwatch.errors import InputError, unsigned
 from sandwatch.geometry import WGS84, transformer
 from sandwatch.grid import RESOLUTION_M, Grid, Window, tile
 from sandwatch.infer import SCORE_BAND
@@ -249,7 +249,7 @@ def _import(client: Any, project: Any, name: str, annotations: Sequence[dict[str
             fix="look at the project's Import history; Labelbox keeps reports for a day",
         ) from None
     return {
-        status["uuid"]: "; ".join(error["message"] for error in status.get("errors", []))
+        status["uuid"]: "; ".join(unsigned(error["message"]) for error in status.get("errors", []))
         for status in statuses
         if status["status"] != "SUCCESS"
     }

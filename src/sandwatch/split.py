@@ -44,7 +44,7 @@ def ground(grid: Grid, windows: Sequence[Window] | None = None) -> BaseGeometry:
 
     What a window has beyond the grid is padding, which lies nowhere.
     """
-    area = shapely.box(*grid.bounds)
+    area: BaseGeometry = shapely.box(*grid.bounds)
     if windows is not None:
         boxes = [shapely.box(*grid.crop(window).bounds) for window in windows]
         area = shapely.union_all(np.array(boxes, dtype=object)).intersection(area)

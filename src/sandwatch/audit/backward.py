@@ -30,6 +30,7 @@ from sandwatch.audit.chain import (
 )
 from sandwatch.audit.forward import Parts, count
 from sandwatch.audit.history import History
+from sandwatch.audit.known import Known, place_of
 from sandwatch.audit.objects import CorruptError, MissingError, Objects
 from sandwatch.audit.record import USES, Revision
 from sandwatch.errors import InputError
@@ -172,27 +173,42 @@ def backward(
         offline: don't ask any remote.
 
     Raises:
-        InputError: there is no DVC repository here, or no label of its history is meant.
+        InputError: there is no DVC repository here, or no label set of its history knows what is asked about.
     """
     history = History.here(where)
     try:
         objects = Objects(history.root, remote=remote, offline=offline)
         search = _Search(question, history, objects)
         found = tuple(search.of(folder, revisions) for folder, revisions in models(history).items())
+        elsewhere = () if search.meant or search.negatives else (_elsewhere(question, history, objects),)
     finally:
         history.git.close()
     unknown = sum(model.state == "unknown" for model in found)
     missed = (f"{unknown} of {len(found)} models could not be looked into",) if unknown else ()
     labels = pd.DataFrame(sorted(search.meant.items()), columns=["feature_id", "obs_id"])
-    if labels.empty and not search.negatives and not unknown:
-        asked = ", ".join(f"{name} {value}" for name, value in question.asked.items())
+    return Backward(question=question, models=found, labels=labels, notes=(*history.notes, *missed, *elsewhere))
+
+
+def _elsewhere(question: Question, history: History, objects: Objects) -> str:
+    """Where what no model has is named: in quarantine, say.
+
+    Raises:
+        InputError: it is named nowhere, or nothing was created on the days asked about.
+    """
+    known = Known.of(history, objects)
+    said = place_of(known, question.label, question.annotator, question.who)
+    if question.since is not None or question.until is not None:
+        days = f"{min(known.days)} to {max(known.days)}" if known.days else "no day that is recorded"
         raise InputError(
-            f"labels with {asked}",
-            got=f"none in the {len(found)} models of this history",
-            expected="a feature id, a label id, an annotator or a range of days that some model's labels have",
-            fix="look them up with sandwatch audit REV --csv labels.csv",
+            "--from, --to",
+            got=f"no label created from {question.since or 'the first day'} to {question.until or 'the last'}"
+            + (f" ({known.missed})" if known.unread else ""),
+            expected=f"days on which the labels asked about were created; all labels are of {days}",
+            fix="ask for other days",
         )
-    return Backward(question=question, models=found, labels=labels, notes=(*history.notes, *missed))
+    return f"{said}, but not among the labels that any model was made with" + (
+        f"; {known.missed}" if known.unread else ""
+    )
 
 
 class _Search:

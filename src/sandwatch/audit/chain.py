@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,6 +32,9 @@ Files = tuple[tuple[str, str], ...]
 verified = partial(Link, state="verified")
 broken = partial(Link, state="broken")
 unverified = partial(Link, state="unverified")
+uncommitted = partial(Link, state="uncommitted")
+skipped = partial(Link, state="skipped")
+FETCH = "git fetch --all --tags and dvc exp pull bring the revisions of a remote"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,9 +44,9 @@ class InHand:
     Attributes:
         target: as given.
         links: what could be checked without a repository.
-        spec: what the model says of itself; None where only its hash is known.
-        card: of the model; None where it is not in hand.
-        weights_sha256: of the model.
+        spec: what the model says of itself; None where that can't be read.
+        card: of the model; None where it can't be read, or is not in hand.
+        weights_sha256: of the model; '' where only its revision is known.
         files: MD5 of the model's files by name, those in hand.
         result: of ``infer``; None for a model.
         path: of the thing; None for a revision.
@@ -54,7 +57,7 @@ class InHand:
     links: tuple[Link, ...] = ()
     spec: Spec | None = None
     card: Card | None = None
-    weights_sha256: str
+    weights_sha256: str = ""
     files: Mapping[str, str]
     result: Result | None = None
     path: Path | None = None
@@ -95,6 +98,8 @@ def take(target: str, history: History | None, objects: Objects | None) -> InHan
         return _model(target, path, path.with_name(CARD))
     revision = history.resolve(target) if history is not None else None
     if revision is None or history is None or objects is None:
+        if history is not None and (lost := _not_pulled(path, history)) is not None:
+            raise lost
         known = [name.name for r in history.revisions for name in r.names][:6] if history is not None else []
         raise InputError(
             f"audit {target}",
@@ -113,13 +118,11 @@ def take(target: str, history: History | None, objects: Objects | None) -> InHan
     files = dict(held)
     try:
         card = read_card(files, objects)
-    except (MissingError, CorruptError, KeyError) as error:
-        raise InputError(
-            f"audit {target}",
-            got=f"no model card at {revision}: {error}",
-            expected="its card in the cache or a remote",
-            fix="dvc push where it was trained, or name a remote with --remote",
-        ) from None
+    except MissingError as error:
+        return InHand(target=target, links=_unread(unverified, str(error)), files=files, revision=revision)
+    except (CorruptError, KeyError, InputError) as error:
+        detail = f"nothing records {error}" if isinstance(error, KeyError) else str(error)
+        return InHand(target=target, links=_unread(broken, detail), files=files, revision=revision)
     return InHand(
         target=target,
         links=tuple(kept_weights(files, card, objects)),
@@ -171,6 +174,27 @@ def _model(target: str, weights: Path, about: Path) -> InHand:
         files=files,
         path=weights if weights.is_file() else about,
     )
+
+
+def _unread(how: Callable[..., Link], detail: str) -> tuple[Link, ...]:
+    """The links of a model whose card can't be read, and so not compared with its weights."""
+    return (unverified(name="weights", detail="only the model's card could tell"), how(name="card", detail=detail))
+
+
+def _not_pulled(path: Path, history: History) -> InputError | None:
+    """The error for an output that dvc.lock names and that doesn't lie here; None for anything else."""
+    head, named = history.resolve("HEAD"), path.absolute()
+    stages = [] if head is None else [history.lock(head).stage(name) for name in history.lock(head).names]
+    outs = [history.root / out for stage in stages if stage is not None for out in stage.outs]
+    mine = named.is_relative_to(history.root) and any(
+        named.is_relative_to(out) or (out.is_relative_to(named) and named != history.root) for out in outs
+    )
+    return None if not mine else InputError(
+        f"audit {path}",
+        got="it is among what dvc.lock names, and is not here: nobody pulled it",
+        expected="a file that is here",
+        fix="run dvc pull, or dvc repro; sandwatch audit HEAD says what git alone can tell",
+    )  # fmt: skip
 
 
 def kept_weights(files: Mapping[str, str], card: Card, objects: Objects, *, pull: bool = False) -> list[Link]:
@@ -382,14 +406,15 @@ def holders(
     return tuple(Holder(revision=r, links=tuple(git_links(card, r, history, objects))) for r in revisions)
 
 
-def best(holders: Sequence[Holder], head: str) -> Holder:
-    """The holder to follow: with the fewest broken links, then what is checked out, then commits, then the newest."""
+def best(holders: Sequence[Holder], history: History) -> Holder:
+    """The holder to follow: with the fewest broken links; then HEAD, its past, other commits, the newest."""
     return min(
         holders,
         key=lambda holder: (
             len(holder.broken),
             holder.revision.kind == "working tree",
-            holder.revision.commit != head,
+            holder.revision.commit != history.head,
+            not history.leads_to_head(holder.revision),
             holder.revision.kind != "commit",
         ),
     )
@@ -531,6 +556,8 @@ def _code_link(
         return broken(name="code", detail=detail)
     if unseen and not _same_sources(lock, revision, history):
         return unverified(name="code", detail=f"which code {', '.join(unseen)} ran is in neither cache nor remote")
+    if not said:
+        return verified(name="code", detail=f"the sources at {revision} are those that were listed when they ran")
     return verified(name="code", detail=f"{len(said)} source files mean what they meant when they ran")
 
 
@@ -565,7 +592,8 @@ def _inputs_link(lock: Lock, stages: Sequence[str], revision: Revision, history:
     if wrong:
         return broken(name="inputs", detail=wrong[0] + (f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""))
     if absent:
-        return unverified(name="inputs", detail=f"not in git at {revision}: {', '.join(absent)}")
+        detail = f"not in git at {revision}: {', '.join(absent)}"
+        return unverified(name="inputs", detail=detail, remedy="commit those files with git")
     return verified(name="inputs", detail=f"{len(recorded)} files and folders are those of {revision}")
 
 
@@ -583,7 +611,9 @@ def _params_link(card: Card | None, lock: Lock, stages: Sequence[str], revision:
                 return broken(name="params", detail=detail)
     last = lock.stage(stages[-1])
     if card is None or last is None:
-        return unverified(name="params", detail="no card to compare with")
+        if values is None:
+            return unverified(name="params", detail=f"no params.yaml at {revision}, and no card to compare with")
+        return verified(name="params", detail="params.yaml and dvc.lock agree; there is no card to compare with")
     found = hash_params(by_section(last.params))
     if found != card.params_sha256:
         detail = f"the params in dvc.lock hash to {found}; the card says {card.params_sha256}"

@@ -20,7 +20,7 @@ from sandwatch.audit.folders import whole_folder
 from sandwatch.audit.history import read_yaml
 from sandwatch.audit.record import Audit
 from sandwatch.errors import InputError
-from sandwatch.files import sha256, write_json
+from sandwatch.files import left_behind, sha256, write_json
 from sandwatch.parquet import write_parquet
 from sandwatch.schemas import Labels, Observations, Table
 
@@ -135,7 +135,7 @@ def publish(
 
 
 def _is_label_set(folder: Path) -> bool:
-    names = {path.name for path in folder.iterdir()}
+    names = {path.name for path in folder.iterdir() if not left_behind(path.name)}
     return names == {METADATA, LABELS, OBSERVATIONS}
 
 

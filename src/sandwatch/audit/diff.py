@@ -90,7 +90,7 @@ def diff(a: str, b: str, *, where: Path | None = None, remote: str | None = None
     finally:
         history.git.close()
     first, second = audits
-    notes = [f"{audit.target}: {audit.verdict}" for audit in audits if audit.broken]
+    notes = [f"{audit.target}: {audit.verdict}" for audit in audits if audit.state in ("broken", "uncommitted")]
     notes += [f"{audit.target}: {why}" for audit, why in zip(audits, evaluations, strict=True) if isinstance(why, str)]
     metrics = rivers = None
     a_was, b_was = evaluations

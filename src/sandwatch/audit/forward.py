@@ -28,12 +28,15 @@ from sandwatch.audit.chain import (
     SCENES,
     InHand,
     broken,
+    skipped,
+    uncommitted,
     unverified,
     verified,
 )
 from sandwatch.audit.history import History, Lock, Stage
 from sandwatch.audit.objects import CorruptError, MissingError, Objects
 from sandwatch.audit.record import (
+    SEE,
     Audit,
     ChipRows,
     Holder,
@@ -53,6 +56,8 @@ FOLDS = ("train", "val", "test")
 PIXELS = "data/scenes"
 """Output of the stage that exports rasters. Source: dvc.yaml."""
 NOT_READ = "pixels, masks and rasters are not read here: sandwatch audit verify derives them again"
+BEHIND_CARD = ("chips", "fingerprint", "labels", "snapshot", "imagery")
+"""The links that only the model's card leads to."""
 
 
 def audit(
@@ -80,7 +85,8 @@ def audit(
         objects = Objects(history.root, remote=remote, offline=offline) if history else None
         hand = chain.take(target, history, objects)
         if history is None or objects is None:
-            answer = _alone(hand, "there is no DVC repository here: nothing but the file itself could be checked")
+            why = "there is no DVC repository here: nothing but the file itself could be checked"
+            answer = _alone(hand, why, "run it in a clone of the repository that it was trained in")
         else:
             answer = follow(hand, history, objects, pictures=pictures)
         said = None if hand.path is None else attested(hand.path.parent, hand.weights_sha256)
@@ -94,22 +100,28 @@ def follow(hand: InHand, history: History, objects: Objects, *, pictures: bool =
     """The audit of what is in hand, in a repository."""
     models, links, notes = chain.find(hand, history, objects)
     if not models:
-        return _alone(hand, f"no revision holds it ({len(history.revisions)} searched)", *history.notes, *notes)
+        searched = f"no revision holds it ({len(history.revisions)} searched)"
+        return _alone(
+            hand,
+            f"whether a revision holds it can't be told: {notes[0]}" if notes else searched,
+            SEE if notes else chain.FETCH,
+            history.notes,
+        )
     # The same weights may have several cards: other code or params that came to the same.
-    cards = {files: hand.card or chain.read_card(dict(files), objects) for files in models}
+    asked = hand.revision is not None  # then its card is in hand, or can't be read
+    cards = {files: hand.card if asked else hand.card or chain.read_card(dict(files), objects) for files in models}
     held = {files: chain.holders(cards[files], revisions, history, objects) for files, revisions in models.items()}
-    chosen = chain.best([holder for holders in held.values() for holder in holders], history.head)
+    chosen = chain.best([holder for holders in held.values() for holder in holders], history)
     files = next(files for files, holders in held.items() if chosen in holders)
-    card = cards[files]
-    walk = _Walk(hand, card, dict(files), history.lock(chosen.revision), chosen, objects, pictures)
-    walk.go()
+    card, lock = cards[files], history.lock(chosen.revision)
+    behind, behind_notes, tables = _behind(hand, card, dict(files), lock, chosen, objects, pictures)
     everyone = tuple(holder for holders in held.values() for holder in holders)
     order = {revision: i for i, revision in enumerate(history.revisions)}
     # The working tree is no revision: nobody else can find it.
     committed = chosen.revision.kind != "working tree"
     exact = not any(link.state == "broken" for link in links)
     if not committed:
-        found = broken(name="revision", detail="only the working tree holds it: commit dvc.lock")
+        found = uncommitted(name="revision", detail="only the working tree holds it")
     elif exact:
         others = f", and that of {len(everyone) - 1} more," if len(everyone) > 1 else ""
         found = verified(name="revision", detail=f"dvc.lock of {chosen.revision}{others} holds it")
@@ -119,13 +131,18 @@ def follow(hand: InHand, history: History, objects: Objects, *, pictures: bool =
         target=hand.target,
         spec=card,
         card=card,
-        links=in_order([*hand.links, *links, found, *chosen.links, *walk.links]),
+        links=in_order([*hand.links, *links, found, *chosen.links, *behind, *not_derived(lock, NOT_READ)]),
         holders=tuple(sorted(everyone, key=lambda holder: order[holder.revision])),
         revision=chosen.revision,
-        params=walk.params,
-        notes=(*history.notes, *notes, *walk.notes, NOT_READ),
-        **walk.tables,
+        params=_params(lock),
+        notes=(*history.notes, *notes, *behind_notes),
+        **tables,
     )
+
+
+def not_derived(lock: Lock, why: str) -> list[Link]:
+    """The links of stages that nobody ran again."""
+    return [skipped(name=f"rebuild {stage}", detail=why) for stage in lock.upstream(chain.TRAIN)]
 
 
 def _history(target: str, where: Path | None) -> History | None:
@@ -134,13 +151,36 @@ def _history(target: str, where: Path | None) -> History | None:
     return History.around(Path()) or (History.around(Path(target).parent) if Path(target).exists() else None)
 
 
-def _alone(hand: InHand, why: str, *notes: str) -> Audit:
+def _alone(hand: InHand, why: str, fix: str, notes: tuple[str, ...] = ()) -> Audit:
     """What can be said of a file that no revision in sight holds."""
-    silent = ("lock", "pipeline", "code", "inputs", "params", "chips", "fingerprint", "labels", "snapshot", "imagery")
-    revision = unverified(name="revision", detail=why)
+    silent = ("lock", "pipeline", "code", "inputs", "params", *BEHIND_CARD)
+    revision = unverified(name="revision", detail=why, remedy=fix)
     rest = [unverified(name=name, detail="only a revision that holds the model could tell") for name in silent]
     links = in_order([*hand.links, revision, *rest])
     return Audit(target=hand.target, spec=hand.spec, card=hand.card, links=links, notes=notes)
+
+
+def _params(lock: Lock) -> dict[str, Any]:
+    """What the stages behind a model ran with, by section."""
+    stages = (lock.stage(name) for name in lock.upstream(chain.TRAIN))
+    return {section: values for stage in stages if stage is not None for section, values in stage.params.items()}
+
+
+def _behind(
+    hand: InHand,
+    card: Card | None,
+    files: Mapping[str, str],
+    lock: Lock,
+    holder: Holder,
+    objects: Objects,
+    pictures: bool,
+) -> tuple[list[Link], list[str], dict[str, Any]]:
+    """Links, notes and tables of what the model's card leads to."""
+    if card is None:
+        return [unverified(name=name, detail="only the model's card leads there") for name in BEHIND_CARD], [], {}
+    walk = _Walk(hand, card, files, lock, holder, objects, pictures)
+    walk.go()
+    return walk.links, walk.notes, walk.tables
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,11 +207,8 @@ class _Walk:
     links: list[Link] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     tables: dict[str, Any] = field(default_factory=dict)
-    params: dict[str, Any] = field(default_factory=dict)
 
     def go(self) -> None:
-        for name in self.lock.upstream(chain.TRAIN):
-            self.params |= self._stage(name).params
         train, chips = self._stage(chain.TRAIN), self._stage(self.lock.maker(CHIPS) or "")
         if self.hand.result is not None:
             self._try("result", self._result)
@@ -244,8 +281,9 @@ class _Walk:
             files = self.objects.tree(infer.outs[PREDICTIONS], PREDICTIONS)
             held = next((path for path, found in files.items() if found == result.md5), None)
         if held is None and not wrong:
-            detail = f"what it says agrees with the model, but {self.holder.revision} holds no such file: infer again"
-            self.links.append(unverified(name="result", detail=detail))
+            detail = f"what it says agrees with the model, but {self.holder.revision} holds no such file"
+            fix = "run dvc repro infer there and compare, or find the file as infer wrote it"
+            self.links.append(unverified(name="result", detail=detail, remedy=fix))
             return
         self._note("result", wrong, f"it is {PREDICTIONS}/{held} of {self.holder.revision}; what it says agrees")
 

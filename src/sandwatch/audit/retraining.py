@@ -80,7 +80,8 @@ class Retraining:
             return broken(name=link, detail=str(error))
         else:
             metrics = _compared(before, json.loads((self.root / RESULTS / METRICS).read_text()))
-        return unverified(name=link, detail=f"can't be proven to the bit here: {reason}; {metrics}")
+        detail = f"can't be proven to the bit here: {reason}; {metrics}"
+        return unverified(name=link, detail=detail, remedy="run it again on a processor that gives the same bits")
 
 
 def _compared(before: Mapping[str, float], after: Mapping[str, float]) -> str:

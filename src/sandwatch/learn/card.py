@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sandwatch.errors import InputError
-from sandwatch.files import sha256, write_json
+from sandwatch.files import files_below, sha256, write_json
 from sandwatch.origin import Kind
 from sandwatch.params import Count, Section
 
@@ -153,5 +153,5 @@ def hash_params(values: Mapping[str, Any]) -> str:
 
 def hash_inputs(paths: Iterable[Path]) -> dict[str, str]:
     """SHA-256 of files, and of all files below folders, by path as given."""
-    files = [file for path in paths for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
+    files = [file for path in paths for file in (files_below(path).values() if path.is_dir() else [path])]
     return {file.as_posix(): sha256(file) for file in files if file.is_file()}

@@ -336,6 +336,14 @@ def test_params_that_contradict_are_refused_before_training(
     assert not list(tmp_path.iterdir())
 
 
+def test_mixed_precision_trains_too(folder: Path, tmp_path: Path) -> None:
+    """There, gradients can't be clipped beside the fused optimizer that reproducible mode needs."""
+    compute = Compute(reproducible=False, threads=1, precision="bf16-mixed")
+    facts, _ = run(folder, tmp_path, compute=compute, train=TRAIN.model_copy(update={"epochs": 1}))
+    assert facts is not None
+    assert facts["epochs"] == 1
+
+
 def test_weights_that_run_away_are_said_to(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no numbers after epoch \d; .* lower params\.yaml, train\.learning_rate"):
         run(folder, tmp_path, train=TRAIN.model_copy(update={"learning_rate": 1e30}))
