@@ -14,6 +14,10 @@ from pathlib import Path
 
 from sandwatch import params
 from sandwatch.errors import InputError
+from sandwatch.learn.card import Model
+from sandwatch.learn.params import Scoring, Train
+from sandwatch.origin import About
+from sandwatch.reproducible import Compute
 from sandwatch.stage import run
 
 PARAMS = Path("params.yaml")
@@ -42,11 +46,14 @@ def train(precision: str) -> str:
         facts = task.learn(
             chips=data.Chips(Path("data/chips")),
             bands=params.read(PARAMS, params.Bands).names,
-            model=params.read(PARAMS, params.Model),
-            train=params.read(PARAMS, params.Train),
-            compute=params.Compute(reproducible=False, threads=1, precision=precision),  # type: ignore[arg-type]
-            infer=params.read(PARAMS, params.Infer),
-            provenance=task.Provenance(label_fingerprint="0" * 64, inputs={}, code={}, params_sha256="0" * 64),
+            model=params.read(PARAMS, Model),
+            train=params.read(PARAMS, Train),
+            compute=Compute(reproducible=False, threads=1, precision=precision),  # type: ignore[arg-type]
+            scoring=params.read(PARAMS, Scoring),
+            provenance=task.Provenance(
+                about=About.read(Path("data/chips/about.json")), inputs={}, code={}, params_sha256="0" * 64
+            ),
+            weights=Path("data/weights"),
             models=models,
             results=results,
             report=lambda line: None,

@@ -4,7 +4,7 @@ Each reads the same COGs, scores the same windows and must give the same scores.
 that costs next to nothing the table shows what the way itself costs; with the trained network, what is left of that.
 Compare ratios: wall figures depend on the machine and on what else it does.
 
-Usage: python benchmarks/inference.py [--side 3000] [--models models]
+Usage: python benchmarks/inference.py [--side 3000] [--weights models/model.safetensors]
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ class Timed:
 
 def main(
     side: Annotated[int, typer.Option(help="side of the scene, pixels")] = 3000,
-    models: Annotated[Path, typer.Option(help="folder with model.safetensors and model.json")] = Path("models"),
+    weights: Annotated[Path, typer.Option(help="of a model of ours")] = Path("models/model.safetensors"),
 ) -> None:
     """Prints a table: milliseconds a window, those of them in the model, ratio to the ring, peak of numpy's memory."""
     counted = 0
@@ -132,15 +132,15 @@ def main(
             "whole-scene arrays": scene.whole,
         }
         networks: dict[str, Predict] = {"nothing": nothing}
-        if (models / "model.json").is_file():
+        if weights.is_file():
             from sandwatch.learn.model import Predictor
 
-            predictor = Predictor.load(models, "cpu")
-            if predictor.card.bands != BANDS:
-                raise SystemExit(f"{models}: this benchmark feeds the bands {BANDS}")
-            networks["network"] = predictor
+            predictor = Predictor.load(weights, "cpu", precision="32-true")
+            if predictor.spec.bands != BANDS:
+                raise SystemExit(f"{weights}: this benchmark feeds the bands {BANDS}")
+            networks["network"] = lambda pixels: predictor(pixels)[:, 0]
         else:
-            print(f"{models}: no model here, so only the model that costs nothing (dvc repro train makes one)")
+            print(f"{weights}: no model here, so only the model that costs nothing (dvc repro train makes one)")
         print(f"{'model':<9}{'way':<20}{'ms a window':>12}{'in the model':>13}{'to the ring':>12}{'peak MB':>9}")
         for name, predict in networks.items():
             timed = Timed(predict)

@@ -88,9 +88,10 @@ def fetch(environment: dict[str, str], expected: str, to_parent: Connection) -> 
     os.environ.update(environment)
     from sandwatch import params
     from sandwatch.annotations import labelbox
+    from sandwatch.annotations.params import Annotations
 
     section = params.check(
-        params.Annotations,
+        Annotations,
         {
             "source": "labelbox",
             "labelbox_project": PROJECT,

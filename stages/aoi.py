@@ -6,10 +6,11 @@ Outputs: data/aoi/aoi.parquet (schemas.Aoi): the AOI, UTM grid, spatial group an
 
 from collections import Counter
 
-from sandwatch.aoi import build, read_sites
-from sandwatch.params import Aoi, Split, StageParams
+from sandwatch.aoi import Aoi, build, read_sites
+from sandwatch.params import StageParams
 from sandwatch.rivers import Rivers
 from sandwatch.schemas import Aoi as AoiTable
+from sandwatch.split import Split
 from sandwatch.stage import Input, Output, progress, run
 
 

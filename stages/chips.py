@@ -3,41 +3,53 @@
 Reads:
     --aoi: sites with their AOIs, grids and folds (schemas.Aoi).
     --manifest: what was exported (schemas.Scenes), and --scenes, the folder of the rasters.
-    --annotations: folder of labels.parquet (schemas.Labels), observations.parquet (schemas.Observations) and
-        ignored.parquet (schemas.Ignored).
+    --canonical: folder of labels.parquet (schemas.CanonicalLabels), observations.parquet
+        (schemas.CanonicalObservations), ignored.parquet (schemas.CanonicalIgnored) and fingerprint.json.
 
 Writes:
     --chips: windows.parquet (schemas.Windows), chip_labels.parquet (schemas.ChipLabels), pixels/<obs_id>.npy (int16
-        (band, y, x)) and masks/<obs_id>.npy (uint8 (y, x)).
+        (band, y, x)), masks/<obs_id>.npy (uint8 (y, x)) and about.json (origin.About).
     --metrics: figures about them.
 """
 
 from __future__ import annotations
 
+import json
+
 from sandwatch import schemas
-from sandwatch.chips import cut
+from sandwatch.annotations.params import Annotations
+from sandwatch.chips import Chips, cut
 from sandwatch.files import write_json
-from sandwatch.params import Bands, Chips, Split, StageParams
-from sandwatch.stage import Input, Output, progress, run
+from sandwatch.origin import About, kind_of
+from sandwatch.params import Bands, StageParams
+from sandwatch.split import Split
+from sandwatch.stage import Input, Output, progress, run, workers
 
 
-def main(*, aoi: Input, manifest: Input, scenes: Input, annotations: Input, chips: Output, metrics: Output) -> None:
+def main(*, aoi: Input, manifest: Input, scenes: Input, canonical: Input, chips: Output, metrics: Output) -> None:
     """Cuts labelled windows out of the scenes."""
     params = StageParams.load("chips")
     made = cut(
         aoi=schemas.Aoi.read(aoi),
         manifest=schemas.Scenes.read(manifest),
         scenes=scenes,
-        observations=schemas.Observations.read(annotations / "observations.parquet"),
-        labels=schemas.Labels.read(annotations / "labels.parquet"),
-        ignored=schemas.Ignored.read(annotations / "ignored.parquet"),
+        observations=schemas.CanonicalObservations.read(canonical / "observations.parquet"),
+        labels=schemas.CanonicalLabels.read(canonical / "labels.parquet"),
+        ignored=schemas.CanonicalIgnored.read(canonical / "ignored.parquet"),
         bands=params[Bands],
         chips=params[Chips],
         split=params[Split],
+        workers=workers(),
         out=chips,
     )
     schemas.Windows.write(made.windows, chips / "windows.parquet")
     schemas.ChipLabels.write(made.chip_labels, chips / "chip_labels.parquet")
+    about = About(
+        **json.loads((canonical / "fingerprint.json").read_text()),
+        imagery=made.imagery,
+        labels=kind_of([params[Annotations].source]),
+    )
+    write_json(chips / "about.json", about.model_dump())
     write_json(metrics, made.metrics)
     for note in made.notes:
         progress(note)

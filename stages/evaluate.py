@@ -2,10 +2,10 @@
 
 Reads:
     --aoi: sites with their AOIs and folds (schemas.Aoi).
-    --manifest: what was exported (schemas.Scenes), and --scenes, the folder with rgb.tif of each observation.
-    --annotations: folder of labels.parquet (schemas.Labels), drawn into the pictures.
+    --manifest: what was exported (schemas.Scenes).
+    --canonical: folder of labels.parquet (schemas.CanonicalLabels), drawn into the pictures.
     --chips: folder of windows.parquet (schemas.Windows), pixels/<obs_id>.npy and masks/<obs_id>.npy.
-    --models: weights and card.
+    --weights: of the model.
 
 Writes:
     --results: metrics.json, observations.csv, rivers.csv, pr_curve.csv, reliability.csv, confusion.csv,
@@ -14,8 +14,10 @@ Writes:
 
 from __future__ import annotations
 
-from sandwatch.params import Compute, Evaluate, Infer, Split, StageParams
-from sandwatch.reproducible import pin
+from sandwatch.evaluate import Evaluate
+from sandwatch.params import StageParams
+from sandwatch.reproducible import Compute, pin
+from sandwatch.split import Split
 from sandwatch.stage import Input, Output, progress, run
 
 
@@ -23,15 +25,14 @@ def main(
     *,
     aoi: Input,
     manifest: Input,
-    scenes: Input,
-    annotations: Input,
+    canonical: Input,
     chips: Input,
-    models: Input,
+    weights: Input,
     results: Output,
 ) -> None:
     """Judges the model on rivers it never saw, and shows where it fails."""
     params = StageParams.load("evaluate")
-    compute, infer = params[Compute], params[Infer]
+    compute, split = params[Compute], params[Split]
     if compute.reproducible:
         pin(compute.threads)
     import torch
@@ -46,14 +47,17 @@ def main(
         manifest=schemas.Scenes.read(manifest),
         windows=schemas.Windows.read(chips / "windows.parquet"),
         chips=chips,
-        scorer=Predictor.load(models, "cuda" if torch.cuda.is_available() and not compute.reproducible else "cpu"),
+        scorer=Predictor.load(
+            weights,
+            "cuda" if torch.cuda.is_available() and not compute.reproducible else "cpu",
+            precision=compute.precision,
+        ),
         params=params[Evaluate],
-        overlap_px=infer.overlap_px,
-        batch_size=infer.batch_size,
-        min_distance_km=params[Split].min_distance_km,
+        holdout_rivers=split.holdout_rivers,
+        min_distance_km=split.min_distance_km,
     )
-    labels = schemas.Labels.read(annotations / "labels.parquet")
-    report.write(evaluation, results, scenes=scenes, aoi=sites, labels=labels)
+    labels = schemas.CanonicalLabels.read(canonical / "labels.parquet")
+    report.write(evaluation, results, aoi=sites, labels=labels)
     progress(report.summary(evaluation))
 
 

@@ -8,7 +8,8 @@ for each raster that was asked for, skipped ones too.
 
 from sandwatch.export import export, source
 from sandwatch.imagery import sites
-from sandwatch.params import Bands, EarthEngine, Imagery, StageParams, Synthetic
+from sandwatch.imagery.params import EarthEngine, Imagery, Synthetic
+from sandwatch.params import Bands, StageParams
 from sandwatch.schemas import Aoi
 from sandwatch.schemas import Scenes as ScenesTable
 from sandwatch.stage import Input, Output, progress, run, workers

@@ -1,18 +1,20 @@
 """Score maps, mine polygons and STAC items of the rivers to be watched.
 
 Inputs: data/aoi/aoi.parquet (sites with role infer or both), data/scenes.parquet and data/scenes/ (their rasters),
-models/ (weights and card). Outputs: data/predictions/<obs_id>/{score.tif,mask.tif,detections.parquet,item.json}, and
+models/model.safetensors. Outputs: data/predictions/<obs_id>/{score.tif,mask.tif,detections.parquet,item.json}, and
 beside them detections.parquet of all observations, model.json and collection.json.
 """
 
 from __future__ import annotations
 
 from sandwatch import reproducible
-from sandwatch.params import Compute, Infer, StageParams
+from sandwatch.infer import Infer
+from sandwatch.params import StageParams
+from sandwatch.reproducible import Compute
 from sandwatch.stage import Input, Output, run
 
 
-def main(*, aoi: Input, manifest: Input, scenes: Input, models: Input, predictions: Output) -> None:
+def main(*, aoi: Input, manifest: Input, scenes: Input, weights: Input, predictions: Output) -> None:
     """Maps every exported scene of the sites with role infer or both."""
     params = StageParams.load("infer")
     compute, settings = params[Compute], params[Infer]
@@ -30,9 +32,9 @@ def main(*, aoi: Input, manifest: Input, scenes: Input, models: Input, predictio
         schemas.Aoi.read(aoi),
         schemas.Scenes.read(manifest),
         scenes,
-        Predictor.load(models, device),
+        Predictor.load(weights, device, precision=compute.precision),
         settings,
-        models=models,
+        weights=weights,
         predictions=predictions,
     )
 

@@ -22,20 +22,47 @@ from safetensors.numpy import save
 from sandwatch import schemas
 from sandwatch.annotations.canonical import canonical_rows, fingerprint_of
 from sandwatch.audit.history import read_yaml
+from sandwatch.code import meaning
 from sandwatch.learn.card import Card, hash_params
-from sandwatch.params import Section, check
+from sandwatch.parquet import write_parquet
 
 ROOT = Path(__file__).parents[1]
 LABELS_PER_OBSERVATION = 50
 WINDOWS_PER_OBSERVATION = 20
-CODE = {"src/sandwatch/errors.py": b"errors\n", "stages/train.py": b"train\n"}
+SOURCES = {"src/sandwatch/errors.py": b"errors\n", "stages/train.py": b"train\n"}
+LISTING = {path: meaning(content) for path, content in SOURCES.items()}
 SITES = {"data/regions/sample/sites.csv": b"sites\n"}
 PARAMS = {
+    "check": [],
     "aoi": ["aoi", "split"],
-    "export": ["bands", "imagery", "synthetic"],
-    "annotations": ["annotations", "synthetic"],
-    "chips": ["bands", "chips", "split"],
-    "train": ["bands", "chips", "compute", "infer", "model", "train"],
+    "export": ["bands", "imagery", "synthetic.seed"],
+    "annotations": ["annotations", "synthetic.annotator_error_m"],
+    "chips": ["bands", "chips", "split.block_m"],
+    "train": ["bands", "compute", "model", "scoring", "train"],
+}
+STAGES = {
+    "check": ([*SOURCES], [f"data/code/{stage}.json" for stage in PARAMS if stage != "check"]),
+    "aoi": (["data/regions/sample/sites.csv", "data/code/aoi.json"], ["data/aoi"]),
+    "export": (["data/aoi", "data/code/export.json"], ["data/scenes", "data/scenes.parquet"]),
+    "annotations": (
+        ["data/aoi", "data/scenes.parquet", "data/code/annotations.json"],
+        ["data/annotations", "data/canonical", "results/annotations/metrics.json"],
+    ),
+    "chips": (
+        ["data/aoi", "data/canonical", "data/scenes", "data/scenes.parquet", "data/code/chips.json"],
+        ["data/chips"],
+    ),
+    "train": (
+        ["data/chips", "data/code/train.json"],
+        ["models/exposures.parquet", "models/model.json", "models/model.safetensors", "results/train"],
+    ),
+}
+"""Dependencies and outputs."""
+PIPELINE = {
+    "stages": {
+        name: {"cmd": f"python stages/{name}.py", "params": PARAMS[name], "deps": deps, "outs": outs}
+        for name, (deps, outs) in STAGES.items()
+    }
 }
 
 
@@ -106,9 +133,12 @@ def write_history(
     for i in range(models):
         locks.append(_model(cache, scratch, tables[i * snapshots // models], params, i))
     stream = [
-        _blob(i, content) for i, content in enumerate([*CODE.values(), *SITES.values(), dumps_yaml(params).encode()], 1)
+        _blob(i, content)
+        for i, content in enumerate(
+            [*SOURCES.values(), *SITES.values(), dumps_yaml(params).encode(), dumps_yaml(PIPELINE).encode()], 1
+        )
     ]
-    paths = [*CODE, *SITES, "params.yaml"]
+    paths = [*SOURCES, *SITES, "params.yaml", "dvc.yaml"]
     files = "".join(f"M 100644 :{i} {path}\n" for i, path in enumerate(paths, 1))
     mark = 1000
     for i in range(revisions):
@@ -190,7 +220,7 @@ def _snapshot(
     )
     fingerprint = fingerprint_of(rows, observations)
     quarantine = pd.DataFrame(
-        {"row_id": ["r"], "obs_id": [None], "label_id": [None], "feature_id": [None], "polygons": [1],
+        {"row_id": ["r"], "obs_id": [None], "label_id": ["lunfit"], "feature_id": ["funfit"], "polygons": [1],
          "reason": ["not_done"], "detail": ["d"], "row_sha256": [next(iter(raw_of.values()))]}
     ).astype(dict.fromkeys(("obs_id", "label_id", "feature_id"), "str"))  # fmt: skip
     windows, parts = _chips(labels, [*obs_ids, "negative_2021-03-01"])
@@ -206,6 +236,8 @@ def _snapshot(
         "chip_labels.parquet": cache.table(schemas.ChipLabels, parts, scratch),
     }
     metrics = json.dumps({"label_fingerprint": fingerprint}).encode()
+    about = json.dumps({"label_fingerprint": fingerprint, "imagery": "synthetic", "labels": "synthetic"}).encode()
+    chips["about.json"] = (cache.put(about), hashlib.sha256(about).hexdigest())
     return {
         "labels": labels,
         "windows": windows,
@@ -214,8 +246,8 @@ def _snapshot(
         "chips": cache.folder_of({name: md5 for name, (md5, _) in chips.items()}),
         "metrics": cache.put(metrics),
         "scenes": cache.table(schemas.Scenes, scenes, scratch)[0],
-        "inputs": {f"data/chips/{name}": sha for name, (_, sha) in chips.items()}
-        | {"results/annotations/metrics.json": hashlib.sha256(metrics).hexdigest()},
+        "canonical": cache.folder_of({"fingerprint.json": cache.put(metrics)}),
+        "inputs": {f"data/chips/{name}": sha for name, (_, sha) in chips.items()},
     }
 
 
@@ -291,11 +323,8 @@ def _model(cache: Cache, scratch: Path, tables: dict[str, Any], params: dict[str
     """The dvc.lock of a model trained on tables."""
     rng = np.random.default_rng(seed)
     chips = tables["windows"].loc[tables["windows"]["fold"] == "train", "chip_id"].sort_values()
-    pd.DataFrame({"chip_id": chips, "draws": rng.integers(0, 4, len(chips))}).to_parquet(
-        scratch, index=False, compression="zstd"
-    )
+    write_parquet(pd.DataFrame({"chip_id": chips, "draws": rng.integers(0, 4, len(chips))}), scratch)
     exposures = cache.put(scratch.read_bytes())
-    models = {model.section: model for model in Section.__subclasses__()}
     card = Card(
         architecture="Unet",
         encoder="resnet18",
@@ -305,57 +334,53 @@ def _model(cache: Cache, scratch: Path, tables: dict[str, Any], params: dict[str
         bands=("B4",),
         classes=("other", "mine"),
         size_px=160,
+        overlap_px=64,
+        batch_size=8,
         mean=(0.0,),
         std=(1.0,),
         temperature=1.0,
         threshold=0.5,
         label_fingerprint=tables["fingerprint"],
+        imagery="synthetic",
+        labels="synthetic",
         inputs=tables["inputs"],
-        code={path: hashlib.sha256(content).hexdigest() for path, content in CODE.items()},
-        params_sha256=hash_params([check(models[name], params[name]) for name in PARAMS["train"]]),
+        code=LISTING,
+        params_sha256=hash_params({section: params[section] for section in PARAMS["train"]}),
         weights_sha256="0" * 64,
     )
     weights = save({"w": np.array([seed], np.int64)}, card.header())
     card = card.model_copy(update={"weights_sha256": hashlib.sha256(weights).hexdigest()})
-    model = cache.folder_of(
-        {
-            "exposures.parquet": exposures,
-            "model.json": cache.put(json.dumps(card.model_dump(mode="json")).encode()),
-            "model.safetensors": cache.put(weights),
-        }
-    )
+    listing = cache.put(json.dumps(LISTING).encode())
     made = {
+        **dict.fromkeys(STAGES["check"][1], listing),
         "data/aoi": "0" * 32 + ".dir",
         "data/scenes": "1" * 32 + ".dir",
         "data/scenes.parquet": tables["scenes"],
         "data/annotations": tables["annotations"],
+        "data/canonical": tables["canonical"],
         "results/annotations/metrics.json": tables["metrics"],
         "data/chips": tables["chips"],
-        "models": model,
+        "models/exposures.parquet": exposures,
+        "models/model.json": cache.put(json.dumps(card.model_dump(mode="json")).encode()),
+        "models/model.safetensors": cache.put(weights),
         "results/train": hashlib.md5(str(seed).encode()).hexdigest() + ".dir",
     }
-    read = {path: hashlib.md5(content).hexdigest() for path, content in (CODE | SITES).items()} | made
-    code = list(CODE)
-    stages = {
-        "aoi": (["data/regions/sample/sites.csv", *code], ["data/aoi"]),
-        "export": (["data/aoi", *code], ["data/scenes", "data/scenes.parquet"]),
-        "annotations": (
-            ["data/aoi", "data/scenes.parquet", *code],
-            ["data/annotations", "results/annotations/metrics.json"],
-        ),
-        "chips": (["data/aoi", "data/annotations", "data/scenes", "data/scenes.parquet", *code], ["data/chips"]),
-        "train": (["data/chips", "results/annotations/metrics.json", *code], ["models", "results/train"]),
-    }
+    read = {path: hashlib.md5(content).hexdigest() for path, content in (SOURCES | SITES).items()} | made
+
+    def value(key: str) -> Any:
+        section, _, rest = key.partition(".")
+        return deepcopy(params[section][rest] if rest else params[section])
+
     return {
         "schema": "2.0",
         "stages": {
             name: {
                 "cmd": f"python stages/{name}.py",
                 "deps": [{"path": path, "hash": "md5", "md5": read[path], "size": 1} for path in sorted(deps)],
-                "params": {"params.yaml": {section: deepcopy(params[section]) for section in PARAMS[name]}},
+                **({"params": {"params.yaml": {key: value(key) for key in PARAMS[name]}}} if PARAMS[name] else {}),
                 "outs": [{"path": path, "hash": "md5", "md5": made[path], "size": 1} for path in outs],
             }
-            for name, (deps, outs) in stages.items()
+            for name, (deps, outs) in STAGES.items()
         },
     }
 

@@ -32,8 +32,10 @@ from shapely.geometry import box
 
 from sandwatch import params, raster, schemas
 from sandwatch.annotations import synthetic
+from sandwatch.annotations.params import Annotations
 from sandwatch.grid import Grid
 from sandwatch.imagery import Raster, Site, river_lines, sites
+from sandwatch.imagery.params import Synthetic
 from sandwatch.imagery.synthetic import Painter
 
 from .integration.conftest import ROOT, Workspace, small_copy
@@ -155,13 +157,14 @@ class Run:
             project.prelabels and len(project.batches) == 1,
             f"the model's guesses wait for the annotators on {len(project.prelabels)} pictures",
         )
-        self.commit(work, "Seven stages")
+        self.call(work, "sandwatch", "remote", f"gs://{STORAGE}/dvc")
+        self.commit(work, "Seven stages, and the bucket that holds them")
 
-        self.point_at_the_bucket(work)
+        self.point_at_the_emulator(work)
         self.call(work, "dvc", "push")
         colleague = self.folder / "colleague"
         self.call(self.folder, "git", "clone", "-q", str(work), str(colleague))
-        self.point_at_the_bucket(colleague)
+        self.point_at_the_emulator(colleague)
         self.check_clone(colleague, "a clone pulls from gs:// and dvc repro does nothing: no call reaches a service")
         self.check_collection(work, colleague)
         self.check_secrets()
@@ -218,8 +221,8 @@ class Run:
             schemas.Aoi.read(work / "data" / "aoi" / "aoi.parquet"),
             work / "data" / "regions" / "sample" / "rivers.geojson",
             schemas.Scenes.read(work / "data" / "scenes.parquet"),
-            params.read(work / "params.yaml", params.Synthetic),
-            params.read(work / "params.yaml", params.Annotations),
+            params.read(work / "params.yaml", Synthetic),
+            params.read(work / "params.yaml", Annotations),
         )
         pushed = self.labelbox.data_rows
         self.prove(
@@ -275,10 +278,10 @@ class Run:
             f"something was learnt: AP {found['ap']} on the held-out river, where chance is {found['prevalence']}",
         )
 
-    def point_at_the_bucket(self, where: Path) -> None:
-        """The README's command, and what the emulator needs."""
-        remote = {"url": f"gs://{STORAGE}/dvc", "endpointurl": self.gcs.url, "allow_anonymous_login": "true"}
-        for name, value in {**remote, "projectname": "loopback"}.items():
+    def point_at_the_emulator(self, where: Path) -> None:
+        """What DVC needs to find the bucket on loopback."""
+        settings = {"endpointurl": self.gcs.url, "allow_anonymous_login": "true", "projectname": "loopback"}
+        for name, value in settings.items():
             self.call(where, "dvc", "remote", "modify", "--local", "storage", name, value)
 
     def check_clone(self, colleague: Path, line: str) -> None:
@@ -352,7 +355,7 @@ class World:
         paint = Painter(
             rivers=river_lines(work / "data" / "regions" / "sample" / "rivers.geojson", places),
             bands=bands,
-            synthetic=params.read(work / "params.yaml", params.Synthetic),
+            synthetic=params.read(work / "params.yaml", Synthetic),
         )
         for number, (site, month) in enumerate((one, month) for one in places for month in one.months):
             made = paint(site, month)

@@ -1,10 +1,12 @@
 """What tests of several modules share: the real data beside the repository, DVC workspaces, small scenes and sites."""
 
 import json
+import resource
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -101,6 +103,17 @@ def listener(monkeypatch: pytest.MonkeyPatch) -> Iterator[Listener]:
     monkeypatch.setenv("GDAL_HTTP_TIMEOUT", "1")
     with listen() as heard:
         yield heard
+
+
+@contextmanager
+def descriptors(limit: int) -> Iterator[None]:
+    """Lets this process have no more files open than that."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 class Workspace:

@@ -6,8 +6,10 @@ import numpy as np
 import pandas as pd
 
 from sandwatch import schemas, stack
+from sandwatch.files import write_json
 
 SIZE = 32
+FINGERPRINT = "3" * 64
 BANDS = ("B2", "B3", "B4")
 FOLDS = {
     "a_2020-01-01": "train",
@@ -20,7 +22,7 @@ HEIGHT, WIDTH = 64, 112
 
 
 def write(folder: Path, folds: dict[str, str] = FOLDS) -> Path:
-    """Writes windows.parquet, pixels and masks; the observation named n has no mine."""
+    """Writes windows.parquet, about.json, pixels and masks; the observation named n has no mine."""
     rows = []
     for number, (obs_id, fold) in enumerate(folds.items()):
         generator = np.random.default_rng(number)
@@ -69,4 +71,5 @@ def write(folder: Path, folds: dict[str, str] = FOLDS) -> Path:
         ),
         folder / "chip_labels.parquet",
     )
+    write_json(folder / "about.json", {"label_fingerprint": FINGERPRINT, "imagery": "synthetic", "labels": "synthetic"})
     return folder

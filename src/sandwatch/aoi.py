@@ -10,18 +10,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import shapely
+from pydantic import Field
 from shapely.geometry import Point, box
 from shapely.geometry.base import BaseGeometry
 
-from sandwatch import ids, params, split
+from sandwatch import ids, split
 from sandwatch.errors import InputError
 from sandwatch.geometry import WGS84, reproject, snap, transformer
 from sandwatch.grid import Grid, utm_crs
+from sandwatch.params import NotNegative, Positive, Section
 from sandwatch.rivers import Rivers
+from sandwatch.split import Split
 
 if TYPE_CHECKING:
     import geopandas as gpd
@@ -32,6 +35,16 @@ UTM_LATITUDES = (-80.0, 84.0)
 """Where UTM is defined, degrees. Source: NGA, The Universal Grids, DMATM 8358.2."""
 FAR_M = 100_000.0
 """How far from a site the nearest river is looked for, to name its distance in an error."""
+
+
+class Aoi(Section):
+    """From sites and rivers to areas of interest."""
+
+    section = "aoi"
+    rivers: Annotated[str, Field(min_length=1)]
+    extent_m: Positive
+    simplify_tolerance_m: NotNegative
+    buffer_m: NotNegative
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,12 +114,12 @@ def read_sites(path: Path) -> list[Site]:
     return [sites[site_id] for site_id in sorted(sites)]
 
 
-def build(sites: Sequence[Site], rivers: Rivers, *, aoi: params.Aoi, split_params: params.Split) -> gpd.GeoDataFrame:
+def build(sites: Sequence[Site], rivers: Rivers, *, aoi: Aoi, split_params: Split) -> gpd.GeoDataFrame:
     """Makes the AOI, grid, group and fold of every site.
 
-    Groups are made of the sites that are learnt from (role ``label`` or ``both``); the others could chain distant
-    sites into one group though no model sees them. They have groups of their own, numbered after those, and the fold
-    ``infer``.
+    Groups are made of the sites that are learnt from (role ``label`` or ``both``), by the distance between their
+    scenes, since windows reach out of an AOI. The others could chain distant sites into one group though no model sees
+    them. They have groups of their own, numbered after those, and the fold ``infer``.
 
     Args:
         sites: from :func:`read_sites`.
@@ -127,8 +140,9 @@ def build(sites: Sequence[Site], rivers: Rivers, *, aoi: params.Aoi, split_param
     others = [i for i, site in enumerate(sites) if site.role == "infer"]
     group = np.empty(len(sites), dtype=np.int64)
     fold = np.full(len(sites), "infer", dtype=object)
-    group[learnt] = split.groups([areas[i].geometry for i in learnt], split_params.min_distance_km)
-    group[others] = split.groups([areas[i].geometry for i in others], split_params.min_distance_km) + (
+    scenes = [split.ground(area.grid) for area in areas]
+    group[learnt] = split.groups([scenes[i] for i in learnt], split_params.min_distance_km)
+    group[others] = split.groups([scenes[i] for i in others], split_params.min_distance_km) + (
         group[learnt].max(initial=-1) + 1
     )
     fold[learnt] = split.folds(
@@ -170,7 +184,7 @@ class _Area:
     area_km2: float
 
 
-def _area(site: Site, rivers: Rivers, aoi: params.Aoi) -> _Area:
+def _area(site: Site, rivers: Rivers, aoi: Aoi) -> _Area:
     """Clips the site's river to its square, simplifies and buffers it in the site's UTM zone.
 
     The whole AOI stays in the zone of the site, across the zone's border too. The buffer may reach out of the square.
@@ -212,7 +226,7 @@ def _refuse_antimeridian(site: Site, reach_m: float) -> None:
         )
 
 
-def _no_river(site: Site, rivers: Rivers, aoi: params.Aoi) -> InputError:
+def _no_river(site: Site, rivers: Rivers, aoi: Aoi) -> InputError:
     """The error for a site without river, with what helps to understand it: the nearest river, or swapped numbers."""
     fix = "correct the position, raise aoi.extent_m, or add the river to the file"
     swapped = abs(site.longitude) <= 80.0 and len(

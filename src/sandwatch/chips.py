@@ -7,25 +7,25 @@ the pixels that every polygon put into every window all come from that one array
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import geopandas as gpd
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from pydantic import Field
 
-from sandwatch import raster, stack
+from sandwatch import pools, raster, stack
 from sandwatch.errors import InputError
 from sandwatch.files import whole
 from sandwatch.grid import RESOLUTION_M, Grid, Window, tile
-from sandwatch.params import Bands, Chips, Split
-from sandwatch.split import Blocks, blocks, check_leak, min_distance_km
+from sandwatch.origin import Kind, kind_of
+from sandwatch.params import Bands, Count, Fraction, NotNegative, Section, Seed
+from sandwatch.split import Blocks, Split, blocks, check_leak, check_windows, footprints, ground, min_distance_km
 from sandwatch.stack import HIGH, IGNORED, LOW, OTHER
 
 CONFIDENCE = {"low": LOW, "high": HIGH}
@@ -37,6 +37,18 @@ CANDIDATES = 8
 """Random places tried for each random window wanted, because blocks refuse some."""
 
 
+class Chips(Section):
+    """Windows of pixels with labels."""
+
+    section = "chips"
+    size_px: Annotated[int, Field(ge=32, le=1024, multiple_of=32)]
+    stride_px: Count
+    random_windows_per_chip_area: NotNegative
+    min_aoi_fraction: Fraction
+    min_valid_fraction: Fraction
+    seed: Seed
+
+
 @dataclass(frozen=True, kw_only=True)
 class Cut:
     """What cutting gave, apart from the arrays that it wrote.
@@ -44,12 +56,14 @@ class Cut:
     Attributes:
         windows: rows of schemas.Windows.
         chip_labels: rows of schemas.ChipLabels.
+        imagery: what the windows' pixels are.
         metrics: figures about them.
         notes: a line for each observation that gave no chip, for people.
     """
 
     windows: pd.DataFrame
     chip_labels: pd.DataFrame
+    imagery: Kind
     metrics: dict[str, Any]
     notes: tuple[str, ...]
 
@@ -82,10 +96,10 @@ def touched(areas: gpd.GeoDataFrame, grid: Grid) -> npt.NDArray[np.bool_]:
     """Which pixels areas touch, as labels in their place would: bool (y, x).
 
     Args:
-        areas: columns feature_id and geometry, in any CRS.
+        areas: column geometry, in any CRS.
         grid: in any CRS.
     """
-    return rasterise(areas.assign(confidence="low"), grid) > 0  # a class is needed; any will do
+    return rasterise(areas.assign(feature_id="", confidence="low"), grid) > 0  # names are needed; any will do
 
 
 def choose(
@@ -138,25 +152,27 @@ def cut(
     bands: Bands,
     chips: Chips,
     split: Split,
+    workers: int,
     out: Path,
 ) -> Cut:
     """Cuts windows from every observation that was looked at, has a scene and is learnt from.
 
     Writes ``pixels/<obs_id>.npy`` (int16 (band, y, x), as :func:`sandwatch.stack.encode`) and ``masks/<obs_id>.npy``
     (uint8 (y, x): 0 other, 1 low, 2 high, 255 where a band lacks data, or unlabelled and outside the AOI or in an
-    ignored area) to ``out``. Observations are worked on in parallel; the number of processors does not change what
+    ignored area) to ``out``. Observations are worked on in parallel; the number of workers does not change what
     comes out.
 
     Args:
         aoi: schemas.Aoi.
         manifest: schemas.Scenes.
         scenes: the folder that the manifest's paths start from.
-        observations: schemas.Observations.
-        labels: schemas.Labels.
-        ignored: schemas.Ignored.
+        observations: schemas.CanonicalObservations.
+        labels: schemas.CanonicalLabels.
+        ignored: schemas.CanonicalIgnored.
         bands: what to stack.
         chips: size, number and fitness of windows.
         split: the distance that folds keep, and the blocks of a group that stands alone.
+        workers: threads.
         out: folder for the arrays.
 
     Raises:
@@ -174,10 +190,11 @@ def cut(
             )
     placed = observations.assign(fold=sites.loc[observations["site_id"], "fold"].to_numpy())
     learnt = placed[placed["fold"] != "infer"]
+    scene = {site.site_id: ground(Grid.of_site(site)) for site in aoi.itertuples()}
     check_leak(
         learnt["obs_id"].tolist(),
         learnt["fold"].tolist(),
-        sites.loc[learnt["site_id"], "geometry"].tolist(),
+        learnt["site_id"].map(scene).tolist(),
         min_distance_km=split.min_distance_km,
     )
     in_blocks = aoi.loc[aoi["fold"] == "blocks", "geometry"].tolist()
@@ -216,7 +233,7 @@ def cut(
         )
         return windows, _attribute(windows, ordinals, mine["feature_id"].tolist())
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with pools.threads(workers) as pool:
         tables = list(pool.map(work, complete.itertuples()))
     used = {observation_id for windows, _ in tables for observation_id in windows["obs_id"]}
     without = placed[~placed["obs_id"].isin(used)]
@@ -239,10 +256,13 @@ def cut(
             fix="lower chips.min_aoi_fraction, chips.min_valid_fraction or chips.size_px, or label more observations",
         )
     windows, chip_labels = (pd.concat(part, ignore_index=True) for part in zip(*tables, strict=True))
+    read = footprints(windows, aoi)
+    check_windows(read, split)
     return Cut(
         windows=windows,
         chip_labels=chip_labels,
-        metrics=_metrics(windows, chip_labels, without, labels, sites),
+        imagery=kind_of(manifest.loc[manifest["obs_id"].isin(used), "source"]),
+        metrics=_metrics(windows, chip_labels, without, labels, read),
         notes=notes,
     )
 
@@ -314,12 +334,10 @@ def _metrics(
     chip_labels: pd.DataFrame,
     without: pd.DataFrame,
     labels: gpd.GeoDataFrame,
-    sites: gpd.GeoDataFrame,
+    read: gpd.GeoDataFrame,
 ) -> dict[str, Any]:
     """The figures of results/chips/metrics.json. Pixels of overlapping windows count once for each window."""
-    used = sites.loc[sites.index.isin(windows["site_id"])]
-    test = used["fold"] == "test"
-    apart = test.any() and not test.all()
+    train, test = (read.loc[read["fold"] == fold, "geometry"].tolist() for fold in ("train", "test"))
     return {
         "observations": int(windows["obs_id"].nunique()),
         "observations_without_chip": len(without),
@@ -327,9 +345,5 @@ def _metrics(
         **{f"windows_{fold}": int((windows["fold"] == fold).sum()) for fold in ("train", "val", "test")},
         "windows_with_mines": int(((windows["px_low"] + windows["px_high"]) > 0).sum()),
         **{name: int(windows[name].sum()) for name in ("px_other", "px_low", "px_high", "px_ignored")},
-        "train_test_min_distance_km": round(
-            min_distance_km(used.loc[~test, "geometry"].tolist(), used.loc[test, "geometry"].tolist()), 3
-        )
-        if apart
-        else None,
+        "train_test_min_distance_km": round(min_distance_km(train, test), 3) if train and test else None,
     }

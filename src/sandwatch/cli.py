@@ -41,7 +41,11 @@ def main() -> None:
 
 
 @app.command()
-def doctor() -> None:
+def doctor(
+    hooks: Annotated[
+        bool, typer.Option("--hooks", help="first install a git hook that refuses commits of a wrong params.yaml")
+    ] = False,
+) -> None:
     """Say what is installed, configured and done, and what the next command is. Exit 1 where nothing can run."""
     import os
 
@@ -49,8 +53,12 @@ def doctor() -> None:
     from rich.markup import escape
 
     from sandwatch.doctor import examine, next_step
+    from sandwatch.hooks import install
 
     findings = examine(Path(), os.environ, Path.home())
+    if hooks:
+        install(Path())
+        findings = examine(Path(), os.environ, Path.home())
     console = Console(highlight=False, soft_wrap=True)
     topic = None
     for finding in findings:
@@ -64,27 +72,67 @@ def doctor() -> None:
 
 
 @app.command()
+def params(
+    staged: Annotated[
+        bool, typer.Option("--staged", help="check what the next commit will hold, not the file")
+    ] = False,
+) -> None:
+    """Check params.yaml, for all stages; a line for each fault, and exit 1. Runs nothing and removes nothing."""
+    from sandwatch.check import SECTIONS
+    from sandwatch.hooks import staged as read_staged
+    from sandwatch.params import faults
+    from sandwatch.stage import refuse
+
+    if wrong := faults(Path(), SECTIONS, read_staged(Path()) if staged else None):
+        refuse(wrong)
+    print("params.yaml: every key is known and every value allowed")
+
+
+@app.command()
+def remote(
+    address: Annotated[str, typer.Argument(help="gs://bucket/folder, of your own")],
+) -> None:
+    """Make a bucket of Google Cloud Storage the place that dvc push and dvc pull use. Asks nobody, uploads nothing."""
+    from sandwatch.remote import NAME, default, set_default
+
+    before = default(Path())
+    after = NAME, set_default(Path(), address)
+    if before not in (None, after):
+        print(f"the default remote was {before[0]}, {before[1]}; what lies there stays there")
+    print(f".dvc/config: the default remote is {after[0]}, {after[1]}")
+    print("commit it, so that others pull from there: git commit .dvc/config -m 'DVC remote'")
+    print(
+        "dvc push needs to list, read and write objects there: gcloud auth application-default login, or "
+        "GOOGLE_APPLICATION_CREDENTIALS=<path of a key>"
+    )
+
+
+@app.command()
 def show(
     obs_id: Annotated[str, typer.Argument(help="an observation, <site_id>_<YYYY-MM-01>, as in data/scenes.parquet")],
     out: Annotated[Path | None, typer.Option(help="PNG to write  [default: <obs_id>.png]")] = None,
 ) -> None:
     """Draw a scene with its labels and, if there, its prediction, as a PNG."""
-    from sandwatch import infer, params, raster, report, schemas
+    from sandwatch import infer, params, picture, raster, report, schemas
 
     data = Path("data")
     manifest = schemas.Scenes.read(data / "scenes.parquet")
-    pictures = manifest[(manifest["product"] == "rgb") & (manifest["status"] == "exported")]
-    paths = dict(zip(pictures["obs_id"], pictures["path"], strict=True))
-    if obs_id not in paths:
-        raise _unknown(obs_id, list(paths))
-    scene = data / "scenes" / paths[obs_id]
+    exported = manifest[(manifest["status"] == "exported") & (manifest["obs_id"] == obs_id)].set_index("product")
+    if exported.empty:
+        raise _unknown(obs_id, sorted(set(manifest["obs_id"][manifest["status"] == "exported"])))
+    product = "rgb" if "rgb" in exported.index else "s2"  # without red, green and blue among its bands, it has no rgb
+    scene, bands = data / "scenes" / exported["path"][product], exported["bands"][product].split(",")
+    if product == "rgb":
+        image, colours = raster.read(scene, bands=params.RGB_BANDS), None
+    else:
+        image, colours = picture.scene(raster.read(scene, bands=bands), bands)
     prediction = data / "predictions" / obs_id
     path = out or Path(f"{obs_id}.png")
     report.scene_picture(
         path,
-        raster.read(scene, bands=params.RGB_BANDS),
+        image,
         raster.read_grid(scene),
-        title=obs_id,
+        title=obs_id if colours is None else f"{obs_id}, {colours}",
         labels=_rows(data / "annotations" / "labels.parquet", obs_id, schemas.Labels),
         detections=_rows(prediction / "detections.parquet", obs_id, schemas.Detections),
         score=infer.read_score(prediction / "score.tif") if (prediction / "score.tif").is_file() else None,
@@ -98,11 +146,11 @@ def rivers(
 ) -> None:
     """Make the file that params.yaml names in aoi.rivers from the water that Landsat ever saw (JRC, Earth Engine)."""
     from sandwatch import params
-    from sandwatch.aoi import read_sites
+    from sandwatch.aoi import Aoi, read_sites
     from sandwatch.imagery.earthengine.water import write_rivers
 
     file = Path("params.yaml")
-    aoi = params.read(file, params.Aoi)
+    aoi = params.read(file, Aoi)
     region = Path("data") / "regions" / str(params.read_file(file)["region"])
     path = region / aoi.rivers
     count = write_rivers(path, read_sites(region / "sites.csv"), extent_m=aoi.extent_m, min_area_m2=min_area_m2)
@@ -125,6 +173,23 @@ def migrate(
         f"next: in params.yaml set region: {region.name}, imagery.source: files, annotations.source: geojson and "
         "aoi.buffer_m: 0 (these rivers are buffered already), then run: sandwatch doctor"
     )
+
+
+@app.command()
+def weights(
+    encoder: Annotated[str, typer.Argument(help="as in params.yaml, model.encoder: resnet18, tu-resnet18, ...")],
+    name: Annotated[
+        str, typer.Argument(help="of the weights: imagenet, ...; for tu- encoders timm's tag: a1_in1k, ...")
+    ],
+) -> None:
+    """Fetch weights for an encoder to start from, once, into data/weights/, and say what to write into params.yaml."""
+    from sandwatch.files import sha256
+    from sandwatch.learn.weights import fetch
+
+    path = fetch(encoder, name, Path("data") / "weights")
+    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB; keep it with git add, or with dvc add where it is large")
+    print("write into params.yaml, section model:")
+    print(f"  encoder_weights: {{file: {path.name}, sha256: {sha256(path)}}}")
 
 
 def _rows(path: Path, obs_id: str, table: type[Table]) -> gpd.GeoDataFrame | None:

@@ -46,8 +46,10 @@ def suggest(
 ) -> None:
     """Queue the observations that the model is least sure about, with its polygons as pre-labels."""
     from sandwatch import labelbox_suggest, params, schemas
+    from sandwatch.annotations.params import Annotations
+    from sandwatch.chips import Chips
 
-    section, chips = params.read(PARAMS, params.Annotations), params.read(PARAMS, params.Chips)
+    section, chips = params.read(PARAMS, Annotations), params.read(PARAMS, Chips)
     observations = schemas.Observations.read(DATA / "annotations" / "observations.parquet")
     suggestions = labelbox_suggest.rank(
         DATA / "predictions", set(observations["obs_id"]), size_px=chips.size_px, budget=budget

@@ -8,11 +8,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 import yaml
 
-from sandwatch import params
+from sandwatch import hooks, params, remote
 from sandwatch.errors import InputError
 
 PACKAGES = (
@@ -20,8 +19,6 @@ PACKAGES = (
     "shapely", "torch", "torchvision",
 )  # fmt: skip
 State = Literal["ok", "missing", "problem"]
-PLACEHOLDER = "your-bucket"
-"""What stands for the bucket in the .dvc/config of a fresh clone."""
 OUTPUTS_ABSENT = "recorded in dvc.lock, outputs not here"
 
 
@@ -67,6 +64,7 @@ def examine(root: Path, environment: Mapping[str, str], home: Path) -> list[Find
         *_labelbox(values, environment),
         *_credentials(environment, home),
         *_remote(root),
+        *_hook(root),
         *_stages(root),
     ]
 
@@ -105,14 +103,20 @@ def _installed() -> Iterator[Finding]:
 
 
 def _params(root: Path) -> Iterator[Finding]:
-    sections = sorted(params.Section.__subclasses__(), key=lambda model: model.section)
-    wrong = []
-    for model in sections:
-        try:
-            params.read(root / "params.yaml", model)
-        except InputError as error:
-            wrong.append(Finding("params.yaml", model.section, "problem", str(error)))
-    yield from wrong or [Finding("params.yaml", "all sections", "ok", ", ".join(model.section for model in sections))]
+    from sandwatch.check import SECTIONS
+
+    wrong = params.faults(root, SECTIONS)
+    for fault in wrong:
+        section = fault.what.removeprefix("params.yaml: ").partition(".")[0]
+        yield Finding("params.yaml", section, "problem", str(fault))
+    if not wrong:
+        yield Finding("params.yaml", "all sections", "ok", ", ".join(sorted(model.section for model in SECTIONS)))
+
+
+def _section(values: dict[str, Any], name: str) -> dict[str, Any]:
+    """A section as it is written; empty where it is none, which :func:`_params` tells."""
+    section = values.get(name)
+    return section if isinstance(section, dict) else {}
 
 
 def _sources(root: Path, values: dict[str, Any]) -> Iterator[Finding]:
@@ -124,12 +128,12 @@ def _sources(root: Path, values: dict[str, Any]) -> Iterator[Finding]:
         yield Finding(
             "sources", "region", "problem", f"data/regions/{region.name}/sites.csv is missing: write it, or set region"
         )
-    rivers = region / str((values.get("aoi") or {}).get("rivers"))
+    rivers = region / str(_section(values, "aoi").get("rivers"))
     if not rivers.is_file():
         lacking = f"data/regions/{region.name}/{rivers.name} is missing: draw it, or run: sandwatch rivers"
         yield Finding("sources", "rivers", "problem", lacking)
     for section, files in (("imagery", {"files": "scenes.csv"}), ("annotations", {"labelbox_export": "export.ndjson"})):
-        source = str((values.get(section) or {}).get("source"))
+        source = str(_section(values, section).get("source"))
         needed = files.get(source)
         if needed and not (region / section / needed).is_file():
             lacking = f"{source}, but data/regions/{region.name}/{section}/{needed} is missing"
@@ -140,7 +144,7 @@ def _sources(root: Path, values: dict[str, Any]) -> Iterator[Finding]:
 
 def _earthengine(values: dict[str, Any], environment: Mapping[str, str], home: Path) -> Iterator[Finding]:
     """What the source ``earthengine`` lacks."""
-    if (values.get("imagery") or {}).get("source") != "earthengine":
+    if _section(values, "imagery").get("source") != "earthengine":
         return
     if not any(finding.state == "ok" for finding in _google(environment, home)):
         yield Finding("sources", "earthengine", "problem", "no credentials: run: earthengine authenticate")
@@ -150,7 +154,7 @@ def _earthengine(values: dict[str, Any], environment: Mapping[str, str], home: P
 
 def _labelbox(values: dict[str, Any], environment: Mapping[str, str]) -> Iterator[Finding]:
     """What the source ``labelbox`` lacks."""
-    section = values.get("annotations") or {}
+    section = _section(values, "annotations")
     if section.get("source") != "labelbox":
         return
     if not environment.get("LABELBOX_API_KEY"):
@@ -187,27 +191,26 @@ def _google(environment: Mapping[str, str], home: Path) -> Iterator[Finding]:
 
 
 def _remote(root: Path) -> Iterator[Finding]:
-    from dvc.config import Config, ConfigError
-
-    if not (root / ".dvc").is_dir():
-        yield Finding("DVC remote", "core.remote", "problem", "no folder .dvc: change into a clone, or run dvc init")
-        return
     try:
-        config: dict[str, Any] = Config(str(root / ".dvc"))
-    except ConfigError as error:
-        yield Finding("DVC remote", ".dvc/config", "problem", " ".join(str(error).split()))
+        found = remote.default(root)
+    except InputError as error:
+        yield Finding("DVC remote", ".dvc/config", "problem", str(error))
         return
-    name = config["core"].get("remote")
-    if not name or name not in config["remote"]:
-        yield Finding("DVC remote", "core.remote", "missing", "none: dvc remote add --default storage gs://...")
+    if found is None:
+        yield Finding("DVC remote", "core.remote", "missing", "none: sandwatch remote gs://<bucket>/<folder>")
         return
-    # User names, passwords and signatures in an address stay unseen.
-    address = urlsplit(config["remote"][name]["url"])
-    place = f"{address.scheme}://{address.hostname or ''}{address.path}" if address.scheme else address.path
-    if PLACEHOLDER in place:
-        yield Finding("DVC remote", name, "missing", f"{place} is a placeholder: dvc remote modify {name} url gs://...")
+    name, place = found
+    try:
+        yield Finding("DVC remote", name, "ok", remote.checked(place) if place.startswith("gs://") else place)
+    except InputError as error:
+        yield Finding("DVC remote", name, "missing", str(error))
+
+
+def _hook(root: Path) -> Iterator[Finding]:
+    if hooks.installed(root):
+        yield Finding("git hook", "pre-commit", "ok", "refuses a commit of a params.yaml that no stage would take")
     else:
-        yield Finding("DVC remote", name, "ok", place)
+        yield Finding("git hook", "pre-commit", "missing", "none: sandwatch doctor --hooks")
 
 
 def _stages(root: Path) -> Iterator[Finding]:

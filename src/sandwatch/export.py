@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import partial
@@ -15,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from sandwatch import params, raster
+from sandwatch import params, pools, raster
 from sandwatch.errors import InputError
 from sandwatch.files import sha256
 from sandwatch.imagery import Raster, Site, Source, Unfetched, river_lines
+from sandwatch.imagery.params import EarthEngine, Imagery, Synthetic
 from sandwatch.params import RGB_BANDS
 
 if TYPE_CHECKING:
@@ -29,11 +28,11 @@ RGB_WHITE = 3500
 
 
 def source(
-    imagery: params.Imagery,
+    imagery: Imagery,
     *,
     bands: params.Bands,
-    synthetic: params.Synthetic,
-    earthengine: params.EarthEngine,
+    synthetic: Synthetic,
+    earthengine: EarthEngine,
     places: Sequence[Site],
     river_file: Path,
     inputs: Path,
@@ -71,7 +70,7 @@ def export(
     *,
     folder: Path,
     bands: params.Bands,
-    imagery: params.Imagery,
+    imagery: Imagery,
     workers: int,
     progress: Callable[[str], None],
 ) -> pd.DataFrame:
@@ -101,7 +100,7 @@ def export(
     tasks = [(site, month) for site in places for month in site.months]
     work = partial(_export, ask=ask, folder=folder, bands=bands, imagery=imagery)
     rows: list[dict[str, Any]] = []
-    for done, part in enumerate(_each(work, tasks, min(workers, len(tasks))), start=1):
+    for done, part in enumerate(pools.each(work, tasks, min(workers, len(tasks))), start=1):
         rows += part
         said = part[0]["detail"] or f"{part[0]['valid_fraction']:.0%} of the AOI valid"
         progress(f"export: {done} of {len(tasks)}, {part[0]['obs_id']} {part[0]['status']}: {said}")
@@ -115,26 +114,8 @@ def export(
     return pd.DataFrame(rows)
 
 
-def _each(
-    work: Callable[[tuple[Site, date]], list[dict[str, Any]]], tasks: Sequence[tuple[Site, date]], workers: int
-) -> Iterator[list[dict[str, Any]]]:
-    """Yields the result of each task as it is done."""
-    if workers <= 1:
-        yield from map(work, tasks)
-        return
-    # Spawned, not forked: the readers' libraries have threads, which a fork would leave behind with their locks held.
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        futures = [pool.submit(work, task) for task in tasks]
-        try:
-            for future in as_completed(futures):
-                yield future.result()
-        finally:
-            for future in futures:
-                future.cancel()
-
-
 def _export(
-    task: tuple[Site, date], *, ask: Source, folder: Path, bands: params.Bands, imagery: params.Imagery
+    task: tuple[Site, date], *, ask: Source, folder: Path, bands: params.Bands, imagery: Imagery
 ) -> list[dict[str, Any]]:
     """Asks for one observation, writes its files, returns its rows of the manifest."""
     site, month = task

@@ -7,8 +7,34 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Any
+
+LEFT_BEHIND = (
+    "*.aux.xml",
+    "*.ovr",
+    "*.qmd",
+    "*.qml",
+    ".DS_Store",
+    "._*",
+    "Thumbs.db",
+    "desktop.ini",
+    ".directory",
+    ".~lock.*#",
+)
+"""Names of what programs leave beside files that they show; nothing of ours reads any. ``.dvcignore`` has the same."""
+
+
+def left_behind(path: str) -> bool:
+    """Whether a file, or a folder on the way to it, has a name that only those programs give."""
+    return any(fnmatchcase(part, pattern) for part in path.split("/") for pattern in LEFT_BEHIND)
+
+
+def files_below(folder: Path) -> dict[str, Path]:
+    """Every file below a folder by its path in it, in order, without what was left behind there."""
+    found = ((path.relative_to(folder).as_posix(), path) for path in sorted(folder.rglob("*")))
+    return {name: path for name, path in found if path.is_file() and not left_behind(name)}
 
 
 @contextmanager

@@ -1,12 +1,15 @@
 """``params.yaml`` as frozen, checked objects: one model a section, units in the names, unknown keys refused.
 
-``params.yaml`` itself says in its comments what each key means; here is what is allowed.
+``params.yaml`` itself says in its comments what each key means. The model of a section says what is allowed, and lies
+beside the code that it configures; here is what all share.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -34,6 +37,12 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
     section: ClassVar[str]
 
+    def __getattr__(self, name: str) -> Any:
+        """Only runs for what is not there: a key that :class:`StageParams` took out, because nothing declares it."""
+        if name in type(self).model_fields:
+            raise _undeclared(f"{self.section}.{name}", f"no {self.section}.{name}")
+        return super().__getattr__(name)  # type: ignore[misc]
+
 
 class Bands(Section):
     """Which bands a scene holds and the model sees, in this order: Sentinel-2 first, Sentinel-1 after it."""
@@ -54,179 +63,22 @@ class Bands(Section):
         return (*self.s2, *self.s1)
 
 
-class Aoi(Section):
-    """From sites and rivers to areas of interest."""
-
-    section = "aoi"
-    rivers: Annotated[str, Field(min_length=1)]
-    extent_m: Positive
-    simplify_tolerance_m: NotNegative
-    buffer_m: NotNegative
-
-
-class Split(Section):
-    """Which whole spatial groups train, validate and test."""
-
-    section = "split"
-    min_distance_km: NotNegative
-    holdout_rivers: tuple[str, ...] = Field(min_length=1, strict=False)
-    val_fraction: Annotated[float, Field(gt=0.0, lt=1.0)]
-    block_m: Positive
-    block_gap_m: Positive
-    seed: Seed
-
-
-class Imagery(Section):
-    """Where pixels come from."""
-
-    section = "imagery"
-    source: Literal["synthetic", "files", "earthengine"]
-    min_coverage: Fraction
-
-
-class EarthEngine(Section):
-    """What Google Earth Engine composites, and how it comes here. Who asks is in the environment: see docs."""
-
-    section = "earthengine"
-    s2_level: Literal["L2A", "L1C"]
-    cloud_mask: Literal["cloud_score_plus", "scene_filter"]
-    clear_threshold: Fraction
-    max_cloudy_percent: Annotated[float, Field(ge=0.0, le=100.0)]
-    s1_orbit: Literal["ascending", "descending", "both"]
-    transfer: Literal["auto", "batch", "compute_pixels"]
-    bucket: str | None
-
-    @model_validator(mode="after")
-    def _bucket_for_batch(self) -> EarthEngine:
-        if self.transfer == "batch" and self.bucket is None:
-            raise ValueError("transfer is batch, which needs the name of a bucket in earthengine.bucket")
-        return self
-
-
-class Synthetic(Section):
-    """The generator of the sample region: shared by imagery.source and annotations.source ``synthetic``."""
-
-    section = "synthetic"
-    seed: Seed
-    cloud_fraction: Fraction
-    annotator_error_m: NotNegative
-
-
-class Annotations(Section):
-    """Where labels come from and which of them count."""
-
-    section = "annotations"
-    source: Literal["synthetic", "labelbox", "labelbox_export", "geojson"]
-    labelbox_project: str
-    snapshot: Annotated[str, Field(min_length=1)]
-    mine_class: Annotated[str, Field(min_length=1)]
-    confidence_question: Annotated[str, Field(min_length=1)]
-    confidence_answers: dict[str, Literal["low", "high"]] = Field(min_length=2)
-    activity_question: Annotated[str, Field(min_length=1)]
-    activity_answers: dict[str, bool] = Field(min_length=2)
-    done_statuses: tuple[str, ...] = Field(min_length=1, strict=False)
-    consensus: Literal["refuse", "selected", "latest"]
-
-
-class Chips(Section):
-    """Windows of pixels with labels."""
-
-    section = "chips"
-    size_px: Annotated[int, Field(ge=32, le=1024, multiple_of=32)]
-    stride_px: Count
-    random_windows_per_chip_area: NotNegative
-    min_aoi_fraction: Fraction
-    min_valid_fraction: Fraction
-    seed: Seed
-
-
-class Model(Section):
-    """The network."""
-
-    section = "model"
-    architecture: Annotated[str, Field(min_length=1)]
-    encoder: Annotated[str, Field(min_length=1)]
-    encoder_depth: Annotated[int, Field(ge=3, le=5)]
-    decoder_channels: tuple[Count, ...] = Field(strict=False)
-    encoder_weights: str | None
-    method: Literal["binary", "three_class"]
-
-
-class Loss(BaseModel):
-    """Weights of the terms of the loss; a weight of zero leaves the term out."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-    bce: NotNegative
-    dice: NotNegative
-    focal: NotNegative
-    mine_weight: Positive
-    focal_gamma: NotNegative
-
-    @model_validator(mode="after")
-    def _something(self) -> Loss:
-        if self.bce + self.dice + self.focal == 0:
-            raise ValueError("at least one of bce, dice and focal must be above 0")
-        return self
-
-
-class Train(Section):
-    """How the network learns."""
-
-    section = "train"
-    epochs: Count
-    windows_per_epoch: Count
-    batch_size: Count
-    learning_rate: Positive
-    weight_decay: NotNegative
-    patience: Count
-    loss: Loss
-    flips: bool
-    quarter_turns: bool
-    seed: Seed
-
-
-class Compute(Section):
-    """How numbers are computed where that changes them. Device and worker counts are not here: see docs."""
-
-    section = "compute"
-    reproducible: bool
-    threads: Count
-    precision: Literal["32-true", "16-mixed", "bf16-mixed"]
-
-
-class Evaluate(Section):
-    """How the network is judged."""
-
-    section = "evaluate"
-    bootstrap_samples: Count
-    calibration_bins: Annotated[int, Field(ge=2, le=100)]
-    min_object_m2: NotNegative
-    match_iou: Fraction
-    worst_misses: Count
-    seed: Seed
-
-
-class Infer(Section):
-    """How scores become maps and polygons."""
-
-    section = "infer"
-    overlap_px: Annotated[int, Field(ge=0)]
-    batch_size: Count
-    min_object_m2: NotNegative
-
-
 S = TypeVar("S", bound=Section)
 
 
 class StageParams:
-    """The params that ``dvc.yaml`` declares for one stage, section by section.
+    """The params that ``dvc.yaml`` declares for one stage, key by key.
 
-    A stage that reads a section which ``dvc.yaml`` does not declare for it fails, so that no run can depend on a value
-    that ``dvc.lock`` does not record.
+    A stage that reads a key which ``dvc.yaml`` does not declare for it fails, so that no run can depend on a value that
+    ``dvc.lock`` does not record.
+
+    Attributes:
+        values: the declared params by section and key, as DVC records them.
     """
 
-    def __init__(self, stage: str, values: dict[str, Any]) -> None:
-        self._stage, self._values = stage, values
+    def __init__(self, stage: str, declared: Mapping[str, Any], file: Mapping[str, Any]) -> None:
+        """Takes a stage's name, what is declared for it, and all of params.yaml."""
+        self._stage, self.values, self._file = stage, declared, file
 
     @classmethod
     def load(cls, stage: str) -> StageParams:
@@ -237,39 +89,66 @@ class StageParams:
         """
         import dvc.api
 
-        return cls(stage, dvc.api.params_show(stages=stage))
+        return cls(stage, dvc.api.params_show(stages=stage), read_file(Path("params.yaml")))
 
     def __getitem__(self, model: type[S]) -> S:
-        """Returns the section of ``model``, checked.
+        """Returns the section of ``model``, checked; a key of it that is not declared for the stage can't be read.
 
         Raises:
-            InputError: the section is not declared for the stage, or a key of it is unknown, missing or ill-typed.
+            InputError: nothing of the section is declared for the stage, or a key of it is unknown, missing or
+                ill-typed.
         """
-        if model.section not in self._values:
-            raise InputError(
-                f"dvc.yaml, stage {self._stage}, params",
-                got=f"no section {model.section}",
-                expected=f"{model.section}, which the stage reads",
-                fix=f"add '- {model.section}' under the stage's params",
-            )
-        return check(model, self._values[model.section])
+        if model.section not in self.values:
+            raise _undeclared(model.section, f"no section {model.section}")
+        section = check(model, self._file.get(model.section))
+        for key in section.__dict__.keys() - self.values[model.section].keys():
+            del section.__dict__[key]
+        return section
+
+
+def _undeclared(name: str, got: str) -> InputError:
+    return InputError(
+        "dvc.yaml, params of the stage that runs",
+        got=got,
+        expected=f"{name}, which the stage reads",
+        fix=f"add '- {name}' under the stage's params",
+    )
 
 
 def read_file(path: Path) -> dict[str, Any]:
     """Reads a params file as DVC does: YAML 1.2, where ``Yes`` is a word, as DVC itself writes it, and no truth value.
 
     Raises:
-        InputError: it is no YAML, or holds no sections.
+        InputError: there is none, it is no YAML, or holds no sections.
     """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(
+            str(path), got=error.strerror, expected="the params of a clone", fix="change into the clone's root"
+        ) from None
+    return _parse(path, content)
+
+
+def _parse(path: Path, content: bytes) -> dict[str, Any]:
+    """The sections in the content of a params file."""
     from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
+    from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
     try:
-        values = YAML(typ="safe").load(path.read_text())
+        values = YAML(typ="safe").load(content.decode())
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise InputError(
+            str(path), got=f"bytes that are no UTF-8 in line {line}", expected="YAML", fix="save it as UTF-8"
+        ) from None
     except YAMLError as error:
-        raise InputError(str(path), got=str(error), expected="YAML", fix="correct that line") from None
+        got = str(error)
+        if isinstance(error, MarkedYAMLError) and error.problem_mark:
+            got = f"{error.problem} in line {error.problem_mark.line + 1}"
+        raise InputError(str(path), got=got, expected="YAML", fix="correct that line") from None
     if not isinstance(values, dict):
-        raise InputError(str(path), got=type(values).__name__, expected="sections", fix="git checkout params.yaml")
+        raise InputError(str(path), got=type(values).__name__, expected="sections", fix="git restore params.yaml")
     return values
 
 
@@ -299,25 +178,98 @@ def check(model: type[S], values: object) -> S:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = ".".join((model.section, *(str(part) for part in first["loc"])))
-        more = f" ({error.error_count() - 1} more after this one)" if error.error_count() > 1 else ""
-        if first["type"] == "extra_forbidden":
-            raise InputError(
-                f"params.yaml: {key}",
-                got="a key that does not exist",
-                expected=f"one of {', '.join(sorted(_siblings(model, first['loc'])))}",
-                fix=f"correct or remove it{more}",
-            ) from None
-        got = "nothing" if first["type"] == "missing" else repr(first["input"])
-        expected = (
-            "a value for this key" if first["type"] == "missing" else first["msg"].removeprefix("Input should be ")
-        )
-        raise InputError(f"params.yaml: {key}", got=got, expected=expected, fix=f"edit params.yaml{more}") from None
+        (_, first), *others = sorted(_explained(model, error), key=lambda one: one[0])
+        more = f" ({len(others)} more after this one)" if others else ""
+        raise InputError(first.what, got=first.got, expected=first.expected, fix=f"{first.fix}{more}") from None
+
+
+def faults(root: Path, models: Iterable[type[Section]], content: bytes | None = None) -> list[InputError]:
+    """Everything that is wrong with a clone's params.yaml, for stages too that don't run now; empty where nothing is.
+
+    Unknown keys come first, since a misspelt one is also why another is missing; then what is missing; then the rest.
+
+    Args:
+        root: of the clone, with params.yaml and the folders of the regions.
+        models: of all sections.
+        content: of the file; None to read it.
+    """
+    path, known = root / "params.yaml", {model.section: model for model in models}
+    try:
+        values = read_file(path) if content is None else _parse(path, content)
+    except InputError as error:
+        return [error]
+    found = [_stranger("", key, ["region", *known]) for key in values if key != "region" and key not in known]
+    for name, model in known.items():
+        if name not in values:
+            found.append((_MISSING, _nothing(name, "a section")))
+            continue
+        try:
+            model.model_validate(values[name])
+        except ValidationError as error:
+            found += _explained(model, error, known.values())
+    found += _region(values, root / "data" / "regions")
+    return [error for _, error in sorted(found, key=lambda one: one[0])]
+
+
+_UNKNOWN, _MISSING, _OTHER = range(3)
+"""Ranks of faults: which are told first."""
+
+
+def _explained(
+    model: type[Section], error: ValidationError, models: Iterable[type[Section]] = ()
+) -> list[tuple[int, InputError]]:
+    """The faults of a section with their ranks, in its order; ``models`` are those of all sections."""
+    found = []
+    for fault in error.errors(include_url=False):
+        *inside, last = (model.section, *(str(part) for part in fault["loc"]))
+        key = ".".join((*inside, last))
+        if fault["type"] == "extra_forbidden":
+            found.append(_stranger(f"{'.'.join(inside)}.", last, _siblings(model, fault["loc"]), models))
+        elif fault["type"] == "missing":
+            found.append((_MISSING, _nothing(key, "a value for this key")))
+        else:
+            expected = (
+                "keys with values" if fault["type"] == "model_type" else fault["msg"].removeprefix("Input should be ")
+            )
+            wrong = InputError(
+                f"params.yaml: {key}", got=repr(fault["input"]), expected=expected, fix="edit params.yaml"
+            )
+            found.append((_OTHER, wrong))
+    return found
+
+
+def _stranger(
+    prefix: str, key: object, allowed: list[str], models: Iterable[type[Section]] = ()
+) -> tuple[int, InputError]:
+    """An unknown key, with the known one that it most likely stands for: beside it, else of that name in ``models``."""
+    near = get_close_matches(str(key), allowed, n=1)
+    near = near or [f"{model.section}.{key}" for model in models if key in model.model_fields]
+    fix = f"did you mean {' or '.join(near)}? correct or remove it" if near else "correct or remove it"
+    what, expected = f"params.yaml: {prefix}{key}", f"one of {', '.join(sorted(allowed))}"
+    return _UNKNOWN, InputError(what, got="a key that does not exist", expected=expected, fix=fix)
+
+
+def _nothing(key: str, expected: str) -> InputError:
+    return InputError(f"params.yaml: {key}", got="nothing", expected=expected, fix="edit params.yaml")
+
+
+def _region(values: dict[str, Any], regions: Path) -> list[tuple[int, InputError]]:
+    """What is wrong with the key ``region``, which names a folder."""
+    folders = sorted(path.name for path in regions.iterdir() if path.is_dir()) if regions.is_dir() else []
+    if "region" not in values:
+        return [(_MISSING, _nothing("region", f"a folder under data/regions: {', '.join(folders)}"))]
+    region = values["region"]
+    if region in folders:
+        return []
+    near = get_close_matches(str(region), folders, n=1)
+    fix = f"did you mean {near[0]}? correct it" if near else f"correct it, or make data/regions/{region}"
+    expected = f"a folder under data/regions: {', '.join(folders)}"
+    return [(_OTHER, InputError("params.yaml: region", got=repr(region), expected=expected, fix=fix))]
 
 
 def _siblings(model: type[BaseModel], loc: tuple[str | int, ...]) -> list[str]:
     """The keys allowed beside the last of ``loc``."""
     for part in loc[:-1]:
-        model = model.model_fields[str(part)].annotation  # type: ignore[assignment]
+        annotation = model.model_fields[str(part)].annotation
+        (model,) = (kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type(BaseModel)))
     return list(model.model_fields)

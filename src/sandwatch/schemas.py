@@ -2,7 +2,7 @@
 
 Tables are Parquet, GeoParquet where there is a geometry (EPSG:4326, longitude before latitude), written so that the
 same rows give the same bytes: columns in the model's order, rows sorted by the model's ``_sort_by``, fixed compression,
-nothing about the run.
+nothing about the run or the libraries (:mod:`sandwatch.parquet`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from pandera.typing.geopandas import GeoSeries
 
 from sandwatch import ids
 from sandwatch.errors import InputError
-from sandwatch.files import below, whole
+from sandwatch.files import below
+from sandwatch.parquet import write_parquet
 
 WGS84 = "EPSG:4326"
 Geometries = GeoSeries[Annotated[Geometry, WGS84]]
@@ -121,9 +122,7 @@ class Table(pa.DataFrameModel):
         Raises:
             InputError: as :meth:`checked`.
         """
-        table = cls.checked(table, path.name)
-        with whole(path) as partial:
-            table.to_parquet(partial, compression="zstd", index=False)
+        write_parquet(cls.checked(table, path.name), path)
 
     @classmethod
     def read(cls, path: Path) -> Any:
@@ -251,6 +250,33 @@ class Ignored(Table):
     geometry: Geometries
 
 
+class CanonicalLabels(Table):
+    """data/canonical/labels.parquet: one row a label, with all that its canonical row holds and nothing else."""
+
+    _sort_by: ClassVar[list[str]] = ["obs_id", "feature_id"]
+    feature_id: Series[str] = pa.Field(unique=True)
+    obs_id: Series[str] = pa.Field(str_matches=OBS_ID)
+    class_name: Series[str]
+    confidence: Series[str] = pa.Field(isin=["low", "high"])
+    geometry: Geometries
+
+
+class CanonicalObservations(Table):
+    """data/canonical/observations.parquet: one row an observation that was looked at."""
+
+    _sort_by: ClassVar[list[str]] = ["obs_id"]
+    obs_id: Series[str] = pa.Field(unique=True, str_matches=OBS_ID)
+    site_id: Series[str]
+
+
+class CanonicalIgnored(Table):
+    """data/canonical/ignored.parquet: one row an area that is not learnt from, in the order of canonical rows."""
+
+    _sort_by: ClassVar[list[str]] = ["obs_id"]
+    obs_id: Series[str] = pa.Field(str_matches=OBS_ID)
+    geometry: Geometries
+
+
 class Windows(Table):
     """data/chips/windows.parquet: one row a chip."""
 
@@ -295,6 +321,5 @@ class Detections(Table):
     area_m2: Series[float] = pa.Field(gt=0)
     model_sha256: Series[str] = pa.Field(str_matches=SHA256)
     label_fingerprint: Series[str] = pa.Field(str_matches=SHA256)
-    params_sha256: Series[str] = pa.Field(str_matches=SHA256, description="of the params that trained the model")
     scene_sha256: Series[str] = pa.Field(description="JSON object: SHA-256 of the scene's raster by product")
     geometry: Geometries

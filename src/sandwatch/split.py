@@ -11,18 +11,23 @@ import hashlib
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pyproj
 import shapely
+from pydantic import Field
 from shapely.geometry.base import BaseGeometry
 
 from sandwatch.errors import InputError
-from sandwatch.geometry import WGS84, transformer
+from sandwatch.geometry import WGS84, reproject, transformer
 from sandwatch.grid import Grid, Window
-from sandwatch.params import Split
+from sandwatch.params import NotNegative, Positive, Section, Seed
+
+if TYPE_CHECKING:
+    import geopandas as gpd
+    import pandas as pd
 
 EARTH = pyproj.Geod(ellps="WGS84")
 M_PER_DEGREE = 110_574.0
@@ -30,6 +35,58 @@ M_PER_DEGREE = 110_574.0
 M_PER_DEGREE_LONGITUDE = 111_319.0
 """Metres in a degree of longitude at the equator; times the cosine of the latitude, a lower bound elsewhere."""
 LEARNING_FOLDS = ("train", "val", "test", "blocks")
+EDGE_M = 1000.0
+"""Longest piece of an edge of ground, metres: within it, a line of a grid and one in degrees part by centimetres."""
+
+
+def ground(grid: Grid, windows: pd.DataFrame | None = None) -> BaseGeometry:
+    """The ground under the pixels of a grid, or of windows on it: EPSG:4326.
+
+    What a window has beyond the grid is padding, which lies nowhere.
+
+    Args:
+        grid: of a scene.
+        windows: columns row, col and size_px, pixels.
+    """
+    area: BaseGeometry = shapely.box(*grid.bounds)
+    if windows is not None:
+        row, col, size = (windows[name].to_numpy() * grid.resolution for name in ("row", "col", "size_px"))
+        left, top = grid.left + col, grid.top - row
+        area = shapely.union_all(shapely.box(left, top - size, left + size, top)).intersection(area)
+    return reproject(shapely.segmentize(area, EDGE_M), grid.crs, WGS84)
+
+
+def footprints(windows: pd.DataFrame, aoi: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
+    """The ground that each fold reads of each site, whatever the month.
+
+    Args:
+        windows: rows of schemas.Windows.
+        aoi: schemas.Aoi, for the sites' grids.
+
+    Returns:
+        Columns site_id, site_fold (of the site), fold (of the windows), obs_id (the first of them) and geometry.
+    """
+    import geopandas as gpd
+
+    sites = aoi.set_index("site_id")
+    rows = []
+    for (site_id, fold), part in windows.groupby(["site_id", "fold"]):
+        site = sites.loc[site_id]
+        area = ground(Grid.of_site(site), part[["row", "col", "size_px"]].drop_duplicates())
+        rows.append((site_id, site["fold"], fold, part["obs_id"].min(), area))
+    return gpd.GeoDataFrame(rows, columns=["site_id", "site_fold", "fold", "obs_id", "geometry"], crs=WGS84)
+
+
+class Split(Section):
+    """Which whole spatial groups train, validate and test."""
+
+    section = "split"
+    min_distance_km: NotNegative
+    holdout_rivers: tuple[str, ...] = Field(min_length=1, strict=False)
+    val_fraction: Annotated[float, Field(gt=0.0, lt=1.0)]
+    block_m: Positive
+    block_gap_m: Positive
+    seed: Seed
 
 
 def distance_km(first: BaseGeometry, second: BaseGeometry) -> float:
@@ -67,7 +124,7 @@ def groups(geometries: Sequence[BaseGeometry], min_distance_km: float) -> npt.ND
     """Groups by single linkage: two geometries of different groups are farther apart than ``min_distance_km``.
 
     Args:
-        geometries: points or areas in EPSG:4326.
+        geometries: points or areas in EPSG:4326; of sites, all that may be read of them (:func:`ground`).
         min_distance_km: geometries this near, or nearer, are in one group.
 
     Returns:
@@ -80,13 +137,8 @@ def groups(geometries: Sequence[BaseGeometry], min_distance_km: float) -> npt.ND
             group[i] = i = group[group[i]]
         return i
 
-    for bound, i, j in _bounded_pairs(geometries, geometries):
-        if (
-            i < j
-            and bound <= min_distance_km
-            and root(i) != root(j)
-            and distance_km(geometries[i], geometries[j]) <= min_distance_km
-        ):
+    for _, i, j in _bounded_pairs(geometries, geometries, within_km=min_distance_km):
+        if i < j and root(i) != root(j) and distance_km(geometries[i], geometries[j]) <= min_distance_km:
             low, high = sorted((root(i), root(j)))
             group[high] = low
     numbers: dict[int, int] = {}
@@ -224,43 +276,86 @@ def blocks(aois: Sequence[BaseGeometry], *, size_m: float, split: Split) -> Bloc
 
 
 def check_leak(
-    obs_ids: Sequence[str], fold: Sequence[str], aois: Sequence[BaseGeometry], *, min_distance_km: float
+    obs_ids: Sequence[str], fold: Sequence[str], scenes: Sequence[BaseGeometry], *, min_distance_km: float
 ) -> None:
-    """Makes sure that no AOI of one fold comes near another fold's. All sequences have one entry an observation.
+    """Makes sure that no scene of one fold comes near another fold's. All sequences have one entry an observation.
 
     Args:
         obs_ids: names of the observations.
         fold: of the observation's site; sites that are only inferred don't count.
-        aois: AOI of the observation's site, EPSG:4326.
+        scenes: ground of the observation's scene (:func:`ground`): whatever is read of it lies there.
         min_distance_km: observations of different folds must be farther apart than this.
 
     Raises:
         InputError: names two observations of different folds that are too near each other.
     """
-    first = {(f, aoi.wkb): i for i, (f, aoi) in reversed(list(enumerate(zip(fold, aois, strict=True))))}
+    found = _nearest_folds(obs_ids, fold, scenes, min_distance_km)
+    if found is not None:
+        names, distance = found
+        raise InputError(
+            names,
+            got=f"{distance:.3g} km between their scenes",
+            expected=f"more than split.min_distance_km = {min_distance_km:g} km between folds",
+            fix="run the aoi stage again: it puts such sites into one fold",
+        )
+
+
+def check_windows(read: gpd.GeoDataFrame, split: Split) -> None:
+    """Makes sure that what one fold reads keeps its distance from what another reads.
+
+    Between blocks of one group that is ``split.block_gap_m``, between all others ``split.min_distance_km``.
+
+    Args:
+        read: from :func:`footprints`.
+        split: section of params.yaml.
+
+    Raises:
+        InputError: names two observations whose windows are too near each other.
+    """
+    in_blocks = read["site_fold"] == "blocks"
+    lone = read[in_blocks]
+    for table, fold, km, promised in (
+        (read, read["fold"].mask(in_blocks, "blocks"), split.min_distance_km, "split.min_distance_km"),
+        (lone, lone["fold"], split.block_gap_m / 1000.0, "split.block_gap_m"),
+    ):
+        found = _nearest_folds(table["obs_id"].tolist(), fold.tolist(), table["geometry"].tolist(), km)
+        if found is not None:
+            names, distance = found
+            raise InputError(
+                names,
+                got=f"{distance:.3g} km between their windows",
+                expected=f"more than {km:g} km ({promised}) between folds",
+                fix=f"raise {promised} in params.yaml",
+            )
+
+
+def _nearest_folds(
+    obs_ids: Sequence[str], fold: Sequence[str], areas: Sequence[BaseGeometry], km: float
+) -> tuple[str, float] | None:
+    """Two observations of different folds no farther apart than ``km``, in words, and their distance; None if none."""
+    first = {(f, area.wkb): i for i, (f, area) in reversed(list(enumerate(zip(fold, areas, strict=True))))}
     rows = sorted(i for (f, _), i in first.items() if f in LEARNING_FOLDS)
-    places = [aois[i] for i in rows]
-    for bound, i, j in _bounded_pairs(places, places):
+    places = [areas[i] for i in rows]
+    for _, i, j in _bounded_pairs(places, places, within_km=km):
         a, b = rows[i], rows[j]
-        if i < j and fold[a] != fold[b] and bound <= min_distance_km:
-            distance = distance_km(places[i], places[j])
-            if distance <= min_distance_km:
-                raise InputError(
-                    f"observations {obs_ids[a]} ({fold[a]}) and {obs_ids[b]} ({fold[b]})",
-                    got=f"{distance:.1f} km between their AOIs",
-                    expected=f"more than split.min_distance_km = {min_distance_km:g} km between folds",
-                    fix="run the aoi stage again: it puts such sites into one fold",
-                )
+        if i < j and fold[a] != fold[b] and (distance := distance_km(places[i], places[j])) <= km:
+            return f"observations {obs_ids[a]} ({fold[a]}) and {obs_ids[b]} ({fold[b]})", distance
+    return None
 
 
-def _bounded_pairs(first: Sequence[BaseGeometry], second: Sequence[BaseGeometry]) -> Iterator[tuple[float, int, int]]:
-    """Yields (lower bound of the distance in km, i, j) of every pair, from circles around the geometries."""
+def _bounded_pairs(
+    first: Sequence[BaseGeometry], second: Sequence[BaseGeometry], within_km: float = math.inf
+) -> Iterator[tuple[float, int, int]]:
+    """Yields (lower bound of the distance in km, i, j) of pairs, from circles around the geometries.
+
+    Pairs that are surely farther apart than ``within_km`` are left out.
+    """
     circles = [np.array([_circle(g) for g in geometries]) for geometries in (first, second)]
     for i, (x, y, radius) in enumerate(circles[0]):
         n = len(second)
         between = EARTH.inv(np.full(n, x), np.full(n, y), circles[1][:, 0], circles[1][:, 1])[2]
         bounds = np.maximum(between - radius - circles[1][:, 2], 0.0) / 1000.0
-        yield from ((float(bound), i, j) for j, bound in enumerate(bounds))
+        yield from ((float(bounds[j]), i, int(j)) for j in np.flatnonzero(bounds <= within_km))
 
 
 def _circle(geometry: BaseGeometry) -> tuple[float, float, float]:

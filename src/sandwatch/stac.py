@@ -12,13 +12,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sandwatch import scoring
 from sandwatch.files import sha256, write_json
 
 if TYPE_CHECKING:
     import pystac
 
     from sandwatch.infer import Scene
-    from sandwatch.learn.card import Card
+    from sandwatch.learn.card import Spec
 
 COLLECTION_ID = "sandwatch-predictions"
 RASTER = "https://stac-extensions.github.io/raster/v2.0.0/schema.json"
@@ -31,12 +32,12 @@ MULTIHASH_SHA256 = "1220"
 """Prefix of a SHA-256 as a multihash, which file:checksum holds: code 0x12, length 0x20."""
 
 
-def scene_item(scene: Scene, card: Card, folder: Path, detections: int) -> pystac.Item:
+def scene_item(scene: Scene, spec: Spec, folder: Path, detections: int) -> pystac.Item:
     """The item of a mapped scene; its datetime is the interval of the scene's month.
 
     Args:
         scene: what was mapped.
-        card: of the model.
+        spec: of the model.
         folder: with ``score.tif``, ``mask.tif`` and ``detections.parquet``.
         detections: how many.
     """
@@ -57,8 +58,8 @@ def scene_item(scene: Scene, card: Card, folder: Path, detections: int) -> pysta
             "processing:lineage": "Sentinel composite of a month, scored by a segmentation model in blended windows",
             "sandwatch:site_id": scene.site_id,
             "sandwatch:detections": detections,
-            "sandwatch:threshold": card.threshold,
-            **_provenance(card),
+            "sandwatch:threshold": spec.threshold,
+            **_provenance(spec),
             "sandwatch:scene_sha256": dict(sorted(scene.sha256.items())),
         },
     )
@@ -67,7 +68,7 @@ def scene_item(scene: Scene, card: Card, folder: Path, detections: int) -> pysta
     )
     item.stac_extensions += [RASTER, PROCESSING]
     cog, parquet = pystac.MediaType.COG, "application/vnd.apache.parquet"
-    score = {"data_type": "uint16", "nodata": 65535, "raster:scale": 1e-4, "raster:offset": 0.0}
+    score = {"data_type": "uint16", "nodata": scoring.NODATA, "raster:scale": 1 / scoring.STEPS, "raster:offset": 0.0}
     mask = {"data_type": "uint8", "nodata": 255}
     _attach(item, "score", folder / "score.tif", "Probability of a mine", cog, "data", score)
     _attach(item, "mask", folder / "mask.tif", "Mine (1) or not (0)", cog, "data", mask)
@@ -75,22 +76,21 @@ def scene_item(scene: Scene, card: Card, folder: Path, detections: int) -> pysta
     return item
 
 
-def _provenance(card: Card) -> dict[str, str]:
+def _provenance(spec: Spec) -> dict[str, str]:
     """What leads from an item to the revision that made it."""
     return {
-        "sandwatch:model_sha256": card.weights_sha256,
-        "sandwatch:label_fingerprint": card.label_fingerprint,
-        "sandwatch:params_sha256": card.params_sha256,
+        "sandwatch:model_sha256": spec.weights_sha256,
+        "sandwatch:label_fingerprint": spec.label_fingerprint,
     }
 
 
-def write(items: Sequence[pystac.Item], card: Card, models: Path, predictions: Path) -> None:
+def write(items: Sequence[pystac.Item], spec: Spec, weights: Path, predictions: Path) -> None:
     """Writes ``collection.json``, ``model.json`` and each item's ``<id>/item.json``, with relative links.
 
     Args:
         items: of :func:`scene_item`, at least one.
-        card: of the model that made them.
-        models: the model's folder.
+        spec: of the model that made them.
+        weights: of the model.
         predictions: where to write.
     """
     import pystac
@@ -119,7 +119,7 @@ def write(items: Sequence[pystac.Item], card: Card, models: Path, predictions: P
             roles=["data"],
         ),
     )
-    model = _model_item(card, models)
+    model = _model_item(spec, weights)
     homes: dict[pystac.STACObject, str] = {collection: "collection.json", model: "model.json"}
     homes |= {item: f"{item.id}/item.json" for item in items}
     collection.add_items([model, *items])
@@ -146,7 +146,7 @@ def _attach(
     )
 
 
-def _model_item(card: Card, models: Path) -> pystac.Item:
+def _model_item(spec: Spec, weights: Path) -> pystac.Item:
     """The model in terms of the MLM extension."""
     import pystac
     from pystac.extensions.mlm import (
@@ -161,32 +161,33 @@ def _model_item(card: Card, models: Path) -> pystac.Item:
     from pystac.extensions.raster import DataType
 
     item = pystac.Item(
-        f"model-{card.weights_sha256[:12]}",
+        f"model-{spec.weights_sha256[:12]}",
         geometry=None,
         bbox=None,
         datetime=None,
         start_datetime=ALWAYS[0],
         end_datetime=ALWAYS[1],
-        properties={"title": f"{card.architecture} with {card.encoder}, {card.method}", **_provenance(card)},
+        properties={"title": f"{spec.architecture} with {spec.encoder}, {spec.method}", **_provenance(spec)},
     )
     task = [TaskType.SEMANTIC_SEGMENTATION]
-    window = [card.size_px, card.size_px]
+    window = [spec.size_px, spec.size_px]
     pixels = InputStructure.create(
-        [-1, len(card.bands), *window], ["batch", "bands", "height", "width"], DataType.FLOAT32
+        [-1, len(spec.bands), *window], ["batch", "bands", "height", "width"], DataType.FLOAT32
     )
     scores = ResultStructure.create([-1, *window], ["batch", "height", "width"], DataType.FLOAT32)
     MLMExtension.ext(item, add_if_missing=True).apply(
         name="sandwatch",
-        architecture=card.architecture,
+        architecture=spec.architecture,
         tasks=task,
         framework="PyTorch",
-        input=[ModelInput.create("normalised pixels", list(card.bands), pixels)],
+        input=[ModelInput.create("normalised pixels", list(spec.bands), pixels)],
         output=[ModelOutput.create("calibrated probability of a mine", task, scores)],
     )
-    bands = [{"name": band} for band in card.bands]
+    bands = [{"name": band} for band in spec.bands]
     item.stac_extensions.append(EO)
-    weights, about = models / "model.safetensors", models / "model.json"
     _attach(item, "weights", weights, "Weights", "application/octet-stream", "mlm:model", {"eo:bands": bands})
     AssetGeneralMLMExtension.ext(item.assets["weights"]).apply(artifact_type="safetensors")
-    _attach(item, "card", about, "Model card", pystac.MediaType.JSON, "metadata", {})
+    # The card says what made the model, which the maps don't depend on: it is linked, not hashed.
+    card = str(weights.absolute().with_name("model.json"))
+    item.add_asset("card", pystac.Asset(card, "Model card", media_type=pystac.MediaType.JSON, roles=["metadata"]))
     return item

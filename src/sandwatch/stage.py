@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from functools import wraps
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -23,15 +25,39 @@ def run(main: Callable[..., None]) -> None:
         main: a function whose parameters are all ``Input`` or ``Output``, without defaults: paths come from
             ``dvc.yaml`` and from nowhere else.
 
-    Exits with status 1 and one line on standard error where ``main`` raises :class:`InputError`.
+    Exits with status 1 and one line on standard error where ``main`` raises :class:`InputError`; under DVC, a second
+    line tells the way back. After Ctrl-C with 130 and one line, as shells do.
     """
+
+    @wraps(main)
+    def stoppable(**paths: Path) -> None:
+        try:
+            main(**paths)
+        except KeyboardInterrupt:
+            print("stopped: Ctrl-C; dvc repro begins this stage anew", file=sys.stderr)
+            raise SystemExit(128 + signal.SIGINT) from None
+
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(main)
+    app.command()(stoppable)
     try:
         app()
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
+        refuse([error], _way_back())
+
+
+def refuse(errors: Iterable[InputError], hints: Iterable[str] = ()) -> NoReturn:
+    """Says what the user got wrong, and what helps, a line each, on standard error; exits with status 1."""
+    for line in (*(f"error: {error}" for error in errors), *hints):
+        print(line, file=sys.stderr)
+    raise SystemExit(1)
+
+
+def _way_back() -> Iterator[str]:
+    """How to undo that DVC removed the outputs of the stage that runs, before it ran it."""
+    stage, root = os.environ.get("DVC_STAGE"), os.environ.get("DVC_ROOT")
+    # In a temporary copy of an experiment, DVC_ROOT is the repository, whose outputs are untouched.
+    if stage and root and Path(root).samefile(Path()):
+        yield f"DVC removed the outputs of {stage} before it ran it: dvc checkout {stage} brings those of dvc.lock back"
 
 
 def progress(line: str) -> None:

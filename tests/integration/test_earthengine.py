@@ -26,7 +26,9 @@ from sandwatch.aoi import Site as RiverSite
 from sandwatch.errors import InputError
 from sandwatch.grid import Grid
 from sandwatch.imagery import Composite, Raster, Site, Unfetched, earthengine
+from sandwatch.imagery import params as settings
 from sandwatch.imagery.earthengine.water import write_rivers
+from sandwatch.imagery.params import Imagery, Synthetic
 
 from ..servers.earthengine import EarthEngine, serve_earthengine
 from ..servers.ee_scenes import BANDS, Catalogue, Layer, StoredImage, add_month
@@ -104,7 +106,7 @@ def site(name: str = "Sone_Rewa", months: tuple[date, ...] = (MAY,), *, width: i
 def fetch(
     work: Path, *sites: Site, bands: params.Bands = FEW, min_coverage: float = 0.3, **settings: Any
 ) -> earthengine.Fetched:
-    made = params.check(params.EarthEngine, {**SETTINGS, **settings})
+    made = params.check(settings.EarthEngine, {**SETTINGS, **settings})
     return earthengine.fetch(sites or (site(),), bands, made, min_coverage=min_coverage, work=work)
 
 
@@ -263,13 +265,13 @@ def test_a_month_without_images_is_empty(server: EarthEngine, tmp_path: Path) ->
 def test_the_manifest_tells_of_both(server: EarthEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     place = site(months=(MAY, JULY), width=200, height=50)
-    imagery = params.Imagery(source="earthengine", min_coverage=0.55)
+    imagery = Imagery(source="earthengine", min_coverage=0.55)
     bands = params.Bands(s2=("B2", "B3", "B4"), s1=("VV", "VH"))
     ask = export.source(
         imagery,
         bands=bands,
-        synthetic=params.Synthetic(seed=0, cloud_fraction=0.0, annotator_error_m=0.0),
-        earthengine=params.check(params.EarthEngine, SETTINGS),
+        synthetic=Synthetic(seed=0, cloud_fraction=0.0, annotator_error_m=0.0),
+        earthengine=params.check(settings.EarthEngine, SETTINGS),
         places=[place],
         river_file=tmp_path,
         inputs=tmp_path,

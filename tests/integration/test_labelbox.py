@@ -12,8 +12,10 @@ import pytest
 
 from sandwatch import annotations, params
 from sandwatch.annotations import labelbox, labelbox_export
+from sandwatch.annotations.params import Annotations
 from sandwatch.annotations.redact import redact
 from sandwatch.errors import InputError
+from sandwatch.imagery.params import Synthetic
 
 from ..servers.labelbox import NOW, SECRET_IN_LINKS, Labelbox, Project, ontology, serve_labelbox
 from ..unit import annotation_rows as rows
@@ -36,7 +38,7 @@ EXPORT_PLACES = (
 )
 
 
-def section(**changes: Any) -> params.Annotations:
+def section(**changes: Any) -> Annotations:
     values = {
         "source": "labelbox",
         "labelbox_project": PROJECT,
@@ -49,7 +51,7 @@ def section(**changes: Any) -> params.Annotations:
         "done_statuses": ["DONE"],
         "consensus": "refuse",
     }
-    return params.check(params.Annotations, values | changes)
+    return params.check(Annotations, values | changes)
 
 
 def export_row(number: int, project: str = PROJECT) -> dict[str, Any]:
@@ -309,7 +311,7 @@ def realistic() -> bytes:
 def built(folder: Path, source: str = "labelbox") -> dict[str, Any]:
     return annotations.build(
         section(source=source),
-        params.read(ROOT / "params.yaml", params.Synthetic),
+        params.read(ROOT / "params.yaml", Synthetic),
         aoi=gpd.GeoDataFrame(),
         manifest=rows.manifest(),
         rivers=folder / "none",

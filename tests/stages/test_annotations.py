@@ -13,7 +13,7 @@ import pytest
 from shapely.geometry import box
 
 from sandwatch.annotations import label_fingerprint
-from sandwatch.schemas import Aoi, Ignored, Labels, Observations, Scenes
+from sandwatch.schemas import Aoi, CanonicalLabels, CanonicalObservations, Ignored, Labels, Observations, Scenes
 from tests.unit.annotation_rows import (
     CRS,
     GOOD,
@@ -78,6 +78,7 @@ def run(workspace: Path) -> subprocess.CompletedProcess[str]:
         "manifest": "scenes.parquet",
         "inputs": "inputs",
         "annotations": "data/annotations",
+        "canonical": "data/canonical",
         "metrics": "results/annotations/metrics.json",
     }
     command = [sys.executable, str(ROOT / "stages" / "annotations.py")]
@@ -106,6 +107,38 @@ def test_the_stage_writes_tables_and_metrics(workspace: Path) -> None:
     assert (metrics["labels"], metrics["negatives"], metrics["quarantine_malformed_row"]) == (1, 1, 1)
     assert "snapshot sample-1 from labelbox_export" in done.stdout
     assert metrics["label_fingerprint"] in done.stdout
+    canonical = workspace / "data" / "canonical"
+    assert json.loads((canonical / "fingerprint.json").read_text())["label_fingerprint"] == metrics["label_fingerprint"]
+    assert CanonicalLabels.read(canonical / "labels.parquet")["feature_id"].tolist() == ["good"]
+    assert len(CanonicalObservations.read(canonical / "observations.parquet")) == len(observations)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_the_same_fingerprint_gives_the_same_bytes_downstream(workspace: Path) -> None:
+    """Who drew what when, rejected rows, the ring's first vertex and a billionth of a degree are no labels."""
+    set_source(workspace, "labelbox_export")
+    ring = [[x, y] for x, y in polygon(60, 50, 12, 8)["coordinates"][0]]
+    turned = [*ring[2:-1], *ring[:3]]
+    turned = [[x + 1e-9, y - 1e-9] for x, y in turned]
+    first = simple(KNOWN[0], drawn("x", {"type": "Polygon", "coordinates": [ring]}), drawn("y", polygon(20, 20, 9, 9)))
+    second = simple(
+        KNOWN[0], drawn("y", polygon(20, 20, 9, 9)), drawn("x", {"type": "Polygon", "coordinates": [turned]})
+    )
+    given = workspace / "inputs" / "export.ndjson"
+    given.write_bytes(b"".join(lines(first, simple(KNOWN[1]))))
+    assert run(workspace).returncode == 0
+    before, tables = (contents(workspace / "data" / name) for name in ("canonical", "annotations"))
+    given.write_bytes(b"".join(lines(b"nonsense\n", second, simple(KNOWN[1]))))
+    assert run(workspace).returncode == 0
+    assert contents(workspace / "data" / "canonical") == before
+    assert contents(workspace / "data" / "annotations") != tables
+    given.write_bytes(b"".join(lines(first)))  # one negative less
+    assert run(workspace).returncode == 0
+    after = contents(workspace / "data" / "canonical")
+    assert {name for name in before if before[name] != after[name]} == {"fingerprint.json", "observations.parquet"}
 
 
 def test_the_stage_honours_what_was_excluded_and_tells_what_it_did_not_find(workspace: Path) -> None:

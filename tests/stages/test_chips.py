@@ -16,9 +16,10 @@ import yaml
 from shapely.geometry import box
 
 from sandwatch import raster
+from sandwatch.files import write_json
 from sandwatch.grid import Grid, Window
 from sandwatch.learn.data import Chips
-from sandwatch.schemas import Aoi, ChipLabels, Ignored, Labels, Observations, Scenes, Windows
+from sandwatch.schemas import Aoi, CanonicalIgnored, CanonicalLabels, CanonicalObservations, ChipLabels, Scenes, Windows
 
 ROOT = Path(__file__).parents[2]
 UTM = "EPSG:32645"
@@ -95,39 +96,24 @@ def workspace(tmp_path: Path) -> Path:
             {
                 "obs_id": obs_id,
                 "site_id": site,
-                "date": MONTH,
-                "label_id": site,
-                "has_mines": True,
-                "polygons": 1,
-                "created_by": None,
-                "workflow_status": "DONE",
-                "snapshot": "s",
             }
         )
         labels.append(
             {
                 "feature_id": f"{site}-a",
-                "label_id": site,
                 "obs_id": obs_id,
                 "class_name": "Sand mine",
                 "confidence": "high",
-                "area_m2": 12_000.0,
-                "created_by": None,
-                "created_at": None,
-                "updated_at": None,
-                "reviews": "[]",
-                "workflow_status": "DONE",
-                "row_sha256": "0" * 64,
-                "label_sha256": "0" * 64,
                 "geometry": on_ground(grid, 20, 30, 10, 12)[0],
             }
         )
     Aoi.write(gpd.GeoDataFrame(sites, crs="EPSG:4326"), tmp_path / "aoi.parquet")
     Scenes.write(pd.DataFrame(scenes), tmp_path / "scenes.parquet")
-    Observations.write(pd.DataFrame(observations), tmp_path / "annotations" / "observations.parquet")
-    Labels.write(gpd.GeoDataFrame(labels, crs="EPSG:4326"), tmp_path / "annotations" / "labels.parquet")
-    nothing = gpd.GeoDataFrame({"feature_id": [], "obs_id": []}, geometry=[], crs="EPSG:4326")
-    Ignored.write(nothing, tmp_path / "annotations" / "ignored.parquet")
+    CanonicalObservations.write(pd.DataFrame(observations), tmp_path / "canonical" / "observations.parquet")
+    CanonicalLabels.write(gpd.GeoDataFrame(labels, crs="EPSG:4326"), tmp_path / "canonical" / "labels.parquet")
+    nothing = gpd.GeoDataFrame({"obs_id": []}, geometry=[], crs="EPSG:4326")
+    CanonicalIgnored.write(nothing, tmp_path / "canonical" / "ignored.parquet")
+    write_json(tmp_path / "canonical" / "fingerprint.json", {"label_fingerprint": "5" * 64})
     return tmp_path
 
 
@@ -137,7 +123,7 @@ def run(workspace: Path) -> subprocess.CompletedProcess[str]:
         "aoi": "aoi.parquet",
         "manifest": "scenes.parquet",
         "scenes": "scenes",
-        "annotations": "annotations",
+        "canonical": "canonical",
         "chips": "chips",
         "metrics": "metrics.json",
     }.items():
@@ -161,7 +147,7 @@ def test_the_stage_writes_chips_that_training_reads(workspace: Path) -> None:
     assert [metrics[f"windows_{fold}"] for fold in ("train", "val", "test")] == [
         (windows["fold"] == fold).sum() for fold in ("train", "val", "test")
     ]
-    assert metrics["train_test_min_distance_km"] == pytest.approx(60, abs=2)
+    assert metrics["train_test_min_distance_km"] == pytest.approx(119.2, abs=0.1)
     whole = windows[(windows["row"] == 16) & (windows["col"] == 16)].set_index("obs_id")["chip_id"]
     given = chip_labels.set_index(["chip_id", "feature_id"])["pixels"]
     assert given[whole[f"near_{MONTH}"], "near-a"] == 10 * 12
@@ -172,6 +158,11 @@ def test_the_stage_writes_chips_that_training_reads(workspace: Path) -> None:
     assert (mask == 2).sum() == 120
     scene = raster.read(workspace / "scenes" / f"far_{MONTH}" / "s2.tif", bands=("B2", "B4"))
     np.testing.assert_array_equal(pixels[0], scene[:, 16:48, 16:48])
+    assert json.loads((workspace / "chips" / "about.json").read_text()) == {
+        "label_fingerprint": "5" * 64,
+        "imagery": "real",
+        "labels": "synthetic",
+    }
     first = contents(workspace)
     shutil.rmtree(workspace / "chips")
     assert run(workspace).returncode == 0
@@ -181,14 +172,21 @@ def test_the_stage_writes_chips_that_training_reads(workspace: Path) -> None:
 def test_a_label_revision_leaves_the_pixels_as_they_are(workspace: Path) -> None:
     run(workspace)
     before = contents(workspace)
-    path = workspace / "annotations" / "labels.parquet"
-    labels = Labels.read(path)
+    path = workspace / "canonical" / "labels.parquet"
+    labels = CanonicalLabels.read(path)
     labels.loc[labels["feature_id"] == "near-a", "geometry"] = on_ground(GRIDS["near"], 20, 30, 9, 12).to_numpy()
-    Labels.write(labels, path)
+    CanonicalLabels.write(labels, path)
     assert run(workspace).returncode == 0
     after = contents(workspace)
     changed = {name for name in before | after if before.get(name) != after.get(name)}
     assert changed == {"chips/chip_labels.parquet", "chips/windows.parquet", f"chips/masks/near_{MONTH}.npy"}
+
+
+def test_the_number_of_workers_is_that_of_the_environment(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SANDWATCH_WORKERS", "many")
+    done = run(workspace)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: environment variable SANDWATCH_WORKERS: got 'many'; expected a whole number")
 
 
 def test_folds_too_near_each_other_are_refused_in_one_line(workspace: Path) -> None:

@@ -1,15 +1,23 @@
 """The stage export as DVC runs it: a script, paths on its command line, params through DVC."""
 
 import csv
+import os
 import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import geopandas as gpd
 import pytest
+from shapely import LineString
 
 from sandwatch.files import sha256
+from sandwatch.geometry import reproject
 from sandwatch.schemas import Aoi, Scenes
-from tests.conftest import GRID, ROOT, Workspace, a_site, reflectance, write_raster
+from tests.conftest import GRID, ROOT, Workspace, a_site, reflectance, write_geojson, write_raster
 
 OBS = "Bhargavi_1_2023-01-01"
 PATHS = {
@@ -82,3 +90,62 @@ def test_one_synthetic_site(region: Workspace) -> None:
     assert set(table["product"]) == {"s2", "s1", "rgb"}
     assert set(table["source"]) == {"synthetic"}
     assert (table["valid_fraction"] > 0.5).any()
+
+
+@pytest.fixture
+def running(region: Workspace) -> Iterator["subprocess.Popen[str]"]:
+    """The stage with two workers, in a session of its own, once the first of its many observations is done."""
+    months = [f"20{year}-{month:02}-01" for year in range(10, 22) for month in range(1, 13)]
+    table = Aoi.read(region.root / "aoi.parquet")
+    Aoi.write(table.assign(months=";".join(months)), region.root / "aoi.parquet")
+    left, bottom, right, top = GRID.bounds
+    across = reproject(LineString([(left - 500, bottom), (right + 500, top)]), GRID.crs, "EPSG:4326")
+    write_geojson(region.root / "rivers.geojson", {"Bhargavi": across})
+    region.set_params(imagery={"source": "synthetic"})
+    command = [sys.executable, str(ROOT / "stages" / "export.py")]
+    command += [part for name, path in PATHS.items() for part in (f"--{name}", path)]
+    with subprocess.Popen(
+        command, cwd=region.root, env={**os.environ, "SANDWATCH_WORKERS": "2"}, text=True, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline().startswith("export: 1 of 144"), process.stderr.read()
+        assert len(session(process.pid)) >= 3
+        yield process
+        for pid in session(process.pid):
+            os.kill(pid, signal.SIGKILL)
+
+
+def session(leader: int) -> list[int]:
+    """The living processes of a session."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, _, of = stat.read_text().rpartition(")")[2].split()[:4]
+        except (FileNotFoundError, ProcessLookupError):  # it ended meanwhile
+            continue
+        if int(of) == leader and state != "Z":
+            found.append(int(stat.parent.name))
+    return found
+
+
+def wait_until(true: Callable[[], bool], seconds: float = 10.0) -> bool:
+    end = time.monotonic() + seconds
+    while not true() and time.monotonic() < end:
+        time.sleep(0.05)
+    return true()
+
+
+@pytest.mark.parametrize("to", ["terminal", "stage alone"])
+def test_ctrl_c_ends_the_stage_and_its_workers_at_once(running: "subprocess.Popen[str]", to: str) -> None:
+    (os.killpg if to == "terminal" else os.kill)(running.pid, signal.SIGINT)
+    _, said = running.communicate(timeout=20)
+    assert said == "stopped: Ctrl-C; dvc repro begins this stage anew\n"
+    assert running.returncode == 130
+    assert wait_until(lambda: not session(running.pid))
+
+
+def test_no_worker_outlives_the_stage(running: "subprocess.Popen[str]") -> None:
+    running.kill()
+    assert wait_until(lambda: not session(running.pid))

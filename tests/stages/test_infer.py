@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import subprocess
 import sys
@@ -16,18 +15,17 @@ from safetensors.torch import save_file
 from sandwatch import raster, schemas
 from sandwatch.files import sha256
 from sandwatch.infer import SceneStack, read_score
-from sandwatch.learn.card import CLASSES, Card
+from sandwatch.learn.card import CLASSES, Model, Spec
 from sandwatch.learn.model import Predictor, build
-from sandwatch.params import Model
-from sandwatch.stitch import stitch_whole
+from sandwatch.scoring import score, to_scores
 from tests.unit.test_infer import BANDS, make_site, tables
 
 ROOT = Path(__file__).parents[2]
 OBS_ID = "kanhan_2023-02-01"
 
 
-def write_model(folder, method="binary"):
-    """A network with random weights, its batch statistics as a trained one's, and its card."""
+def write_model(folder, method="binary", overlap_px=8):
+    """A network with random weights, its batch statistics as a trained one's, and its spec."""
     section = Model(
         architecture="Unet", encoder="resnet18", encoder_depth=3, decoder_channels=(16, 8, 8), encoder_weights=None,
         method=method,
@@ -36,34 +34,34 @@ def write_model(folder, method="binary"):
     network = build(section, in_channels=len(BANDS), size_px=32)
     folder.mkdir(parents=True)
     weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
-    save_file(weights, folder / "model.safetensors")
     fields = section.model_dump(exclude={"encoder_weights"})
-    Card(
-        **fields, bands=BANDS, classes=CLASSES[method], size_px=32, mean=(1000.0, 1000.0, 1200.0, -1200.0),
-        std=(100.0, 100.0, 300.0, 200.0), temperature=1.5, threshold=0.5, label_fingerprint="1" * 64, inputs={},
-        code={}, params_sha256="2" * 64, weights_sha256=sha256(folder / "model.safetensors"),
-    ).write(folder / "model.json")  # fmt: skip
+    spec = Spec(
+        **fields, bands=BANDS, classes=CLASSES[method], size_px=32, overlap_px=overlap_px, batch_size=8,
+        mean=(1000.0, 1000.0, 1200.0, -1200.0), std=(100.0, 100.0, 300.0, 200.0), temperature=1.5, threshold=0.5,
+        label_fingerprint="1" * 64, imagery="synthetic", labels="synthetic", weights_sha256="0" * 64,
+    )  # fmt: skip
+    save_file(weights, folder / "model.safetensors", metadata=spec.header())
 
 
 @pytest.fixture
 def workspace(tmp_path):
     """A DVC repository with a scene and a model."""
     shutil.copyfile(ROOT / "dvc.yaml", tmp_path / "dvc.yaml")
-    text = (ROOT / "params.yaml").read_text()
-    (tmp_path / "params.yaml").write_text(text.replace("overlap_px: 64", "overlap_px: 12"))
+    shutil.copyfile(ROOT / "params.yaml", tmp_path / "params.yaml")
     (tmp_path / ".dvc").mkdir()
     (tmp_path / ".dvc" / "config").write_text("[core]\nno_scm = true\nanalytics = false\n")
     aoi, manifest = tables(make_site(tmp_path / "data" / "scenes"))
     schemas.Aoi.write(aoi, tmp_path / "data" / "aoi" / "aoi.parquet")
     schemas.Scenes.write(manifest, tmp_path / "data" / "scenes.parquet")
-    write_model(tmp_path / "models")
+    write_model(tmp_path / "models", overlap_px=12)
     return tmp_path
 
 
 def run_stage(workspace):
     command = [
         sys.executable, ROOT / "stages" / "infer.py", "--aoi", "data/aoi/aoi.parquet", "--manifest",
-        "data/scenes.parquet", "--scenes", "data/scenes", "--models", "models", "--predictions", "data/predictions",
+        "data/scenes.parquet", "--scenes", "data/scenes", "--weights", "models/model.safetensors", "--predictions",
+        "data/predictions",
     ]  # fmt: skip
     return subprocess.run(command, cwd=workspace, capture_output=True, text=True, check=False)
 
@@ -82,18 +80,18 @@ def test_maps_a_scene_with_the_network_and_the_same_bytes_twice(workspace):
         "score.tif", "mask.tif", "detections.parquet", "item.json", "model.json", "collection.json",
     }  # fmt: skip
 
-    predictor = Predictor.load(workspace / "models", "cpu")
+    predictor = Predictor.load(workspace / "models" / "model.safetensors", "cpu", precision="32-true")
     folder = workspace / "data" / "scenes" / OBS_ID
     stack = SceneStack(
         {name: folder / f"{name}.tif" for name in ("s2", "s1")}, raster.read_grid(folder / "s2.tif"), BANDS
     )
-    expected = stitch_whole(stack, predictor, size_px=32, overlap_px=12, batch_size=8)
-    score = read_score(predictions / OBS_ID / "score.tif")
-    inside = ~np.isnan(score)
+    expected = to_scores(np.concatenate([part.steps for part in score(stack, predictor)]))
+    stored = read_score(predictions / OBS_ID / "score.tif")
+    inside = ~np.isnan(stored)
     assert inside.sum() > 10_000
-    np.testing.assert_allclose(score[inside], expected[inside], atol=2e-4)
-    assert score[inside].std() > 1e-3
-    weights = hashlib.sha256((workspace / "models" / "model.safetensors").read_bytes()).hexdigest()
+    np.testing.assert_allclose(stored[inside], expected[inside], atol=2e-4)
+    assert stored[inside].std() > 1e-3
+    weights = sha256(workspace / "models" / "model.safetensors")
     assert raster.read_tags(predictions / OBS_ID / "mask.tif")["MODEL_SHA256"] == weights
 
     shutil.rmtree(predictions)

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
+from safetensors.torch import save_file
 
 from sandwatch.files import sha256
+from sandwatch.learn.card import Model
+from sandwatch.learn.model import build
+from sandwatch.schemas import Windows
 from tests import tiny_chips
 
 ROOT = Path(__file__).parents[2]
@@ -27,17 +34,18 @@ def workspace(tmp_path: Path) -> Path:
     params["chips"]["size_px"] = tiny_chips.SIZE
     params["model"].update(encoder="tu-mobilenetv3_small_050", encoder_depth=3, decoder_channels=[16, 8, 8])
     params["train"].update(epochs=2, windows_per_epoch=16, batch_size=8)
-    params["infer"].update(overlap_px=8)
+    params["scoring"].update(overlap_px=8)
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
     (tmp_path / ".dvc").mkdir()
     (tmp_path / ".dvc" / "config").write_text("[core]\nno_scm = true\nanalytics = false\n")
     tiny_chips.write(tmp_path / "chips")
-    (tmp_path / "metrics.json").write_text(json.dumps({"label_fingerprint": "3" * 64}))
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "code.json").write_text(json.dumps({"stages/train.py": "4" * 64}))
     return tmp_path
 
 
 COMMAND = [sys.executable, str(ROOT / "stages" / "train.py"), "--chips", "chips", "--models", "models"]
-COMMAND += ["--annotations-metrics", "metrics.json", "--results", "results"]
+COMMAND += ["--code", "code.json", "--weights", "weights", "--results", "results"]
 
 
 def run(workspace: Path) -> subprocess.CompletedProcess[str]:
@@ -70,21 +78,56 @@ def test_the_stage_gives_the_same_bytes_again_and_a_card_that_names_what_made_it
     assert card["label_fingerprint"] == "3" * 64
     assert card["weights_sha256"] == first["models/model.safetensors"]
     assert card["inputs"]["chips/windows.parquet"] == sha256(workspace / "chips" / "windows.parquet")
-    assert card["inputs"].keys() >= {"metrics.json", "chips/pixels/a_2020-01-01.npy", "chips/masks/t_2020-01-01.npy"}
-    assert card["code"]["stages/train.py"] == sha256(ROOT / "stages" / "train.py")
+    assert card["inputs"].keys() >= {
+        "chips/about.json",
+        "chips/pixels/a_2020-01-01.npy",
+        "chips/masks/t_2020-01-01.npy",
+    }
+    assert card["code"] == {"stages/train.py": "4" * 64}
     facts = json.loads((workspace / "runs" / "train.json").read_text())
     assert facts["cpu_capability"] == "AVX2"
     for name in facts:
         assert name not in card
+    record = json.loads((workspace / "data/arithmetic.json").read_text())
+    assert record["weights_sha256"] == first["models/model.safetensors"]
+    assert record["operations"] == facts["arithmetic"]["operations"]
+    assert record["fingerprint"] == facts["arithmetic"]["fingerprint"]
 
 
-def test_metrics_without_a_fingerprint_are_refused_in_one_line(workspace: Path) -> None:
-    (workspace / "metrics.json").write_text("{}")
+def test_the_file_that_training_starts_from_is_pinned_and_named_in_the_card(workspace: Path) -> None:
+    path = workspace / "weights" / "start.safetensors"
+    params = yaml.safe_load((workspace / "params.yaml").read_text())
+    params["train"]["epochs"] = 1
+    network = build(Model(**params["model"]), in_channels=3, size_px=tiny_chips.SIZE)
+    save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, path)
+    params["model"]["encoder_weights"] = {"file": path.name, "sha256": sha256(path)}
+    (workspace / "params.yaml").write_text(yaml.safe_dump(params))
+    done = run(workspace)
+    assert (done.returncode, done.stderr) == (0, "")
+    card = json.loads((workspace / "models" / "model.json").read_text())
+    assert card["inputs"]["weights/start.safetensors"] == sha256(path)
+    path.write_bytes(path.read_bytes() + b" ")
     done = run(workspace)
     assert done.returncode == 1
-    assert done.stderr == (
-        "error: metrics.json: got keys []; expected label_fingerprint among them; run dvc repro annotations\n"
-    )
+    assert done.stderr.startswith("error: params.yaml: model.encoder_weights: weights/start.safetensors: got SHA-256 ")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_training_outside_reproducible_mode_claims_no_arithmetic(workspace: Path) -> None:
+    params = yaml.safe_load((workspace / "params.yaml").read_text())
+    params["compute"].update(reproducible=False)
+    params["train"].update(epochs=1)
+    (workspace / "params.yaml").write_text(yaml.safe_dump(params))
+    assert run(workspace).returncode == 0
+    assert "arithmetic" not in json.loads((workspace / "runs" / "train.json").read_text())
+    assert not (workspace / "data/arithmetic.json").exists()
+
+
+def test_chips_that_do_not_say_what_they_are_made_of_are_refused_in_one_line(workspace: Path) -> None:
+    (workspace / "chips" / "about.json").write_text("{}")
+    done = run(workspace)
+    assert done.returncode == 1
+    assert re.fullmatch(r"error: chips/about\.json: got .*; run dvc repro chips\n", done.stderr)
     assert not (workspace / "models").exists()
 
 
@@ -99,3 +142,29 @@ def test_a_run_that_is_ended_from_outside_fails(workspace: Path) -> None:
         process.stdout.read()
     assert process.returncode == 128 + signal.SIGTERM
     assert not (workspace / "models").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_share_one_validation_window(workspace: Path) -> None:
+    """One of them has none to score, and neither waits for the other for ever."""
+    params = yaml.safe_load((workspace / "params.yaml").read_text())
+    params["compute"]["reproducible"] = False
+    params["train"].update(windows_per_epoch=8, batch_size=4)
+    (workspace / "params.yaml").write_text(yaml.safe_dump(params))
+    windows = Windows.read(workspace / "chips" / "windows.parquet")
+    one = windows[(windows["fold"] == "val") & (windows["px_high"] > 0)].iloc[:1]
+    Windows.write(pd.concat([windows[windows["fold"] == "train"], one]), workspace / "chips" / "windows.parquet")
+    places = {"PL_TRAINER_ACCELERATOR": "cpu", "PL_TRAINER_DEVICES": "2", "PL_TRAINER_STRATEGY": "ddp"}
+    with subprocess.Popen(
+        COMMAND, cwd=workspace, env={**os.environ, **places, "OMP_NUM_THREADS": "1"}, text=True,
+        start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        try:
+            said, wrong = process.communicate(timeout=240)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 0, wrong
+    assert [line.split(":")[0] for line in said.splitlines()][:2] == ["epoch 1/2", "epoch 2/2"]
+    assert json.loads((workspace / "runs" / "train.json").read_text())["processes"] == 2
+    assert (workspace / "models" / "model.safetensors").is_file()

@@ -7,8 +7,8 @@ from typing import Any
 
 import pandas as pd
 
+from sandwatch.annotations.params import Annotations
 from sandwatch.geometry import transformer
-from sandwatch.params import Annotations
 from sandwatch.schemas import Scenes
 
 CRS = "EPSG:32645"

@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 
 from sandwatch.annotations import build, freeze, labelbox_export, summary
 from sandwatch.annotations.exclusions import Exclusion
+from sandwatch.annotations.params import Annotations
 from sandwatch.errors import InputError
-from sandwatch.params import Annotations, Synthetic
+from sandwatch.imagery.params import Synthetic
 from sandwatch.schemas import REASONS, Ignored, Labels, Observations, Quarantine
 from tests.unit.annotation_rows import (
     GOOD,
@@ -50,7 +51,9 @@ class Frozen:
     """What ``freeze`` made of some lines."""
 
     def __init__(self, folder: Path, *rows: Any, using: Annotations = PARAMS, excluded: Any = None) -> None:
-        self.metrics = freeze(lines(*rows), labelbox_export.parse, using, MANIFEST, folder, excluded or {})
+        self.metrics = freeze(
+            lines(*rows), labelbox_export.parse, using, MANIFEST, folder, folder / "canonical", excluded or {}
+        )
         self.labels = Labels.read(folder / "labels.parquet")
         self.observations = Observations.read(folder / "observations.parquet").set_index("obs_id")
         self.quarantine = Quarantine.read(folder / "quarantine.parquet")
@@ -291,6 +294,7 @@ def test_a_missing_export_is_named(tmp_path: Path) -> None:
             rivers=tmp_path,
             inputs=tmp_path,
             folder=tmp_path / "out",
+            canonical_folder=tmp_path / "canonical",
         )
     assert not (tmp_path / "out" / "export.ndjson").exists()
 
@@ -328,7 +332,7 @@ def test_thousands_of_rows_are_cheap(tmp_path: Path) -> None:
     scenes, rows = many([f"site{number}_2023-01-01" for number in range(2000)])
     raw = lines(*rows)
     start = time.process_time()
-    assert freeze(raw, labelbox_export.parse, PARAMS, scenes, tmp_path, {})["labels"] == 4000
+    assert freeze(raw, labelbox_export.parse, PARAMS, scenes, tmp_path, tmp_path / "canonical", {})["labels"] == 4000
     assert time.process_time() - start < 10
 
 
@@ -336,7 +340,7 @@ def test_memory_holds_one_raw_row_at_a_time(tmp_path: Path) -> None:
     scenes, rows = many([f"site{number}_2023-01-01" for number in range(40)])
     raw = (lines(row | {"attachments": "x" * 1_000_000})[0] for row in rows)
     tracemalloc.start()
-    freeze(raw, labelbox_export.parse, PARAMS, scenes, tmp_path, {})
+    freeze(raw, labelbox_export.parse, PARAMS, scenes, tmp_path, tmp_path / "canonical", {})
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert (tmp_path / "export.ndjson").stat().st_size > 40e6

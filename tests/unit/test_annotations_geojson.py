@@ -12,7 +12,7 @@ import pytest
 from sandwatch.annotations import build
 from sandwatch.errors import InputError
 from sandwatch.grid import Grid, utm_crs
-from sandwatch.params import Synthetic
+from sandwatch.imagery.params import Synthetic
 from sandwatch.schemas import Labels, Observations, Quarantine, Scenes
 from tests.unit.annotation_rows import KNOWN, NEVER_ASKED_FOR, SKIPPED, manifest, params, polygon, ring
 
@@ -58,6 +58,7 @@ def import_from(folder: Path, scenes: pd.DataFrame | None = None) -> dict[str, A
         rivers=folder,
         inputs=folder,
         folder=folder / "out",
+        canonical_folder=folder / "canonical",
     )
 
 

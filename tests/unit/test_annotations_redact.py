@@ -60,7 +60,9 @@ def test_two_exports_that_differ_in_signatures_alone_freeze_to_the_same_bytes(tm
     for name, signature in (("one", "5ec2e7"), ("two", "0ther")):
         row = GOOD | {"data_row": GOOD["data_row"] | {"row_data": SIGNED.replace("5ec2e7", signature)}}
         line = json.dumps(row).encode() + b"\n"
-        metrics = freeze([line], labelbox_export.parse, PARAMS, manifest(), tmp_path / name, {})
+        metrics = freeze(
+            [line], labelbox_export.parse, PARAMS, manifest(), tmp_path / name, tmp_path / name / "canonical", {}
+        )
         assert metrics["redacted_urls"] == 1
     for file in ("export.ndjson", "labels.parquet"):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()

@@ -12,12 +12,13 @@ import pytest
 import shapely
 from shapely import LineString, MultiPolygon, Point, Polygon, box
 
-from sandwatch import aoi, params
+from sandwatch import aoi
 from sandwatch.errors import InputError
 from sandwatch.files import sha256
 from sandwatch.geometry import reproject
 from sandwatch.rivers import Rivers, read
 from sandwatch.schemas import Aoi
+from sandwatch.split import Split, distance_km
 from tests.conftest import ROOT, write_geojson
 from tests.servers.listener import Listener
 
@@ -33,10 +34,8 @@ RIVERS = {
     "Lo": box(81.29, 21.9, 81.31, 22.1),
     "Mi": LineString([(75.31, 14.8), (75.3, 15.2)]),
 }
-AOI = params.Aoi(rivers="rivers.geojson", extent_m=5000, simplify_tolerance_m=250, buffer_m=1000)
-SPLIT = params.Split(
-    min_distance_km=50, holdout_rivers=("Lo",), val_fraction=0.25, block_m=3000, block_gap_m=320, seed=0
-)
+AOI = aoi.Aoi(rivers="rivers.geojson", extent_m=5000, simplify_tolerance_m=250, buffer_m=1000)
+SPLIT = Split(min_distance_km=50, holdout_rivers=("Lo",), val_fraction=0.25, block_m=3000, block_gap_m=320, seed=0)
 
 
 def write_sites(folder: Path, *lines: str, header: str = HEADER) -> Path:
@@ -100,6 +99,22 @@ def test_sites_that_are_only_inferred_do_not_chain_groups(tmp_path: Path) -> Non
     table = build(tmp_path, *LINES, "ka3,Ka,East,85.50,20.31,2023-01,infer").set_index("site_id")
     assert table.loc["ka1", "group"] != table.loc["ka2", "group"]
     assert len({table.loc[site, "group"] for site in ("ka1", "ka2", "ka3")}) == 3
+
+
+def test_sites_whose_scenes_overlap_are_one_group_however_far_their_areas_are(tmp_path: Path) -> None:
+    """Two parallel rivers run aslant, 4.9 km from each other: windows of one site may lie over those of the other."""
+    rivers = {
+        "Pa": LineString([(80.95, 19.95), (81.05, 20.05)]),
+        "Pb": LineString([(80.95 + 0.0335, 19.95 - 0.0316), (81.05 + 0.0335, 20.05 - 0.0316)]),
+        "Lo": RIVERS["Lo"],
+    }
+    lines = ["pa1,Pa,East,81.0,20.0,2023-01,label", "pb1,Pb,East,81.0335,19.9684,2023-01,label", LINES[2]]
+    sites = aoi.read_sites(write_sites(tmp_path, *lines))
+    path = write_geojson(tmp_path / "rivers.geojson", rivers)
+    table = aoi.build(sites, Rivers(path), aoi=AOI, split_params=SPLIT.model_copy(update={"min_distance_km": 1.0}))
+    table = table.set_index("site_id")
+    assert distance_km(table.loc["pa1", "geometry"], table.loc["pb1", "geometry"]) == pytest.approx(2.9, abs=0.1)
+    assert table.loc["pa1", "group"] == table.loc["pb1", "group"] != table.loc["lo1", "group"]
 
 
 def test_a_single_group_beside_the_holdout_is_blocks(tmp_path: Path) -> None:

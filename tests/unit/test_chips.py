@@ -1,4 +1,5 @@
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,14 @@ import rasterio
 from rasterio.features import rasterize
 from shapely.geometry import box, shape
 
-from sandwatch import chips as chips_module
 from sandwatch import raster, schemas, stack
-from sandwatch.chips import Cut, choose, cut, rasterise
+from sandwatch.chips import Chips, Cut, choose, cut, rasterise
 from sandwatch.errors import InputError
 from sandwatch.grid import Grid, Window
-from sandwatch.params import Bands, Chips, Split
+from sandwatch.params import Bands
+from sandwatch.split import Split
 from sandwatch.stack import IGNORED
+from tests.conftest import descriptors
 
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "real_labels"
 UTM = "EPSG:32645"
@@ -201,10 +203,11 @@ def region(tmp_path: Path) -> Region:
         "scenes": tmp_path / "scenes",
         "observations": pd.DataFrame(observations),
         "labels": gpd.GeoDataFrame(pd.concat(labels, ignore_index=True), crs="EPSG:4326"),
-        "ignored": gpd.GeoDataFrame({"feature_id": [], "obs_id": []}, geometry=[], crs="EPSG:4326"),
+        "ignored": gpd.GeoDataFrame({"obs_id": []}, geometry=[], crs="EPSG:4326"),
         "bands": BANDS,
         "chips": CHIPS,
         "split": SPLIT,
+        "workers": 2,
         "out": tmp_path / "chips",
     }
 
@@ -269,7 +272,7 @@ def test_an_ignored_area_is_ignored_where_no_label_is(region: Region) -> None:
     _, before = arrays(region, "s1_2020-01-01")
     labels = region["labels"]
     out = labels["feature_id"] == "s1-a"
-    region["labels"], region["ignored"] = labels[~out], labels.loc[out, ["feature_id", "obs_id", "geometry"]]
+    region["labels"], region["ignored"] = labels[~out], labels.loc[out, ["obs_id", "geometry"]]
     region["out"] = region["out"].parent / "without"
     made = cut(**region)
     _, mask = arrays(region, "s1_2020-01-01")
@@ -315,7 +318,7 @@ def test_metrics_and_notes_account_for_every_observation_and_label(region: Regio
     assert made.metrics["labels_without_chip"] == 3
     assert made.metrics["windows_val"] == 0
     assert made.metrics["windows_train"] == (made.windows["fold"] == "train").sum()
-    assert made.metrics["train_test_min_distance_km"] == pytest.approx(43.3, abs=0.2)
+    assert made.metrics["train_test_min_distance_km"] == pytest.approx(43.2 / 0.9996, abs=0.01)
     assert made.notes == (
         "s2_2020-01-01: no chips, because its site is only inferred",
         "s2_2020-02-01: no chips, because its site is only inferred",
@@ -330,14 +333,11 @@ def everything(made: Cut, out: Path) -> tuple[Any, ...]:
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("processors", [1, 3])
-def test_any_number_of_processors_gives_the_same(
-    region: Region, processors: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("workers", [1, 3])
+def test_any_number_of_workers_gives_the_same(region: Region, workers: int, tmp_path: Path) -> None:
     first = everything(cut(**region), region["out"])
-    monkeypatch.setattr(chips_module.os, "cpu_count", lambda: processors)
     again = tmp_path / "again"
-    assert everything(cut(**{**region, "out": again}), again) == first
+    assert everything(cut(**{**region, "workers": workers, "out": again}), again) == first
 
 
 def test_a_lone_group_is_cut_into_blocks_that_keep_their_gap(region: Region) -> None:
@@ -360,6 +360,26 @@ def test_folds_too_near_each_other_are_refused_by_name(region: Region) -> None:
         cut(**region)
 
 
+@pytest.mark.parametrize("promised_km", [0.0, 0.5])
+def test_windows_that_share_ground_are_refused_however_far_their_areas_are(region: Region, promised_km: float) -> None:
+    """AOIs 800 m apart in scenes that overlap: windows reach out of them, over the same pixels."""
+    grid = GRID.crop(Window(row=0, col=40, height=60, width=80))
+    for path in region["scenes"].glob("s3_*/*.tif"):
+        bands = {"s2": BANDS.s2, "s1": BANDS.s1}[path.stem]
+        pixels, nodata = raster.read(path, bands=bands), {"s2": 0, "s1": np.nan}[path.stem]
+        raster.write_cog(path, pixels, grid, bands=bands, nodata=nodata)
+    places = {"s1": px(0, 0, 60, 20), "s3": px(0, 60, 60, 20, grid)}
+    for site, place in places.items():
+        row = region["aoi"].index[region["aoi"]["site_id"] == site]
+        region["aoi"].loc[row, "geometry"] = gpd.GeoSeries([place], crs=UTM, index=row).to_crs("EPSG:4326")
+        region["aoi"].loc[row, "left_m"] = (GRID if site == "s1" else grid).left
+    region["chips"] = CHIPS.model_copy(update={"min_aoi_fraction": 0.01})
+    region["labels"] = region["labels"].iloc[:0]
+    region["split"] = SPLIT.model_copy(update={"min_distance_km": promised_km})
+    with pytest.raises(InputError, match=r"s1_2020-01-01 \(train\) and s3_2020-01-01 \(test\): got 0 km between"):
+        cut(**region)
+
+
 def test_an_observation_of_an_unknown_site_is_refused_by_name(region: Region) -> None:
     region["observations"].loc[2, "site_id"] = "elsewhere"
     with pytest.raises(InputError, match="observation s2_2020-01-01: got site elsewhere"):
@@ -376,3 +396,31 @@ def test_no_window_at_all_is_refused(region: Region) -> None:
     region["chips"] = CHIPS.model_copy(update={"min_valid_fraction": 1.0, "size_px": 64})
     with pytest.raises(InputError, match=r"params\.yaml: chips: got no window in 6 observations"):
         cut(**region)
+
+
+def test_more_observations_than_a_process_may_have_files_open(region: Region) -> None:
+    ids = [f"s1_{year}-{month:02}-01" for year in range(1990, 2015) for month in range(1, 13)]
+    region["aoi"] = region["aoi"].iloc[:1]
+    region["observations"] = pd.DataFrame({"obs_id": ids, "site_id": "s1"})
+    region["manifest"] = pd.DataFrame(
+        {"obs_id": obs_id, "product": product, "status": "exported", "path": f"s1_2020-01-01/{product}.tif"}
+        for obs_id in ids
+        for product in ("s2", "s1")
+    )
+    region["chips"] = CHIPS.model_copy(update={"stride_px": 32, "random_windows_per_chip_area": 0.0})
+    with descriptors(256):
+        made = cut(**region)
+    assert made.metrics["observations"] == len(ids) == 300
+
+
+def test_no_more_workers_than_asked_for(region: Region, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: set[int] = set()
+    read = raster.read
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        seen.add(threading.get_ident())
+        return read(*args, **kwargs)
+
+    monkeypatch.setattr(raster, "read", watched)
+    cut(**{**region, "workers": 1})
+    assert len(seen) == 1

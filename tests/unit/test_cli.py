@@ -15,7 +15,7 @@ import shapely
 import yaml
 from PIL import Image
 
-from sandwatch import cli, doctor, raster, schemas
+from sandwatch import cli, doctor, raster, remote, schemas
 from sandwatch.errors import InputError
 from sandwatch.files import sha256
 from sandwatch.grid import Grid
@@ -76,7 +76,7 @@ def lock(root, stages, present=True):
             (root / path).mkdir(parents=True, exist_ok=True)
 
 
-ALL = ("aoi", "export", "annotations", "chips", "train", "evaluate", "infer")
+ALL = ("check", "aoi", "export", "annotations", "chips", "train", "evaluate", "infer")
 
 
 def test_help_imports_nothing_heavy():
@@ -95,8 +95,9 @@ def test_doctor_on_a_fresh_clone_says_repro(clone, monkeypatch, capsys):
     assert (code, err) == (0, "")
     assert "torch" in out
     assert "synthetic" in out
-    assert "gs://your-bucket/sandwatch is a placeholder" in out
-    assert out.rstrip().endswith("dvc repro, to run aoi, export, annotations, chips, train, evaluate, infer")
+    assert "core.remote                    none: sandwatch remote gs://<bucket>/<folder>" in out
+    assert "pre-commit                     none" in out
+    assert out.rstrip().endswith("dvc repro, to run check, aoi, export, annotations, chips, train, evaluate, infer")
 
 
 def test_doctor_finds_credentials_and_never_shows_them(clone, tmp_path, monkeypatch, capsys):
@@ -137,14 +138,14 @@ def test_doctor_shows_the_line_of_a_wrong_key(clone, monkeypatch, capsys):
     params.write_text(params.read_text().replace("overlap_px: 64", "overlap_px: wide"))
     code, out, _ = call("doctor", monkeypatch=monkeypatch, capsys=capsys)
     assert code == 1
-    line = "params.yaml: infer.overlap_px: got 'wide'; expected a valid integer; edit params.yaml"
-    assert f"!! infer                          {line}" in out
+    line = "params.yaml: scoring.overlap_px: got 'wide'; expected a valid integer; edit params.yaml"
+    assert f"!! scoring                        {line}" in out
     assert out.rstrip().endswith(f"solve params.yaml, infer: {line}")
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("infer: [1\nmodel: 2", r"params.yaml: got while parsing.*line 1"), ("", r"params.yaml: got NoneType")],
+    [("infer: [1\nmodel: 2", r"params.yaml: got expected ',' or .* in line 2"), ("", r"params.yaml: got NoneType")],
 )
 def test_doctor_refuses_params_that_are_no_yaml(clone, text, message):
     (clone / "params.yaml").write_text(text)
@@ -188,7 +189,7 @@ def test_doctor_misses_a_region(clone):
 
 
 def test_next_is_what_is_not_done(clone):
-    lock(clone, ALL[:3])
+    lock(clone, ALL[:4])
     findings = doctor.examine(clone, {}, clone)
     assert doctor.next_step(findings) == "dvc repro, to run chips, train, evaluate, infer"
 
@@ -200,10 +201,9 @@ def test_next_is_to_look_when_all_is_done(clone):
 
 def test_next_is_to_pull_where_a_remote_can_have_the_outputs(clone):
     lock(clone, ALL, present=False)
-    assert doctor.next_step(doctor.examine(clone, {}, clone)).startswith("dvc repro, to run aoi")
-    config = clone / ".dvc/config"
-    config.write_text(config.read_text().replace("your-bucket", "sand"))
-    assert doctor.next_step(doctor.examine(clone, {}, clone)).startswith("dvc pull, to fetch the outputs of aoi")
+    assert doctor.next_step(doctor.examine(clone, {}, clone)).startswith("dvc repro, to run check, aoi")
+    remote.set_default(clone, "gs://sand/dvc")
+    assert doctor.next_step(doctor.examine(clone, {}, clone)).startswith("dvc pull, to fetch the outputs of check, aoi")
 
 
 def test_a_broken_dvc_config_is_a_problem(clone):
@@ -212,9 +212,72 @@ def test_a_broken_dvc_config_is_a_problem(clone):
     assert finding.state == "problem"
 
 
-def test_a_clone_without_remote_is_told_how_to_add_one(clone):
-    (clone / ".dvc/config").write_text("[core]\n    analytics = false\n")
-    assert examined(clone)["DVC remote", "core.remote"].detail == "none: dvc remote add --default storage gs://..."
+def test_an_example_that_became_the_default_is_no_remote(clone):
+    config = clone / ".dvc/config"
+    config.write_text(config.read_text().replace("[core]\n", "[core]\n    remote = storage\n"))
+    finding = examined(clone)["DVC remote", "storage"]
+    assert finding.state == "missing"
+    assert "gs://YOUR-BUCKET/sandwatch', whose bucket has a name that no bucket can have" in finding.detail
+
+
+def test_remote_says_what_it_did_and_what_comes_next(clone, monkeypatch, capsys):
+    code, out, err = call("remote", "gs://sand/dvc/", monkeypatch=monkeypatch, capsys=capsys)
+    assert (code, err) == (0, "")
+    assert out.splitlines()[0] == ".dvc/config: the default remote is storage, gs://sand/dvc"
+    assert "git commit .dvc/config" in out
+    assert "gcloud auth application-default login" in out
+    assert examined(clone)["DVC remote", "storage"] == doctor.Finding("DVC remote", "storage", "ok", "gs://sand/dvc")
+    _, out, _ = call("remote", "gs://other/dvc", monkeypatch=monkeypatch, capsys=capsys)
+    assert out.splitlines()[0] == "the default remote was storage, gs://sand/dvc; what lies there stays there"
+
+
+def test_a_bad_remote_is_one_line(clone, monkeypatch, capsys):
+    code, out, err = call("remote", f"gs://me:{SECRET}@sand/dvc", monkeypatch=monkeypatch, capsys=capsys)
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert err.startswith("error: address of the remote: got one with a user, a port, a query or a fragment")
+    assert SECRET not in err
+
+
+def test_params_says_every_fault_on_a_line_of_its_own(clone, monkeypatch, capsys):
+    assert call("params", monkeypatch=monkeypatch, capsys=capsys)[::2] == (0, "")
+    path = clone / "params.yaml"
+    path.write_text(
+        path.read_text().replace("learning_rate:", "learning_rte:").replace("match_iou: 0.1", "match_iou: 2")
+    )
+    code, out, err = call("params", monkeypatch=monkeypatch, capsys=capsys)
+    assert (code, out) == (1, "")
+    unknown, missing, wrong = err.splitlines()
+    assert unknown.startswith("error: params.yaml: train.learning_rte: got a key that does not exist")
+    assert unknown.endswith("; did you mean learning_rate? correct or remove it")
+    assert missing.startswith("error: params.yaml: train.learning_rate: got nothing")
+    assert wrong.startswith("error: params.yaml: evaluate.match_iou: got 2; expected less than or equal to 1")
+
+
+def test_params_outside_a_clone_is_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = call("params", monkeypatch=monkeypatch, capsys=capsys)
+    assert code == 1
+    assert err == (
+        "error: params.yaml: got No such file or directory; expected the params of a clone; "
+        "change into the clone's root\n"
+    )
+
+
+@pytest.mark.parametrize("section", ["aoi", "imagery", "annotations"])
+def test_doctor_survives_a_section_that_is_none(clone, section):
+    values = yaml.safe_load((clone / "params.yaml").read_text())
+    (clone / "params.yaml").write_text(yaml.safe_dump(values | {section: ["x"]}))
+    finding = examined(clone)["params.yaml", section]
+    assert finding.state == "problem"
+    assert finding.detail == f"params.yaml: {section}: got ['x']; expected keys with values; edit params.yaml"
+
+
+def test_doctor_installs_the_hook(clone, monkeypatch, capsys):
+    subprocess.run(["git", "init", "-q"], cwd=clone, check=True)
+    code, out, _ = call("doctor", "--hooks", monkeypatch=monkeypatch, capsys=capsys)
+    assert code == 0
+    assert "ok pre-commit                     refuses a commit of a params.yaml" in out
+    assert (clone / ".git/hooks/pre-commit").is_file()
 
 
 @pytest.fixture
@@ -252,9 +315,24 @@ def predict(root, obs_id, grid, polygon):
     row = {
         "detection_id": f"{obs_id}/00001", "obs_id": obs_id, "site_id": "kanhan", "river": "Kanhan",
         "date": "2023-02-01", "score_mean": 0.9, "score_max": 0.9, "area_m2": 90_000.0, "model_sha256": "0" * 64,
-        "label_fingerprint": "0" * 64, "params_sha256": "0" * 64, "scene_sha256": "{}", "geometry": polygon,
+        "label_fingerprint": "0" * 64, "scene_sha256": "{}", "geometry": polygon,
     }  # fmt: skip
     schemas.Detections.write(gpd.GeoDataFrame([row], crs=4326), folder / "detections.parquet")
+
+
+def test_show_draws_a_scene_without_natural_colours(scene, monkeypatch, capsys):
+    root, obs_id, grid, _ = scene
+    s2 = np.random.default_rng(0).integers(900, 1_100, (3, 60, 80)).astype(np.uint16)
+    s2[2, 20:] += 900  # red, in the lower part
+    path = root / "data" / "scenes" / obs_id / "s2.tif"
+    raster.write_cog(path, s2, grid, bands=("B8", "B11", "B12"), nodata=0)
+    manifest = schemas.Scenes.read(root / "data" / "scenes.parquet").assign(
+        product="s2", path=f"{obs_id}/s2.tif", bands="B8,B11,B12", dtype="uint16", sha256=sha256(path)
+    )
+    schemas.Scenes.write(manifest, root / "data" / "scenes.parquet")
+    assert call("show", obs_id, monkeypatch=monkeypatch, capsys=capsys)[:2] == (0, f"{obs_id}.png\n")
+    drawn = np.asarray(Image.open(root / f"{obs_id}.png").convert("RGB")).astype(int)
+    assert (drawn[..., 0] - drawn[..., 1] > 20).mean() > 0.15
 
 
 def test_show_draws_a_scene_and_its_prediction_once_there_is_one(scene, monkeypatch, capsys):

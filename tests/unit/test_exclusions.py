@@ -13,7 +13,7 @@ from sandwatch.annotations import build, exclusions, label_fingerprint
 from sandwatch.annotations.canonical import canonical_rows
 from sandwatch.annotations.exclusions import Exclusion
 from sandwatch.errors import InputError
-from sandwatch.params import Synthetic
+from sandwatch.imagery.params import Synthetic
 from sandwatch.schemas import Ignored, Labels
 from tests.unit.annotation_rows import (
     GOOD,
@@ -250,7 +250,14 @@ def test_sources_that_read_the_same_folder_honour_the_record(tmp_path: Path, sou
     exclusions.write(inputs, excluded(name).values())
     aoi: Any = None
     metrics = build(
-        using, SYNTHETIC, aoi=aoi, manifest=manifest(), rivers=inputs, inputs=inputs, folder=tmp_path / "out"
+        using,
+        SYNTHETIC,
+        aoi=aoi,
+        manifest=manifest(),
+        rivers=inputs,
+        inputs=inputs,
+        folder=tmp_path / "out",
+        canonical_folder=tmp_path / "canonical",
     )
     assert ignored_in(tmp_path / "out") == [(name, KNOWN[0])]
     assert (metrics["labels"], metrics["exclusions_unmatched"]) == (1, 0)

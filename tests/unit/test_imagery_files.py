@@ -19,15 +19,16 @@ from sandwatch.errors import InputError
 from sandwatch.export import export
 from sandwatch.files import sha256
 from sandwatch.grid import Grid, Window
-from sandwatch.imagery import Composite
+from sandwatch.imagery import Composite, Site
 from sandwatch.imagery.files import Files
+from sandwatch.imagery.params import Imagery
 from sandwatch.schemas import Scenes
 from tests.conftest import CRS, GRID, a_site, reflectance, write_raster
 from tests.servers.gcs import serve_gcs
 
 BANDS = params.Bands(s2=("B4", "B3", "B2"), s1=())
 RADAR = params.Bands(s2=("B4",), s1=("VV", "VH"))
-IMAGERY = params.Imagery(source="files", min_coverage=0.6)
+IMAGERY = Imagery(source="files", min_coverage=0.6)
 OBS = "Bhargavi_1_2023-01-01"
 ROW = {"obs_id": OBS, "product": "s2", "path": "a.tif", "bands": "B4 B3 B2", "scale": "1", "offset": "0"}
 
@@ -426,3 +427,30 @@ def test_an_error_in_a_worker_reaches_the_user(tmp_path: Path) -> None:
     write_raster(tmp_path / "b.tif", reflectance(3), crs=None)
     with pytest.raises(InputError, match=r"b.tif: got CRS None"):
         run_export(tmp_path, ROW, ROW | {"obs_id": "Bhargavi_1_2023-02-01", "path": "b.tif"}, workers=2, months=months)
+
+
+class Weighed:
+    """A source that counts in its own process how often it is sent to others."""
+
+    def __init__(self, source: Files) -> None:
+        self.source, self.sent = source, 0
+
+    def __call__(self, site: Site, month: date) -> Composite:
+        return self.source(site, month)
+
+    def __reduce__(self) -> tuple[type["Weighed"], tuple[Files]]:
+        self.sent += 1
+        return Weighed, (self.source,)
+
+
+def test_the_source_goes_to_each_worker_once(tmp_path: Path) -> None:
+    months = tuple(date(2023, month, 1) for month in range(1, 10))
+    write_raster(tmp_path / "a.tif", reflectance(3))
+    places = [a_site(months=months)]
+    rows = [ROW | {"obs_id": f"Bhargavi_1_{month}"} for month in months]
+    source = Weighed(Files.open(write_manifest(tmp_path, *rows), bands=BANDS, places=places))
+    table = export(
+        places, source, folder=tmp_path / "s", bands=BANDS, imagery=IMAGERY, workers=2, progress=lambda _: None
+    )
+    assert (table["status"] == "exported").all()
+    assert source.sent == 2

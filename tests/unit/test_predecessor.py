@@ -20,6 +20,7 @@ from sandwatch.imagery.files import Files
 from sandwatch.predecessor import Migrated, write_region
 from sandwatch.rivers import Rivers
 from sandwatch.schemas import Aoi
+from sandwatch.split import Split
 from tests.conftest import GRID, reflectance, write_geojson, write_raster
 
 SITE = "Ganges_Patna_85-1_25-66"
@@ -92,8 +93,8 @@ def test_the_region_goes_through_aoi_and_export(tmp_path: Path, shared: Any) -> 
     table = aoi.build(
         aoi.read_sites(tmp_path / "region" / "sites.csv"),
         Rivers(tmp_path / "region" / "rivers.geojson"),
-        aoi=params.Aoi(rivers="rivers.geojson", extent_m=14000, simplify_tolerance_m=0, buffer_m=0),
-        split_params=params.Split(
+        aoi=aoi.Aoi(rivers="rivers.geojson", extent_m=14000, simplify_tolerance_m=0, buffer_m=0),
+        split_params=Split(
             min_distance_km=50, holdout_rivers=("Waiganga",), val_fraction=0.25, block_m=3000, block_gap_m=320, seed=0
         ),
     )

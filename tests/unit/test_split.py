@@ -6,6 +6,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyproj
 import pytest
 import shapely
@@ -16,7 +17,7 @@ from shapely import Point, box
 from sandwatch import split
 from sandwatch.errors import InputError
 from sandwatch.grid import Grid, Window, tile
-from sandwatch.params import Split
+from sandwatch.split import Split
 from tests.strategies import places
 
 GEOD = pyproj.Geod(ellps="WGS84")
@@ -273,7 +274,67 @@ def test_a_leak_names_two_observations_and_the_distance() -> None:
         split.check_leak(names, ["val", "val", "train", "test"], at, min_distance_km=50)
     with pytest.raises(InputError, match=r"a_2023-01-01 \(blocks\) and b_2023-01-01 \(test\)"):
         split.check_leak(names, ["blocks", "blocks", "test", "test"], at, min_distance_km=50)
-    with pytest.raises(InputError, match=r"a_2023-01-01 \(train\) and a_2023-05-01 \(val\): got 0.0 km"):
+    with pytest.raises(InputError, match=r"a_2023-01-01 \(train\) and a_2023-05-01 \(val\): got 0 km"):
         split.check_leak(names, ["train", "val", "train", "test"], at, min_distance_km=50)
     split.check_leak(names, ["train", "train", "infer", "test"], at, min_distance_km=50)
     split.check_leak([], [], [], min_distance_km=50)
+
+
+def a_table(*sites: tuple[str, str, Grid]) -> pd.DataFrame:
+    """The columns of schemas.Aoi that say where a site's scenes lie, of (site_id, fold, grid)."""
+    return pd.DataFrame(
+        [(site, fold, g.crs, g.left, g.top, g.width, g.height) for site, fold, g in sites],
+        columns=["site_id", "fold", "utm_crs", "left_m", "top_m", "width_px", "height_px"],
+    )
+
+
+def windows_of(*rows: tuple[str, str, int, int]) -> pd.DataFrame:
+    """Windows of 32 px, of (site_id, fold, row, column)."""
+    table = pd.DataFrame(rows, columns=["site_id", "fold", "row", "col"])
+    return table.assign(obs_id=table["site_id"] + "_2023-01-01", size_px=32)
+
+
+NEAR = Grid(crs="EPSG:32644", left=810_000, top=2_246_000, width=200, height=100)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 90), st.integers(0, 190)), min_size=1, max_size=5))
+def test_the_ground_of_windows_is_theirs_and_the_scenes(corners: list[tuple[int, int]]) -> None:
+    covered = np.zeros((NEAR.height + 32, NEAR.width + 32), bool)
+    for row, col in corners:
+        covered[row : row + 32, col : col + 32] = True
+    found = split.ground(NEAR, windows_of(*(("a", "train", *corner) for corner in corners)))
+    assert split.ground(NEAR).buffer(1e-6).contains(found)
+    to_metres = pyproj.Transformer.from_crs("EPSG:4326", NEAR.crs, always_xy=True)
+    area = shapely.transform(found, lambda xy: np.column_stack(to_metres.transform(*xy.T))).area
+    assert area == pytest.approx(covered[: NEAR.height, : NEAR.width].sum() * 100, rel=1e-4)
+
+
+def test_windows_over_the_same_ground_are_refused_over_utm_zones_too() -> None:
+    """Two grids on either side of 84 degrees east, from zone 44 and zone 45, over the same place."""
+    across = pyproj.Transformer.from_crs("EPSG:32644", "EPSG:32645", always_xy=True)
+    x, y = across.transform(NEAR.left + 1000, NEAR.top - 500)
+    there = Grid.covering((x, y - 1000, x + 2000, y), "EPSG:32645")
+    aoi = a_table(("a", "train", NEAR), ("b", "test", there))
+    nowhere = settings_of(min_distance_km=0)
+    apart = split.footprints(windows_of(("a", "train", 0, 0), ("b", "test", 0, 80)), aoi)
+    split.check_windows(apart, nowhere)
+    gap = split.distance_km(*apart.geometry)
+    split.check_windows(apart, settings_of(min_distance_km=gap * 0.99))
+    with pytest.raises(InputError, match=rf"a_2023-01-01 \(train\) and b_2023-01-01 \(test\): got {gap:.3g} km"):
+        split.check_windows(apart, settings_of(min_distance_km=gap * 1.01))
+    together = windows_of(("a", "train", 50, 110), ("a", "train", 0, 0), ("b", "test", 0, 0))
+    with pytest.raises(InputError, match=r"got 0 km between their windows; expected more than 0 km \(split.min_dis"):
+        split.check_windows(split.footprints(together, aoi), nowhere)
+
+
+def test_windows_of_blocks_are_held_to_the_gap_and_not_to_the_distance() -> None:
+    aoi = a_table(("a", "blocks", NEAR))
+    read = split.footprints(windows_of(("a", "train", 0, 0), ("a", "val", 0, 66)), aoi)  # 340 m between them
+    split.check_windows(read, settings_of(block_gap_m=320))
+    with pytest.raises(InputError, match=r"a_2023-01-01 \(train\) and a_2023-01-01 \(val\): got 0.34 km .*block_gap_m"):
+        split.check_windows(read, settings_of(block_gap_m=350))
+    tested = pd.concat([windows_of(("a", "train", 0, 0)), windows_of(("b", "test", 0, 0))])
+    aoi = a_table(("a", "blocks", NEAR), ("b", "test", NEAR.crop(Window(row=0, col=500, height=100, width=200))))
+    with pytest.raises(InputError, match=r"a_2023-01-01 \(blocks\) and b_2023-01-01 \(test\): got 4.68 km .*min_dist"):
+        split.check_windows(split.footprints(tested, aoi), settings_of())

@@ -21,17 +21,19 @@ from sklearn.metrics import roc_auc_score
 
 from sandwatch import params, stack
 from sandwatch.annotations import labelbox_export
+from sandwatch.annotations.params import Annotations
 from sandwatch.annotations.synthetic import rows
 from sandwatch.errors import InputError
 from sandwatch.geometry import WGS84, reproject
 from sandwatch.grid import Grid
 from sandwatch.imagery import Site, synthetic
+from sandwatch.imagery.params import Synthetic
 from sandwatch.imagery.synthetic import Painter, truth
 
 ROOT = Path(__file__).parents[2]
 BANDS = params.Bands(s2=params.S2_L2A_BANDS, s1=params.S1_BANDS)
-SYNTHETIC = params.Synthetic(seed=8, cloud_fraction=0.05, annotator_error_m=8.0)
-ANNOTATIONS = params.read(ROOT / "params.yaml", params.Annotations)
+SYNTHETIC = Synthetic(seed=8, cloud_fraction=0.05, annotator_error_m=8.0)
+ANNOTATIONS = params.read(ROOT / "params.yaml", Annotations)
 DRY, WET = date(2022, 4, 1), date(2022, 10, 1)
 CRS = "EPSG:32728"
 # Three kilometres of river from the west to the north-east: no symmetry, so that a flip can't hide.
@@ -53,7 +55,7 @@ def make_site(name: str = "Bend", *, width: int = 310, height: int = 260) -> Sit
     )
 
 
-def paint(site: Site, month: date, section: params.Synthetic = SYNTHETIC) -> tuple[np.ndarray, np.ndarray]:
+def paint(site: Site, month: date, section: Synthetic = SYNTHETIC) -> tuple[np.ndarray, np.ndarray]:
     composite = Painter(rivers=RIVERS, bands=BANDS, synthetic=section)(site, month)
     assert composite.s2 is not None
     assert composite.s1 is not None

@@ -17,17 +17,20 @@ from typing import Any
 import geopandas as gpd
 import pandas as pd
 
-from sandwatch.annotations import exclusions, geojson, labelbox_export
+from sandwatch.annotations import canonical, exclusions, geojson, labelbox_export
 from sandwatch.annotations.canonical import label_fingerprint
 from sandwatch.annotations.exclusions import Exclusion
+from sandwatch.annotations.params import Annotations
 from sandwatch.annotations.record import MalformedError, Row
 from sandwatch.annotations.redact import redact
 from sandwatch.annotations.rules import Judge, scenes_of
 from sandwatch.errors import InputError
 from sandwatch.files import whole
-from sandwatch.params import Annotations, Synthetic
+from sandwatch.imagery.params import Synthetic
 from sandwatch.schemas import WGS84, Ignored, Labels, Observations, Quarantine
 from sandwatch.stage import progress
+
+Parse = Callable[[bytes, Annotations], Row]
 
 __all__ = ["build", "freeze", "label_fingerprint", "summary"]
 
@@ -41,6 +44,7 @@ def build(
     rivers: Path,
     inputs: Path,
     folder: Path,
+    canonical_folder: Path,
 ) -> dict[str, Any]:
     """Freezes a snapshot of the labels and makes its tables.
 
@@ -52,6 +56,7 @@ def build(
         rivers: file with the river geometry.
         inputs: the region's folder ``annotations``: exclusions.csv, and what the other sources read.
         folder: gets export.ndjson, labels.parquet, observations.parquet, ignored.parquet and quarantine.parquet.
+        canonical_folder: gets what the label fingerprint covers, as :func:`canonical.write` says.
 
     Returns:
         The stage's metrics: flat, numbers and the label fingerprint.
@@ -60,27 +65,41 @@ def build(
         InputError: the source or the exclusions can't be read, or :func:`freeze` finds no usable polygon.
     """
     excluded = exclusions.read(inputs)
+    raw, parse = _source(params, synthetic, aoi=aoi, manifest=manifest, rivers=rivers, inputs=inputs)
+    return freeze(raw, parse, params, manifest, folder, canonical_folder, excluded)
+
+
+def _source(
+    params: Annotations,
+    synthetic: Synthetic,
+    *,
+    aoi: gpd.GeoDataFrame,
+    manifest: pd.DataFrame,
+    rivers: Path,
+    inputs: Path,
+) -> tuple[Iterable[bytes], Parse]:
+    """The raw rows of the source that params name, and what reads one of them."""
     if params.source == "geojson":
-        return freeze(geojson.raw_rows(inputs, params), geojson.parse, params, manifest, folder, excluded)
+        return geojson.raw_rows(inputs, params), geojson.parse
     if params.source == "labelbox_export":
-        return freeze(labelbox_export.raw_rows(inputs), labelbox_export.parse, params, manifest, folder, excluded)
+        return labelbox_export.raw_rows(inputs), labelbox_export.parse
     if params.source == "labelbox":
         from sandwatch.annotations import labelbox
 
-        return freeze(labelbox.raw_rows(params), labelbox_export.parse, params, manifest, folder, excluded)
+        return labelbox.raw_rows(params), labelbox_export.parse
     from sandwatch.annotations import synthetic as painter
 
     rows = painter.rows(aoi, rivers, manifest, synthetic, params)
-    lines = (json.dumps(row, sort_keys=True, ensure_ascii=False).encode() + b"\n" for row in rows)
-    return freeze(lines, labelbox_export.parse, params, manifest, folder, excluded)
+    return (json.dumps(row, sort_keys=True, ensure_ascii=False).encode() + b"\n" for row in rows), labelbox_export.parse
 
 
 def freeze(
     raw_rows: Iterable[bytes],
-    parse: Callable[[bytes, Annotations], Row],
+    parse: Parse,
     params: Annotations,
     manifest: pd.DataFrame,
     folder: Path,
+    canonical_folder: Path,
     excluded: Mapping[str, Exclusion],
 ) -> dict[str, Any]:
     """Freezes raw rows and makes the tables of them; memory holds the tables and one raw row at a time.
@@ -91,6 +110,7 @@ def freeze(
         params: as for :func:`build`.
         manifest: as for :func:`build`.
         folder: as for :func:`build`.
+        canonical_folder: as for :func:`build`.
         excluded: what must not be learnt from, by id; ids that nothing in the rows has are told and counted.
 
     Returns:
@@ -135,7 +155,7 @@ def freeze(
     Observations.write(observations, folder / "observations.parquet")
     Ignored.write(ignored, folder / "ignored.parquet")
     return {
-        "label_fingerprint": label_fingerprint(labels, observations, ignored),
+        "label_fingerprint": canonical.write(canonical_folder, labels, observations, ignored),
         "rows": rows,
         "labels": len(labels),
         "labels_low": int((labels["confidence"] == "low").sum()),

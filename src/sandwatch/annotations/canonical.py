@@ -16,6 +16,7 @@ mine) has the canonical row ``["", obs_id, "", "", []]``: it trains the model as
 (an excluded label's, whose pixels train nothing) has the canonical row ``["", obs_id, "", "ignored", polygons]``.
 
 The **label fingerprint** is the SHA-256 of all canonical rows, sorted by their bytes, each followed by a newline.
+``data/canonical/`` holds what the fingerprint covers, as tables whose bytes depend on nothing else.
 Anyone can compute it again from ``labels.parquet``, ``observations.parquet`` and ``ignored.parquet``; where there is no
 ignored area, it is that of the first two alone.
 """
@@ -24,15 +25,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
+import geopandas as gpd
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import shapely
 from shapely.geometry import MultiPolygon, Polygon
+
+from sandwatch import schemas
+from sandwatch.files import write_json
 
 QUANTA_PER_DEGREE = 10**7
 REPAIR_TOLERANCE = 0.01
@@ -94,6 +102,45 @@ def canonical_row(feature_id: str, obs_id: str, class_name: str, confidence: str
     return _ENCODE([feature_id, obs_id, class_name, confidence, shape]).encode()
 
 
+def write(folder: Path, labels: Any, observations: Any, ignored: Any) -> str:
+    """Writes what the label fingerprint covers and nothing else: the same fingerprint, the same bytes.
+
+    Writes labels.parquet, observations.parquet and ignored.parquet (``schemas.CanonicalLabels``,
+    ``CanonicalObservations``, ``CanonicalIgnored``), with geometries in canonical form, and fingerprint.json.
+
+    Args:
+        folder: to write to.
+        labels: as ``schemas.Labels`` defines them.
+        observations: as ``schemas.Observations`` defines them.
+        ignored: as ``schemas.Ignored`` defines them.
+
+    Returns:
+        The label fingerprint.
+    """
+    rows, areas = canonical_rows(labels), sorted(_ignored_rows(ignored))
+    fingerprint = _fingerprint(rows, observations, areas)
+    kept = labels[["feature_id", "obs_id", "class_name", "confidence"]]
+    schemas.CanonicalLabels.write(_table(kept, rows), folder / "labels.parquet")
+    schemas.CanonicalObservations.write(observations[["obs_id", "site_id"]], folder / "observations.parquet")
+    names = pd.DataFrame({"obs_id": pd.Series([json.loads(row)[1] for row in areas], dtype="str")})
+    schemas.CanonicalIgnored.write(_table(names, areas), folder / "ignored.parquet")
+    write_json(folder / "fingerprint.json", {"label_fingerprint": fingerprint})
+    return fingerprint
+
+
+def _table(columns: Any, rows: Sequence[bytes]) -> gpd.GeoDataFrame:
+    """A table with the geometries that canonical rows hold."""
+    return gpd.GeoDataFrame(columns, geometry=[_geometry(json.loads(row)[4]) for row in rows], crs=schemas.WGS84)
+
+
+def _geometry(shape: Sequence[Any]) -> Polygon | MultiPolygon:
+    """The geometry, in degrees, of a canonical form."""
+    # A ring under a centimetre may be left with less than the three vertices that a polygon needs.
+    parts = [[np.resize(ring, (max(len(ring), 3), 2)) / QUANTA_PER_DEGREE for ring in part] for part in shape]
+    polygons = [Polygon(exterior, holes) for exterior, *holes in parts]
+    return polygons[0] if len(polygons) == 1 else MultiPolygon(polygons)
+
+
 def label_fingerprint(labels: Any, observations: Any, ignored: Any = None) -> str:
     """The label fingerprint of tables as ``schemas.Labels``, ``Observations`` and ``Ignored`` define them.
 
@@ -110,11 +157,17 @@ def label_fingerprint(labels: Any, observations: Any, ignored: Any = None) -> st
 
 def fingerprint_of(rows: list[bytes], observations: Any, ignored: Any = None) -> str:
     """As :func:`label_fingerprint`, from the rows that :func:`canonical_rows` gives of the labels."""
-    if ignored is not None:
-        rows = rows + canonical_rows(ignored.assign(feature_id="", class_name="", confidence="ignored"))
+    return _fingerprint(rows, observations, [] if ignored is None else _ignored_rows(ignored))
+
+
+def _ignored_rows(ignored: Any) -> list[bytes]:
+    return canonical_rows(ignored.assign(feature_id="", class_name="", confidence="ignored"))
+
+
+def _fingerprint(rows: list[bytes], observations: Any, areas: list[bytes]) -> str:
     negatives = observations["obs_id"][~observations["has_mines"]]
     digest = hashlib.sha256()
-    for row in sorted([*rows, *(canonical_row("", obs_id, "", "", ()) for obs_id in negatives)]):
+    for row in sorted([*rows, *areas, *(canonical_row("", obs_id, "", "", ()) for obs_id in negatives)]):
         digest.update(row + b"\n")
     return digest.hexdigest()
 

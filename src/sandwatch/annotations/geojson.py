@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from sandwatch.annotations.canonical import UnusableGeometryError, canonical, read_polygon
+from sandwatch.annotations.params import Annotations
 from sandwatch.annotations.record import Drawn, Label, MalformedError, Row
 from sandwatch.errors import InputError
-from sandwatch.params import Annotations
 
 MANIFEST = "annotations.csv"
 LONGITUDE_LATITUDE = ("CRS84", "EPSG::4326", "EPSG:4326")

@@ -23,8 +23,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
+from sandwatch.annotations.params import Annotations
 from sandwatch.errors import InputError, unsigned
-from sandwatch.params import Annotations
 from sandwatch.retries import ATTEMPTS, pause, retrying
 
 URL = "SANDWATCH_LABELBOX_URL"

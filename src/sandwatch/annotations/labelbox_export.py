@@ -15,9 +15,9 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from sandwatch.annotations.params import Annotations
 from sandwatch.annotations.record import Drawn, Label, MalformedError, Row
 from sandwatch.errors import InputError
-from sandwatch.params import Annotations
 
 FILE = "export.ndjson"
 

@@ -64,9 +64,9 @@ from shapely.geometry.base import BaseGeometry
 
 from sandwatch.annotations.canonical import UnusableGeometryError, canonical, canonical_row, read_polygon
 from sandwatch.annotations.exclusions import Exclusion
+from sandwatch.annotations.params import Annotations
 from sandwatch.annotations.record import Drawn, Label, MalformedError, Row
 from sandwatch.geometry import WGS84, reproject
-from sandwatch.params import Annotations
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,10 +20,11 @@ import shapely
 from shapely.geometry import Polygon
 from shapely.geometry.base import BaseGeometry
 
-from sandwatch import params
+from sandwatch.annotations.params import Annotations
 from sandwatch.geometry import WGS84, reproject, transformer
 from sandwatch.imagery import Site, river_lines, sites
 from sandwatch.imagery.noise import generator, normal
+from sandwatch.imagery.params import Synthetic
 from sandwatch.imagery.synthetic import truth
 
 PROJECT = "Sand mines, sample region (synthetic)"
@@ -37,8 +38,8 @@ def rows(
     aoi: gpd.GeoDataFrame,
     rivers: Path,
     manifest: pd.DataFrame,
-    synthetic: params.Synthetic,
-    annotations: params.Annotations,
+    synthetic: Synthetic,
+    annotations: Annotations,
 ) -> list[dict[str, Any]]:
     """One row of a Labelbox export for each observation that was sent to the annotators.
 
@@ -76,8 +77,8 @@ class _Seen:
         site: Site,
         month: date,
         rivers: BaseGeometry,
-        annotations: params.Annotations,
-        synthetic: params.Synthetic,
+        annotations: Annotations,
+        synthetic: Synthetic,
     ) -> None:
         self.obs_id = f"{site.site_id}_{month:%Y-%m-%d}"
         self.site, self.annotations = site, annotations

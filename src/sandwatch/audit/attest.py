@@ -18,15 +18,15 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from sandwatch.audit import chain
-from sandwatch.audit.chain import ANNOTATIONS, CHIPS, EXPOSURES, MODELS, SCENES, TRAIN, WEIGHTS
+from sandwatch.audit.chain import ANNOTATIONS, CHIPS, EXPOSURES, MODELS, PIPELINE, SCENES, TRAIN, WEIGHTS
 from sandwatch.audit.folders import whole_folder
 from sandwatch.audit.forward import follow
 from sandwatch.audit.history import LOCK, History, read_yaml
 from sandwatch.audit.objects import CorruptError, MissingError, Objects
-from sandwatch.audit.record import Audit
+from sandwatch.audit.record import WORDS, Audit
 from sandwatch.audit.statement import ATTESTATION, BUILD_TYPE, PREDICATE, SIGNATURE, SUBJECTS, plain
 from sandwatch.errors import InputError
-from sandwatch.files import sha256, write_json
+from sandwatch.files import left_behind, sha256, write_json
 
 BUILDER = "sandwatch:attesting-environment/v1"
 """Who says so: the environment that followed the chain after the commit. It need not be the one that trained."""
@@ -113,15 +113,15 @@ def followed(
                 target, got="a result", expected="a model or a revision", fix="name the model that made it"
             )
         audit = follow(hand, history, objects)
-        bad = next(iter(audit.broken), None)
-        if bad is None and (audit.revision is None or audit.card is None):
-            bad = next(link for link in audit.links if link.name == "revision")
-        if bad is not None:
+        bad = next((link for link in audit.links if link.state == audit.state), None)
+        if bad is not None and (
+            audit.state in ("broken", "uncommitted") or audit.revision is None or audit.card is None
+        ):
             raise InputError(
                 target,
-                got=f"link {bad.name} {bad.state}: {bad.detail}",
+                got=f"link {bad.name} {WORDS[bad.state]}: {bad.detail}",
                 expected="a model that a commit holds, with no link broken",
-                fix="commit it, or mend that link; sandwatch audit shows all",
+                fix=f"{audit.remedy}; sandwatch audit shows all",
             )
         yield audit, history, objects
     finally:
@@ -136,11 +136,10 @@ def _files(target: str, audit: Audit, history: History, objects: Objects) -> dic
     """
     assert audit.revision is not None
     assert audit.card is not None
-    model = chain.model_of(history.lock(audit.revision))
-    assert model is not None
+    held = dict(chain.model_of(history.lock(audit.revision)) or ())
     try:
-        files = {name: objects.file(model, name, MODELS) for name in (*SUBJECTS, EXPOSURES)}
-    except (MissingError, CorruptError) as error:
+        files = {name: objects.path(held[name], f"{MODELS}/{name}") for name in (*SUBJECTS, EXPOSURES)}
+    except (MissingError, CorruptError, KeyError) as error:
         raise InputError(
             f"attest {target}",
             got=str(error),
@@ -159,7 +158,7 @@ def _files(target: str, audit: Audit, history: History, objects: Objects) -> dic
 
 def _is_release(folder: Path, weights_sha256: str) -> bool:
     """Whether nothing but a release of this model lies in a folder."""
-    names = {path.name for path in folder.iterdir()}
+    names = {path.name for path in folder.iterdir() if not left_behind(path.name)}
     return {*SUBJECTS, ATTESTATION} <= names <= {*SUBJECTS, ATTESTATION, SIGNATURE} and sha256(
         folder / WEIGHTS
     ) == weights_sha256
@@ -211,11 +210,12 @@ def _materials(audit: Audit, history: History, objects: Objects) -> list[dict[st
     assert audit.revision is not None
     assert audit.card is not None
     revision, card, lock = audit.revision, audit.card, history.lock(audit.revision)
-    chips = lock.stage(lock.maker(CHIPS) or "")
+    chips, annotations = lock.stage(lock.maker(CHIPS) or ""), chain.annotations_of(lock)
     assert chips is not None
-    found = {**card.inputs, **card.code, **history.hashes(revision, [LOCK, "params.yaml"], "sha256")}
+    assert annotations is not None
+    in_git = [*card.code, LOCK, PIPELINE, "params.yaml"]
+    found = {**card.inputs, **history.hashes(revision, in_git, "sha256")}
     try:
-        annotations = chips.deps[ANNOTATIONS]
         for name in objects.tree(annotations, ANNOTATIONS):
             found[f"{ANNOTATIONS}/{name}"] = sha256(objects.file(annotations, name, ANNOTATIONS))
         found[SCENES] = sha256(objects.path(chips.deps[SCENES], SCENES))

@@ -16,9 +16,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from sandwatch.audit.chain import ANNOTATIONS, CARD, CHIPS, EXPOSURES, MODELS, TRAIN, models
+from sandwatch.audit.chain import (
+    ANNOTATIONS,
+    CARD,
+    CHIPS,
+    EXPOSURES,
+    MODELS,
+    TRAIN,
+    WEIGHTS,
+    Files,
+    annotations_of,
+    models,
+)
 from sandwatch.audit.forward import Parts, count
 from sandwatch.audit.history import History
+from sandwatch.audit.known import Known, place_of
 from sandwatch.audit.objects import CorruptError, MissingError, Objects
 from sandwatch.audit.record import USES, Revision
 from sandwatch.errors import InputError
@@ -107,7 +119,7 @@ class Touched:
     """A model, and what it did with the labels asked about.
 
     Attributes:
-        folder: MD5 of the model's folder in ``dvc.lock``.
+        weights_md5: of the weights, as ``dvc.lock`` holds them.
         revisions: that hold it, newest first.
         weights_sha256, label_fingerprint: as its card says; None where the card can't be reached.
         state: ``trained``, ``validated``, ``tested`` (the strongest that holds of any label), ``never saw`` or
@@ -119,7 +131,7 @@ class Touched:
         detail: why it is unknown.
     """
 
-    folder: str
+    weights_md5: str
     revisions: tuple[Revision, ...]
     weights_sha256: str | None = None
     label_fingerprint: str | None = None
@@ -161,27 +173,42 @@ def backward(
         offline: don't ask any remote.
 
     Raises:
-        InputError: there is no DVC repository here, or no label of its history is meant.
+        InputError: there is no DVC repository here, or no label set of its history knows what is asked about.
     """
     history = History.here(where)
     try:
         objects = Objects(history.root, remote=remote, offline=offline)
         search = _Search(question, history, objects)
         found = tuple(search.of(folder, revisions) for folder, revisions in models(history).items())
+        elsewhere = () if search.meant or search.negatives else (_elsewhere(question, history, objects),)
     finally:
         history.git.close()
     unknown = sum(model.state == "unknown" for model in found)
     missed = (f"{unknown} of {len(found)} models could not be looked into",) if unknown else ()
     labels = pd.DataFrame(sorted(search.meant.items()), columns=["feature_id", "obs_id"])
-    if labels.empty and not search.negatives and not unknown:
-        asked = ", ".join(f"{name} {value}" for name, value in question.asked.items())
+    return Backward(question=question, models=found, labels=labels, notes=(*history.notes, *missed, *elsewhere))
+
+
+def _elsewhere(question: Question, history: History, objects: Objects) -> str:
+    """Where what no model has is named: in quarantine, say.
+
+    Raises:
+        InputError: it is named nowhere, or nothing was created on the days asked about.
+    """
+    known = Known.of(history, objects)
+    said = place_of(known, question.label, question.annotator, question.who)
+    if question.since is not None or question.until is not None:
+        days = f"{min(known.days)} to {max(known.days)}" if known.days else "no day that is recorded"
         raise InputError(
-            f"labels with {asked}",
-            got=f"none in the {len(found)} models of this history",
-            expected="a feature id, a label id, an annotator or a range of days that some model's labels have",
-            fix="look them up with sandwatch audit REV --csv labels.csv",
+            "--from, --to",
+            got=f"no label created from {question.since or 'the first day'} to {question.until or 'the last'}"
+            + (f" ({known.missed})" if known.unread else ""),
+            expected=f"days on which the labels asked about were created; all labels are of {days}",
+            fix="ask for other days",
         )
-    return Backward(question=question, models=found, labels=labels, notes=(*history.notes, *missed))
+    return f"{said}, but not among the labels that any model was made with" + (
+        f"; {known.missed}" if known.unread else ""
+    )
 
 
 class _Search:
@@ -196,22 +223,23 @@ class _Search:
         self._places: dict[int, tuple[pa.ChunkedArray, pd.Series, Any]] = {}
         # Whoever ran a part of the stages has a lock whose chips are no longer those that training read.
         self._annotations: dict[str, str] = {}
-        known: dict[str, None] = {}
+        chips: dict[str, None] = {}
         for revision in history.revisions:
             lock = history.lock(revision)
-            train, chips = lock.stage(TRAIN), lock.stage("chips")
-            if chips is not None and {CHIPS} <= chips.outs.keys():
-                self._annotations.setdefault(chips.outs[CHIPS], chips.deps[ANNOTATIONS])
+            train, cut, annotations = lock.stage(TRAIN), lock.stage("chips"), annotations_of(lock)
+            if cut is not None and annotations is not None:
+                self._annotations.setdefault(cut.outs[CHIPS], annotations)
             if train is not None:
-                known |= dict.fromkeys([train.outs[MODELS], train.deps[CHIPS]])
-        self._fetch(list(known))
+                chips[train.deps[CHIPS]] = None
+        self._fetch(list(chips))
 
-    def _fetch(self, folders: list[str]) -> None:
-        """Pulls all that is needed in two goes: listings, then tables."""
-        self._objects.fetch([*folders, *self._annotations.values()])
-        wanted = []
+    def _fetch(self, chips: list[str]) -> None:
+        """Pulls all that is needed in two goes: listings, then files."""
+        self._objects.fetch([*chips, *self._annotations.values()])
+        held = [dict(files) for files in models(self._history)]
+        wanted = [files[name] for files in held for name in (CARD, EXPOSURES) if name in files]
         for names, oids in (
-            ((CARD, EXPOSURES, "windows.parquet", "chip_labels.parquet"), folders),
+            (("windows.parquet", "chip_labels.parquet"), chips),
             (("labels.parquet", "observations.parquet"), list(self._annotations.values())),
         ):
             for oid in oids:
@@ -222,13 +250,14 @@ class _Search:
                 wanted += [files[name] for name in names if name in files]
         self._objects.fetch(wanted)
 
-    def of(self, folder: str, revisions: list[Revision]) -> Touched:
+    def of(self, model: Files, revisions: list[Revision]) -> Touched:
         """What one model did."""
-        base: dict[str, Any] = {"folder": folder, "revisions": tuple(revisions)}
+        files = dict(model)
+        base: dict[str, Any] = {"weights_md5": files[WEIGHTS], "revisions": tuple(revisions)}
         train = self._history.lock(revisions[0]).stage(TRAIN)
         assert train is not None
         try:
-            card = json.loads(self._objects.file(folder, CARD, MODELS).read_bytes())
+            card = json.loads(self._objects.path(files[CARD], f"{MODELS}/{CARD}").read_bytes())
             base |= {"weights_sha256": card["weights_sha256"], "label_fingerprint": card["label_fingerprint"]}
             chips = train.deps[CHIPS]
             annotations = self._annotations.get(chips)
@@ -239,7 +268,7 @@ class _Search:
             if labels.empty and not negatives:
                 return Touched(**base, state="never saw")
             windows, window_ids, chip_ids, parts = self._chips(chips, annotations)
-            exposures = pq.read_table(self._objects.file(folder, EXPOSURES, MODELS))
+            exposures = pq.read_table(self._objects.path(files[EXPOSURES], f"{MODELS}/{EXPOSURES}"))
         except (MissingError, CorruptError, KeyError) as error:
             return Touched(**base, detail=str(error))
         drawn = exposures["draws"].to_numpy()

@@ -3,31 +3,38 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from sandwatch import raster
-from sandwatch.audit.hashes import folder_md5, md5
+from sandwatch.audit.hashes import md5
 from sandwatch.audit.history import History, Lock, read_yaml
 from sandwatch.audit.objects import CorruptError, MissingError, Objects
 from sandwatch.audit.record import Holder, Link, Revision
 from sandwatch.errors import InputError
 from sandwatch.files import sha256
-from sandwatch.learn.card import Card, hash_params
-from sandwatch.params import Section, check
+from sandwatch.learn.card import Card, Spec, hash_params
 
-MODELS, CHIPS, ANNOTATIONS = "models", "data/chips", "data/annotations"
-METRICS, SCENES, PREDICTIONS = "results/annotations/metrics.json", "data/scenes.parquet", "data/predictions"
-"""Outputs of stages that the chain leads over. Source: dvc.yaml."""
-WEIGHTS, CARD, EXPOSURES = "model.safetensors", "model.json", "exposures.parquet"
-TRAIN = "train"
+MODELS, CHIPS, ANNOTATIONS, CANONICAL = "models", "data/chips", "data/annotations", "data/canonical"
+SCENES, PREDICTIONS, CODE = "data/scenes.parquet", "data/predictions", "data/code"
+"""Outputs of stages that the chain leads over, or the folder that they lie in. Source: dvc.yaml."""
+WEIGHTS, CARD, EXPOSURES, ABOUT = "model.safetensors", "model.json", "exposures.parquet", "about.json"
+CHECK, TRAIN = "check", "train"
+PIPELINE = "dvc.yaml"
+
+Files = tuple[tuple[str, str], ...]
+"""A model as ``dvc.lock`` holds it: names of its files and their MD5, sorted."""
 
 verified = partial(Link, state="verified")
 broken = partial(Link, state="broken")
 unverified = partial(Link, state="unverified")
+uncommitted = partial(Link, state="uncommitted")
+skipped = partial(Link, state="skipped")
+FETCH = "git fetch --all --tags and dvc exp pull bring the revisions of a remote"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +44,9 @@ class InHand:
     Attributes:
         target: as given.
         links: what could be checked without a repository.
-        card: of the model; None where only its hash is known.
-        weights_sha256: of the model.
+        spec: what the model says of itself; None where that can't be read.
+        card: of the model; None where it can't be read, or is not in hand.
+        weights_sha256: of the model; '' where only its revision is known.
         files: MD5 of the model's files by name, those in hand.
         result: of ``infer``; None for a model.
         path: of the thing; None for a revision.
@@ -47,8 +55,9 @@ class InHand:
 
     target: str
     links: tuple[Link, ...] = ()
+    spec: Spec | None = None
     card: Card | None = None
-    weights_sha256: str
+    weights_sha256: str = ""
     files: Mapping[str, str]
     result: Result | None = None
     path: Path | None = None
@@ -89,6 +98,8 @@ def take(target: str, history: History | None, objects: Objects | None) -> InHan
         return _model(target, path, path.with_name(CARD))
     revision = history.resolve(target) if history is not None else None
     if revision is None or history is None or objects is None:
+        if history is not None and (lost := _not_pulled(path, history)) is not None:
+            raise lost
         known = [name.name for r in history.revisions for name in r.names][:6] if history is not None else []
         raise InputError(
             f"audit {target}",
@@ -96,27 +107,26 @@ def take(target: str, history: History | None, objects: Objects | None) -> InHan
             expected=f"a model, a result of infer{', or one of ' + ', '.join(known) + ', ...' if known else ''}",
             fix="correct it; dvc exp show lists experiments",
         )
-    stage = history.lock(revision).stage(TRAIN)
-    if stage is None or MODELS not in stage.outs:
+    held = model_of(history.lock(revision))
+    if held is None:
         raise InputError(
             f"audit {target}",
             got=f"a dvc.lock at {revision} without the stage {TRAIN}",
             expected="a revision at which a model was trained",
             fix="run dvc repro there, or name another revision",
         )
+    files = dict(held)
     try:
-        files = objects.tree(stage.outs[MODELS], MODELS)
-        card = Card.read(objects.path(files[CARD], f"{MODELS}/{CARD}"))
-    except (MissingError, CorruptError, KeyError) as error:
-        raise InputError(
-            f"audit {target}",
-            got=f"no model card at {revision}: {error}",
-            expected="its card in the cache or a remote",
-            fix="dvc push where it was trained, or name a remote with --remote",
-        ) from None
+        card = read_card(files, objects)
+    except MissingError as error:
+        return InHand(target=target, links=_unread(unverified, str(error)), files=files, revision=revision)
+    except (CorruptError, KeyError, InputError) as error:
+        detail = f"nothing records {error}" if isinstance(error, KeyError) else str(error)
+        return InHand(target=target, links=_unread(broken, detail), files=files, revision=revision)
     return InHand(
         target=target,
         links=tuple(kept_weights(files, card, objects)),
+        spec=card,
         card=card,
         weights_sha256=card.weights_sha256,
         files=files,
@@ -124,36 +134,71 @@ def take(target: str, history: History | None, objects: Objects | None) -> InHan
     )
 
 
+def read_card(files: Mapping[str, str], objects: Objects) -> Card:
+    """The card among a model's files.
+
+    Args:
+        files: MD5 by name.
+        objects: where it may be.
+
+    Raises:
+        MissingError, CorruptError: as :meth:`Objects.path`.
+        KeyError: there is none among them.
+        InputError: it is no card.
+    """
+    return Card.read(objects.path(files[CARD], f"{MODELS}/{CARD}"))
+
+
 def _model(target: str, weights: Path, about: Path) -> InHand:
-    # All that the stage writes: of the whole folder the hash is in dvc.lock.
     parts = {WEIGHTS: weights, CARD: about, EXPOSURES: weights.with_name(EXPOSURES)}
     files = {name: md5(path) for name, path in parts.items() if path.is_file()}
-    inside = Card.carried(weights) if weights.is_file() else None
-    beside = Card.read(about) if about.is_file() else None
-    card = beside or inside
-    if card is None:
+    inside = Spec.carried(weights) if weights.is_file() else None
+    card = Card.read(about) if about.is_file() else None
+    spec = card or inside
+    if spec is None:
         raise InputError(
             str(weights),
-            got=f"weights without a card: nothing in their header, and no {about}",
+            got=f"weights that say nothing of themselves: no spec in their header, and no {about}",
             expected="a model that sandwatch trained",
             fix=f"put its {CARD} beside it",
         )
-    links = [_weights(weights if weights.is_file() else None, card, str(weights))]
-    if inside is not None and beside is not None:
-        links.append(_carried(inside, beside, str(about)))
-    found = sha256(weights) if weights.is_file() else card.weights_sha256
+    links = [_weights(weights if weights.is_file() else None, spec, str(weights))]
+    if inside is not None and card is not None:
+        links.append(_carried(inside, card, str(about)))
     return InHand(
         target=target,
         links=tuple(links),
+        spec=spec,
         card=card,
-        weights_sha256=found,
+        weights_sha256=spec.weights_sha256 if inside is None else inside.weights_sha256,
         files=files,
         path=weights if weights.is_file() else about,
     )
 
 
+def _unread(how: Callable[..., Link], detail: str) -> tuple[Link, ...]:
+    """The links of a model whose card can't be read, and so not compared with its weights."""
+    return (unverified(name="weights", detail="only the model's card could tell"), how(name="card", detail=detail))
+
+
+def _not_pulled(path: Path, history: History) -> InputError | None:
+    """The error for an output that dvc.lock names and that doesn't lie here; None for anything else."""
+    head, named = history.resolve("HEAD"), path.absolute()
+    stages = [] if head is None else [history.lock(head).stage(name) for name in history.lock(head).names]
+    outs = [history.root / out for stage in stages if stage is not None for out in stage.outs]
+    mine = named.is_relative_to(history.root) and any(
+        named.is_relative_to(out) or (out.is_relative_to(named) and named != history.root) for out in outs
+    )
+    return None if not mine else InputError(
+        f"audit {path}",
+        got="it is among what dvc.lock names, and is not here: nobody pulled it",
+        expected="a file that is here",
+        fix="run dvc pull, or dvc repro; sandwatch audit HEAD says what git alone can tell",
+    )  # fmt: skip
+
+
 def kept_weights(files: Mapping[str, str], card: Card, objects: Objects, *, pull: bool = False) -> list[Link]:
-    """Whether the weights of a revision are the card's, and carry it.
+    """Whether the weights of a revision are the card's, and say of themselves what it says.
 
     Args:
         files: MD5 of the model's files by name.
@@ -168,23 +213,24 @@ def kept_weights(files: Mapping[str, str], card: Card, objects: Objects, *, pull
     except (CorruptError, KeyError) as error:
         return [broken(name="weights", detail=str(error))]
     links = [_weights(weights, card, f"the {WEIGHTS} that dvc.lock names")]
-    inside = Card.carried(weights)
+    inside = Spec.carried(weights)
     return links if inside is None else [*links, _carried(inside, card, CARD)]
 
 
-def _carried(inside: Card, beside: Card, name: str) -> Link:
-    if fields := differing(inside.model_copy(update={"weights_sha256": beside.weights_sha256}), beside):
-        return broken(name="card", detail=f"{name} differs from the card that the weights carry: {', '.join(fields)}")
-    return verified(name="card", detail=f"{name} is the card that the weights carry")
+def _carried(inside: Spec, beside: Card, name: str) -> Link:
+    """The weights' own header agrees with the card; their hash is compared elsewhere."""
+    if fields := [field for field in differing(inside, beside) if field != "weights_sha256"]:
+        return broken(name="card", detail=f"{name} differs from what the weights say themselves: {', '.join(fields)}")
+    return verified(name="card", detail=f"{name} says what the weights say themselves")
 
 
-def _weights(weights: Path | None, card: Card, name: str) -> Link:
+def _weights(weights: Path | None, said: Spec, name: str) -> Link:
     if weights is None:
-        return unverified(name="weights", detail=f"{name} is not here; its card says {card.weights_sha256}")
+        return unverified(name="weights", detail=f"{name} is not here; its card says {said.weights_sha256}")
     found = sha256(weights)
-    if found == card.weights_sha256:
-        return verified(name="weights", detail=f"SHA-256 {found}, as the card says")
-    return broken(name="weights", detail=f"{name} has SHA-256 {found}; its card says {card.weights_sha256}")
+    if found == said.weights_sha256:
+        return verified(name="weights", detail=f"SHA-256 {found}" + ", as the card says" * isinstance(said, Card))
+    return broken(name="weights", detail=f"{name} has SHA-256 {found}; its card says {said.weights_sha256}")
 
 
 def _raster(target: str, path: Path) -> InHand:
@@ -196,7 +242,7 @@ def _raster(target: str, path: Path) -> InHand:
         for tag, value in tags.items()
         if tag.startswith("SCENE_")
     }
-    claims = {name: tags.get(name.upper()) for name in ("label_fingerprint", "params_sha256", "threshold")}
+    claims = {name: tags.get(name.upper()) for name in ("label_fingerprint", "threshold")}
     return _result(target, path, tags["MODEL_SHA256"], claims, {tags.get("OBS_ID", ""): scene})
 
 
@@ -205,17 +251,17 @@ def _detections(target: str, path: Path) -> InHand:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    columns = ["obs_id", "model_sha256", "label_fingerprint", "params_sha256", "scene_sha256"]
+    columns = ["obs_id", "model_sha256", "label_fingerprint", "scene_sha256"]
     try:
         table = pq.read_table(path, columns=columns).to_pandas()[columns].drop_duplicates()
         scenes = {obs_id: dict(json.loads(text)) for obs_id, text in table[["obs_id", "scene_sha256"]].to_numpy()}
     except (pa.ArrowInvalid, OSError, KeyError, ValueError, TypeError) as error:
         raise _no_result(target, str(error)[:200], f"the columns {', '.join(columns)}") from None
-    models = table[columns[1:4]].drop_duplicates().astype(str)
+    models = table[columns[1:3]].drop_duplicates().astype(str)
     if len(models) != 1:
         raise _no_result(target, f"rows of {len(models)} models", "detections of one model, at least one row")
-    model, *claims = models.iloc[0]
-    return _result(target, path, model, dict(zip(columns[2:4], claims, strict=True)), scenes)
+    model, fingerprint = models.iloc[0]
+    return _result(target, path, model, {"label_fingerprint": fingerprint}, scenes)
 
 
 def _item(target: str, path: Path) -> InHand | None:
@@ -234,7 +280,7 @@ def _item(target: str, path: Path) -> InHand | None:
     if "model_sha256" not in said:
         raise _no_result(target, "a STAC item", "the property sandwatch:model_sha256")
     scene = said.get("scene_sha256")  # the model's own item has neither scene nor threshold
-    names = ("label_fingerprint", "params_sha256", *(["threshold"] if scene is not None else []))
+    names = ("label_fingerprint", *(["threshold"] if scene is not None else []))
     claims = {name: str(said[name]) if name in said else None for name in names}
     scenes = {str(content.get("id")): scene} if isinstance(scene, dict) else {}
     return _result(target, path, str(said["model_sha256"]), claims, scenes)
@@ -252,124 +298,139 @@ def _no_result(target: str, got: str, expected: str) -> InputError:
     return InputError(target, got=got, expected=expected, fix=fix)
 
 
-def differing(one: Card, other: Card) -> list[str]:
-    """The fields in which two cards differ."""
-    return [name for name in Card.model_fields if getattr(one, name) != getattr(other, name)]
+def differing(one: Spec, other: Spec) -> list[str]:
+    """The fields in which two specs, or two cards, differ."""
+    fields = Card.model_fields if isinstance(one, Card) and isinstance(other, Card) else Spec.model_fields
+    return [name for name in fields if getattr(one, name) != getattr(other, name)]
 
 
-def model_of(lock: Lock) -> str | None:
-    """The MD5 of the model's folder in a lock, None where there is none."""
+def model_of(lock: Lock) -> Files | None:
+    """The model in a lock, None where there is none."""
     stage = lock.stage(TRAIN)
-    return None if stage is None else stage.outs.get(MODELS)
+    if stage is None or f"{MODELS}/{WEIGHTS}" not in stage.outs:
+        return None
+    mine = ((path.removeprefix(f"{MODELS}/"), oid) for path, oid in stage.outs.items() if path.startswith(f"{MODELS}/"))
+    return tuple(sorted(mine))
 
 
-def models(history: History) -> dict[str, list[Revision]]:
-    """The models of all revisions: MD5 of the folder to the revisions that hold it, newest first."""
-    found: dict[str, list[Revision]] = {}
+def models(history: History) -> dict[Files, list[Revision]]:
+    """The models of all revisions, and the revisions that hold them, newest first."""
+    found: dict[Files, list[Revision]] = {}
     for revision in history.revisions:
-        folder = model_of(history.lock(revision))
-        if folder is not None:
-            found.setdefault(folder, []).append(revision)
+        files = model_of(history.lock(revision))
+        if files is not None:
+            found.setdefault(files, []).append(revision)
     return found
+
+
+def annotations_of(lock: Lock) -> str | None:
+    """The MD5 of the tables that the chips of a lock were cut with, None where another revision's lock must tell."""
+    chips, annotations = (lock.stage(lock.maker(path) or "") for path in (CHIPS, ANNOTATIONS))
+    if chips is None or annotations is None or annotations.outs.get(CANONICAL) != chips.deps.get(CANONICAL):
+        return None
+    return annotations.outs[ANNOTATIONS]
 
 
 def find(
     hand: InHand, history: History, objects: Objects
-) -> tuple[dict[str, list[Revision]], tuple[Link, ...], list[str]]:
+) -> tuple[dict[Files, list[Revision]], tuple[Link, ...], list[str]]:
     """The revisions that hold what is in hand.
 
     Returns:
-        Revisions by the MD5 of the model's folder; links ``card`` and ``weights`` where a revision knows better; notes
-        on what could not be looked into.
+        Revisions by model; links ``card`` and ``weights`` where a revision knows better; notes on what could not be
+        looked into.
     """
     known = models(history)
     if hand.revision is not None:
-        folder = model_of(history.lock(hand.revision))
-        assert folder is not None
-        return {folder: known[folder]}, (), []
-    if hand.files and (whole := folder_md5(hand.files)) in known:
-        return {whole: known[whole]}, (), []
-    trees, absent = _trees(known, objects)
-    notes = (
-        [
-            f"{absent} of the {len(known)} models in the history are in neither cache nor remote: "
-            "whether one of them is this one is unknown"
-        ]
-        if absent
-        else []
-    )
-    mine = {name: hand.files[name] for name in (WEIGHTS, CARD) if name in hand.files}
-    if not mine:
-        cards = _cards(trees, objects)
-        exact = {folder: known[folder] for folder, card in cards.items() if card.weights_sha256 == hand.weights_sha256}
+        held = model_of(history.lock(hand.revision))
+        assert held is not None
+        return {held: known[held]}, (), []
+    if not any(name in hand.files for name in (WEIGHTS, CARD)):
+        cards, absent = _cards(known, objects)
+        notes = (
+            [
+                f"the cards of {absent} of the {len(known)} models in the history are in neither cache nor remote: "
+                "whether one of them is this one is unknown"
+            ]
+            if absent
+            else []
+        )
+        exact = {files: known[files] for files, card in cards.items() if card.weights_sha256 == hand.weights_sha256}
         return exact, (), notes
-    exact = {folder: known[folder] for folder, files in trees.items() if mine.items() <= files.items()}
+    exact = {files: revisions for files, revisions in known.items() if hand.files.items() <= dict(files).items()}
     if exact:
-        return exact, (), notes
-    near = {folder: known[folder] for folder, files in trees.items() if files.get(WEIGHTS) == mine.get(WEIGHTS, "")}
+        return exact, (), []
+    near = _with(WEIGHTS, hand, known)
     if near:
-        cards = _cards({folder: trees[folder] for folder in near}, objects)
-        first = next(iter(near))
+        first, revisions = next(iter(near.items()))
+        cards, _ = _cards([first], objects)
         fields = differing(hand.card, cards[first]) if hand.card is not None and first in cards else []
         differs = f"differs in {', '.join(fields)} from" if fields else "is not"
-        detail = f"the card in hand {differs} the card that {near[first][0]} has for these weights"
-        return near, (broken(name="card", detail=detail),), notes
-    near = {folder: known[folder] for folder, files in trees.items() if files.get(CARD) == mine.get(CARD, "")}
+        detail = f"the card in hand {differs} the card that {revisions[0]} has for these weights"
+        return near, (broken(name="card", detail=detail),), []
+    near = _with(CARD, hand, known)
     if near:
         revision = next(iter(near.values()))[0]
-        link = broken(name="weights", detail=f"the card is that of {revision}, whose weights are others")
-        return near, (link,), notes
-    return {}, (), notes
+        return near, (broken(name="weights", detail=f"the card is that of {revision}, whose weights are others"),), []
+    return {}, (), []
 
 
-def _trees(known: Iterable[str], objects: Objects) -> tuple[dict[str, Mapping[str, str]], int]:
+def _with(name: str, hand: InHand, known: Mapping[Files, list[Revision]]) -> dict[Files, list[Revision]]:
+    """The models that share one file with what is in hand."""
+    return {
+        files: revisions
+        for files, revisions in known.items()
+        if name in hand.files and dict(files).get(name) == hand.files[name]
+    }
+
+
+def _cards(known: Iterable[Files], objects: Objects) -> tuple[dict[Files, Card], int]:
+    """Cards by model, and how many could not be reached."""
     known = list(known)
-    objects.fetch(known)
-    trees, absent = {}, 0
-    for folder in known:
+    objects.fetch(dict(files)[CARD] for files in known if CARD in dict(files))
+    cards, absent = {}, 0
+    for files in known:
         try:
-            trees[folder] = objects.tree(folder, MODELS)
-        except (MissingError, CorruptError):
+            cards[files] = read_card(dict(files), objects)
+        except (MissingError, CorruptError, KeyError):
             absent += 1
-    return trees, absent
+        except InputError:
+            continue  # a card of another version
+    return cards, absent
 
 
-def _cards(trees: Mapping[str, Mapping[str, str]], objects: Objects) -> dict[str, Card]:
-    objects.fetch(files[CARD] for files in trees.values() if CARD in files)
-    cards = {}
-    for folder, files in trees.items():
-        try:
-            cards[folder] = Card.read(objects.path(files[CARD], f"{MODELS}/{CARD}"))
-        except (MissingError, CorruptError, KeyError, InputError):
-            continue  # counted as not seen by the caller, or a card of another version
-    return cards
+def holders(
+    card: Card | None, revisions: Sequence[Revision], history: History, objects: Objects | None = None
+) -> tuple[Holder, ...]:
+    """What git alone can tell of each revision, in the order given; ``objects`` as for :func:`git_links`."""
+    return tuple(Holder(revision=r, links=tuple(git_links(card, r, history, objects))) for r in revisions)
 
 
-def holders(card: Card | None, revisions: Sequence[Revision], history: History) -> tuple[Holder, ...]:
-    """What git alone can tell of each revision, in the order given."""
-    return tuple(Holder(revision=r, links=tuple(git_links(card, r, history))) for r in revisions)
-
-
-def best(holders: Sequence[Holder], head: str) -> Holder:
-    """The holder to follow: with the fewest broken links, then what is checked out, then commits, then the newest."""
+def best(holders: Sequence[Holder], history: History) -> Holder:
+    """The holder to follow: with the fewest broken links; then HEAD, its past, other commits, the newest."""
     return min(
         holders,
         key=lambda holder: (
             len(holder.broken),
             holder.revision.kind == "working tree",
-            holder.revision.commit != head,
+            holder.revision.commit != history.head,
+            not history.leads_to_head(holder.revision),
             holder.revision.kind != "commit",
         ),
     )
 
 
-def git_links(card: Card | None, revision: Revision, history: History, last: str = TRAIN) -> list[Link]:
-    """The links lock, code, inputs and params at a revision.
+def git_links(
+    card: Card | None, revision: Revision, history: History, objects: Objects | None = None, last: str = TRAIN
+) -> list[Link]:
+    """The links lock, pipeline, code, inputs and params at a revision.
 
     Args:
         card: of the model; None leaves out what only it says.
         revision: a holder.
         history: of it.
+        objects: where the listings of code may be; None to do without, where the sources are those that ran byte by
+            byte, or only the card tells.
         last: the stage that the chain ends with.
     """
     try:
@@ -377,7 +438,9 @@ def git_links(card: Card | None, revision: Revision, history: History, last: str
         stages = lock.upstream(last)
         return [
             _lock_link(lock, stages),
-            *_file_links(card, lock, stages, revision, history),
+            _pipeline_link(lock, stages, revision, history),
+            _code_link(card, lock, stages, revision, history, objects),
+            _inputs_link(lock, stages, revision, history),
             _params_link(card, lock, stages, revision, history),
         ]
     except InputError as error:
@@ -398,52 +461,140 @@ def _lock_link(lock: Lock, stages: Sequence[str]) -> Link:
     return verified(name="lock", detail=f"dvc.lock: each of {', '.join(stages)} read what the ones before it wrote")
 
 
-def _file_links(
-    card: Card | None, lock: Lock, stages: Sequence[str], revision: Revision, history: History
-) -> list[Link]:
-    """The files of git that the stages read are those of the revision, as lock and card record them."""
+def _pipeline_link(lock: Lock, stages: Sequence[str], revision: Revision, history: History) -> Link:
+    """The stages of dvc.yaml at the revision are those that ran: commands, dependencies, outputs, params."""
+    contents = history.files(revision, [PIPELINE, "params.yaml"])
+    if PIPELINE not in contents:
+        return unverified(name="pipeline", detail=f"not in git at {revision}: {PIPELINE}")
+    defined = read_yaml(contents[PIPELINE].decode()).get("stages", {})
+    values = read_yaml(contents.get("params.yaml", b"{}").decode())
+    for name in stages:
+        stage = lock.stage(name)
+        assert stage is not None
+        if name not in defined:
+            detail = f"{PIPELINE} at {revision} has no stage {name}, which dvc.lock says ran"
+            return broken(name="pipeline", detail=detail)
+        says = {
+            "command": _words(defined[name].get("cmd", ""), values),
+            "dependencies": _entries(defined[name].get("deps"), values),
+            "outputs": _entries([*defined[name].get("outs", []), *defined[name].get("metrics", [])], values),
+            "params": _entries(defined[name].get("params"), values),
+        }
+        ran = {
+            "command": " ".join(stage.command.split()),
+            "dependencies": sorted(stage.deps),
+            "outputs": sorted(stage.outs),
+            "params": sorted(stage.params),
+        }
+        for what, found in says.items():
+            if found != ran[what]:
+                detail = f"{PIPELINE} at {revision}, {name}: {what} {_short(found)}; what ran had {_short(ran[what])}"
+                return broken(name="pipeline", detail=detail)
+    return verified(name="pipeline", detail=f"{PIPELINE} defines {', '.join(stages)} as they ran")
+
+
+def _words(text: str, values: Mapping[str, Any]) -> str:
+    """A text of dvc.yaml with its ``${section.key}`` filled in, and single spaces."""
+
+    def fill(found: re.Match[str]) -> str:
+        value: Any = values
+        for key in found[1].strip().split("."):
+            value = value.get(key) if isinstance(value, Mapping) else None
+        return str(value)
+
+    return " ".join(re.sub(r"\$\{([^{}]*)\}", fill, str(text)).split())
+
+
+def _entries(entries: Any, values: Mapping[str, Any]) -> list[str]:
+    """Paths or keys of a list in dvc.yaml, sorted; DVC allows a mapping with options for each."""
+    return sorted(_words(next(iter(e)) if isinstance(e, Mapping) else e, values) for e in entries or [])
+
+
+def _short(what: str | Sequence[str]) -> str:
+    text = what if isinstance(what, str) else ", ".join(what)
+    return text if len(text) <= 160 else f"{text[:157]}..."
+
+
+def _code_link(
+    card: Card | None,
+    lock: Lock,
+    stages: Sequence[str],
+    revision: Revision,
+    history: History,
+    objects: Objects | None,
+) -> Link:
+    """The sources at the revision mean what those meant that ran, whatever their comments and formatting."""
+    listings: dict[str, Mapping[str, str]] = {} if card is None else {TRAIN: card.code}
+    unseen = []
+    for name in stages:
+        path = f"{CODE}/{name}.json"
+        stage = lock.stage(name)
+        if stage is None or path not in stage.deps:
+            continue
+        try:
+            if objects is None:
+                raise MissingError(path)
+            listing = json.loads(objects.path(stage.deps[path], path).read_bytes())
+        except (MissingError, CorruptError):
+            if name not in listings:
+                unseen.append(name)
+            continue
+        if card is not None and name == TRAIN and listing != card.code:
+            return broken(name="code", detail=f"{path} and the card name other code")
+        listings[name] = listing
+    said = {path: digest for listing in listings.values() for path, digest in listing.items()}
+    now = history.hashes(revision, sorted(said), "meaning")
+    wrong = [f"{path} is missing at {revision}" for path in sorted(said) if path not in now] + [
+        f"{path} at {revision} is not the code that {name} ran with"
+        for name, listing in listings.items()
+        for path, digest in sorted(listing.items())
+        if now.get(path, digest) != digest
+    ]
+    if wrong:
+        more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+        detail = f"{wrong[0]}{more}: it ran on a tree with changes that were not committed"
+        return broken(name="code", detail=detail)
+    if unseen and not _same_sources(lock, revision, history):
+        return unverified(name="code", detail=f"which code {', '.join(unseen)} ran is in neither cache nor remote")
+    if not said:
+        return verified(name="code", detail=f"the sources at {revision} are those that were listed when they ran")
+    return verified(name="code", detail=f"{len(said)} source files mean what they meant when they ran")
+
+
+def _same_sources(lock: Lock, revision: Revision, history: History) -> bool:
+    """Whether the sources are those that were listed, byte by byte."""
+    check = lock.stage(CHECK)
+    if check is None:
+        return False
+    sources = {path: oid for path, oid in check.deps.items() if path != "params.yaml"}
+    return history.hashes(revision, sorted(sources), "dvc") == sources
+
+
+def _inputs_link(lock: Lock, stages: Sequence[str], revision: Revision, history: History) -> Link:
+    """The files of git that the stages read, other than code, are those of the revision."""
     recorded: dict[str, tuple[str, str]] = {}
-    clash: list[str] = []
+    wrong: list[str] = []
     for name in stages:
         stage = lock.stage(name)
         assert stage is not None
         for path, read in stage.deps.items():
-            if lock.maker(path) is not None:
+            if name == CHECK or lock.maker(path) is not None:
                 continue
             if recorded.setdefault(path, (read, name))[0] != read:
-                clash.append(f"{path}: {name} read another file than {recorded[path][1]}")
+                wrong.append(f"{path}: {name} read another file than {recorded[path][1]}")
     there = history.hashes(revision, list(recorded), "dvc")
-    links = []
-    for link in ("code", "inputs"):
-        paths = {path: value for path, value in recorded.items() if _is_code(path) == (link == "code")}
-        wrong = [line for line in clash if _is_code(line.split(":")[0]) == (link == "code")] + [
-            f"{path} at {revision} is not the file that {stage} ran with"
-            for path, (read, stage) in paths.items()
-            if path in there and there[path] != read
-        ]
-        if link == "code" and card is not None:
-            now = history.hashes(revision, list(card.code), "sha256")
-            wrong += [f"{path} is missing at {revision}" for path in card.code if path not in now]
-            wrong += [
-                f"{path} at {revision} is not the file that the card says made the model"
-                for path, found in now.items()
-                if found != card.code[path]
-            ]
-        absent = [path for path in paths if path not in there]
-        if wrong:
-            more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
-            detail = wrong[0] + more + ": it ran on a tree with changes that were not committed" * (link == "code")
-            links.append(broken(name=link, detail=detail))
-        elif absent:
-            links.append(unverified(name=link, detail=f"not in git at {revision}: {', '.join(absent)}"))
-        else:
-            count = len(paths) + (len(card.code) if card is not None and link == "code" else 0)
-            links.append(verified(name=link, detail=f"{count} files and folders are those of {revision}"))
-    return links
-
-
-def _is_code(path: str) -> bool:
-    return path.startswith(("src/", "stages/")) or path.endswith(".py")
+    wrong += [
+        f"{path} at {revision} is not the file that {stage} ran with"
+        for path, (read, stage) in recorded.items()
+        if there.get(path, read) != read
+    ]
+    absent = [path for path in recorded if path not in there]
+    if wrong:
+        return broken(name="inputs", detail=wrong[0] + (f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""))
+    if absent:
+        detail = f"not in git at {revision}: {', '.join(absent)}"
+        return unverified(name="inputs", detail=detail, remedy="commit those files with git")
+    return verified(name="inputs", detail=f"{len(recorded)} files and folders are those of {revision}")
 
 
 def _params_link(card: Card | None, lock: Lock, stages: Sequence[str], revision: Revision, history: History) -> Link:
@@ -453,24 +604,42 @@ def _params_link(card: Card | None, lock: Lock, stages: Sequence[str], revision:
     for name in stages:
         stage = lock.stage(name)
         assert stage is not None
-        for section, ran in stage.params.items():
-            if values is not None and values.get(section) != ran:
-                keys = list(changes(values.get(section), ran, section))[:4]
+        for key, ran in stage.params.items():
+            if values is not None and (now := _value(values, key)) != ran:
+                keys = list(changes(now, ran, key))[:4]
                 detail = f"params.yaml at {revision} differs in {', '.join(keys)} from what {name} ran with"
                 return broken(name="params", detail=detail)
     last = lock.stage(stages[-1])
     if card is None or last is None:
-        return unverified(name="params", detail="no card to compare with")
-    models = {model.section: model for model in Section.__subclasses__()}
-    try:
-        found = hash_params([check(models[section], ran) for section, ran in last.params.items()])
-    except (InputError, KeyError) as error:
-        return unverified(name="params", detail=f"another version's params, which this one can't hash: {error}")
+        if values is None:
+            return unverified(name="params", detail=f"no params.yaml at {revision}, and no card to compare with")
+        return verified(name="params", detail="params.yaml and dvc.lock agree; there is no card to compare with")
+    found = hash_params(by_section(last.params))
     if found != card.params_sha256:
         detail = f"the params in dvc.lock hash to {found}; the card says {card.params_sha256}"
         return broken(name="params", detail=detail)
     where = "params.yaml, dvc.lock and card" if values is not None else "dvc.lock and card"
-    return verified(name="params", detail=f"{where} agree on {len(last.params)} sections")
+    return verified(name="params", detail=f"{where} agree on {', '.join(last.params)}")
+
+
+def _value(values: Mapping[str, Any], key: str) -> Any:
+    """What params.yaml says of a section, or of a key with dots."""
+    found: Any = values
+    for part in key.split("."):
+        found = found.get(part) if isinstance(found, Mapping) else None
+    return found
+
+
+def by_section(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Params as ``dvc.lock`` records them, sections and single keys, as sections."""
+    found: dict[str, Any] = {}
+    for key, value in params.items():
+        section, _, rest = key.partition(".")
+        if rest:
+            found.setdefault(section, {})[rest] = value
+        else:
+            found[section] = value
+    return found
 
 
 def changes(one: Any, other: Any, at: str = "") -> dict[str, tuple[Any, Any]]:

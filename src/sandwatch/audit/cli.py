@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +16,7 @@ from sandwatch.errors import InputError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from sandwatch.audit.record import Link
+    from sandwatch.audit.record import Chain
 
 DEFAULT = "of"
 
@@ -73,7 +73,10 @@ def of(
 
     Columns of the table of labels: feature_id, label_id, obs_id, class_name, confidence, created_by, created_at,
     updated_at, reviews, workflow_status, area_m2, fold, use, chips, pixels_train, pixels_val, pixels_test, draws,
-    pixels_drawn, positives_drawn, label_sha256, row_sha256, geometry (EPSG:4326). Exit status 1 where a link is broken.
+    pixels_drawn, positives_drawn, label_sha256, row_sha256, geometry (EPSG:4326).
+
+    Exit status 0: all that was looked at holds; 1: a link is broken, or a label is unknown; 2: something can't be seen
+    from here; 3: not committed yet.
     """
     from sandwatch.audit import render
     from sandwatch.audit.pseudonyms import PSEUDONYM, Pseudonyms, veiled
@@ -81,7 +84,8 @@ def of(
     if target is None:
         from sandwatch.audit.backward import Question, backward
 
-        who = Pseudonyms.from_environment().of if annotator and PSEUDONYM.fullmatch(annotator) else None
+        hidden = annotator is not None and (pseudonymous or PSEUDONYM.fullmatch(annotator) is not None)
+        who = Pseudonyms.from_environment().of if hidden else None
         question = Question(label=label, annotator=annotator, since=since, until=until, who=who)
         for option, path in (("--geoparquet", geoparquet), ("--html", html)):
             if path is not None:
@@ -93,6 +97,8 @@ def of(
         if csv is not None:
             render.write_csv(render.backward_table(found), csv)
         _say(as_json, lambda: render.backward_json(found), lambda console: render.print_backward(found, console))
+        if any(model.state == "unknown" for model in found.models):
+            raise typer.Exit(2)
         return
     if any((label, annotator, since, until)):
         raise InputError(
@@ -114,8 +120,7 @@ def of(
 
         write_page(answer, html)
     _say(as_json, lambda: render.audit_json(answer), lambda console: render.print_audit(answer, console))
-    if answer.broken:
-        raise typer.Exit(1)
+    _exit(answer)
 
 
 @app.command()
@@ -145,6 +150,9 @@ def verify(
     target: Annotated[str, typer.Argument(help="a model file or folder, a git revision, or an experiment's name")],
     retrain: Annotated[bool, typer.Option("--retrain", help="run the training again too")] = False,
     keep: Annotated[list[str] | None, typer.Option(help="a stage to pull rather than to run again")] = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="run the code of a revision that is not in HEAD's history unasked")
+    ] = False,
     as_json: Json = False,
     html: Html = None,
     pseudonymous: Pseudonymous = False,
@@ -152,10 +160,12 @@ def verify(
 ) -> None:
     """Derive everything behind a model again in a temporary clone, compare hashes, and give one verdict.
 
-    Exit status 0 where every link holds, 1 where one is broken, 2 where one could not be checked.
+    Exit status 0: all that was looked at holds; 1: a link is broken, or nothing may be run; 2: something can't be seen
+    from here; 3: not committed yet.
     """
     from sandwatch.audit import render
     from sandwatch.audit.pseudonyms import veiled
+    from sandwatch.audit.verify import Foreign
     from sandwatch.audit.verify import verify as prove
 
     with veiled(pseudonymous) as veil:
@@ -163,14 +173,29 @@ def verify(
         def report(line: str) -> None:
             print(veil(line), file=sys.stderr, flush=True)
 
-        pictures = html is not None
-        answer = veil(prove(target, retrain=retrain, keep=keep or [], remote=remote, pictures=pictures, report=report))
+        def allow(foreign: Foreign) -> bool:
+            print("this is not in the history of what is checked out here:", file=sys.stderr)
+            print(*veil(foreign).lines, sep="\n", file=sys.stderr, flush=True)
+            asked = "run it, with all that you may do on this machine?"
+            return yes or (sys.stdin.isatty() and typer.confirm(asked, err=True))
+
+        answer = veil(
+            prove(
+                target,
+                retrain=retrain,
+                keep=keep or [],
+                remote=remote,
+                pictures=html is not None,
+                report=report,
+                allow=allow,
+            )
+        )
     if html is not None:
         from sandwatch.audit.page import write_page
 
         write_page(answer, html)
     _say(as_json, lambda: render.audit_json(answer), lambda console: render.print_proof(answer, console))
-    _exit(answer.links)
+    _exit(answer)
 
 
 @app.command()
@@ -216,7 +241,7 @@ def check(
 ) -> None:
     """Check a release: who signed it, that its attestation is about its files, that the commit named holds the model.
 
-    Exit status 0 where every link holds, 1 where one is broken, 2 where one could not be checked.
+    Exit status 0: all that was looked at holds; 1: a link is broken; 2: this repository lacks the commit.
     """
     from sandwatch.audit import render
     from sandwatch.audit.release import Signer
@@ -224,7 +249,7 @@ def check(
 
     found = examine(folder, Signer(public_key=public_key, identity=identity, issuer=issuer))
     _say(as_json, lambda: render.checked_json(found), lambda console: render.print_checked(found, console))
-    _exit(found.links)
+    _exit(found)
 
 
 @app.command()
@@ -264,13 +289,12 @@ def croissant(
     )
 
 
-def _exit(links: Sequence[Link]) -> None:
-    """Exit status 1 where a link is broken, 2 where one could not be checked."""
-    states = {link.state for link in links}
-    if "broken" in states:
-        raise typer.Exit(1)
-    if "unverified" in states:
-        raise typer.Exit(2)
+def _exit(found: Chain) -> None:
+    """Ends with the status of a verdict."""
+    from sandwatch.audit.record import STATUS
+
+    if status := STATUS[found.state]:
+        raise typer.Exit(status)
 
 
 @app.command()

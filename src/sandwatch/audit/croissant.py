@@ -20,7 +20,8 @@ from sandwatch.audit.folders import whole_folder
 from sandwatch.audit.history import read_yaml
 from sandwatch.audit.record import Audit
 from sandwatch.errors import InputError
-from sandwatch.files import sha256, write_json
+from sandwatch.files import left_behind, sha256, write_json
+from sandwatch.parquet import write_parquet
 from sandwatch.schemas import Labels, Observations, Table
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ def publish(
         for name, (rows, schema, about) in tables.items():
             kept = [column for column in schema.to_schema().columns if column in rows.columns and column not in hidden]
             shown = rows[kept] if veil is None else veil(rows[kept])
-            shown.to_parquet(made / name, compression="zstd", index=False)
+            write_parquet(shown, made / name)
             files.append(_file(made / name, about))
             records.append(_records(name, shown, schema, about))
         _describe(made / METADATA, found, citation, str(read_yaml(settings).get("region")), files, records)
@@ -134,7 +135,7 @@ def publish(
 
 
 def _is_label_set(folder: Path) -> bool:
-    names = {path.name for path in folder.iterdir()}
+    names = {path.name for path in folder.iterdir() if not left_behind(path.name)}
     return names == {METADATA, LABELS, OBSERVATIONS}
 
 

@@ -15,7 +15,7 @@ import pandas as pd
 import shapely
 
 from sandwatch.audit import chain
-from sandwatch.audit.chain import MODELS
+from sandwatch.audit.chain import MODELS, WEIGHTS
 from sandwatch.audit.forward import follow
 from sandwatch.audit.history import History
 from sandwatch.audit.objects import CorruptError, MissingError, Objects
@@ -90,7 +90,7 @@ def diff(a: str, b: str, *, where: Path | None = None, remote: str | None = None
     finally:
         history.git.close()
     first, second = audits
-    notes = [f"{audit.target}: {audit.verdict}" for audit in audits if audit.broken]
+    notes = [f"{audit.target}: {audit.verdict}" for audit in audits if audit.state in ("broken", "uncommitted")]
     notes += [f"{audit.target}: {why}" for audit, why in zip(audits, evaluations, strict=True) if isinstance(why, str)]
     metrics = rivers = None
     a_was, b_was = evaluations
@@ -195,7 +195,7 @@ def _evaluation(audit: Audit, history: History, objects: Objects) -> tuple[pd.Se
     stage = lock.stage("evaluate")
     if stage is None or EVALUATION not in stage.outs:
         return "it was not evaluated at that revision"
-    if stage.deps.get(MODELS) != chain.model_of(lock):
+    if stage.deps.get(f"{MODELS}/{WEIGHTS}") != dict(chain.model_of(lock) or ()).get(WEIGHTS):
         return "the evaluation at that revision is of another model"
     try:
         folder = stage.outs[EVALUATION]

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sandwatch import params, schemas
-from sandwatch.annotations import exclusions, geojson, labelbox_export
+from sandwatch.annotations import exclusions
 from sandwatch.annotations.exclusions import Exclusion
-from sandwatch.annotations.record import Label, MalformedError
+from sandwatch.annotations.params import Annotations
+from sandwatch.annotations.record import Label
 from sandwatch.audit.backward import Question
 from sandwatch.audit.chain import ANNOTATIONS
+from sandwatch.audit.known import Snapshot
 from sandwatch.errors import InputError
 
 
@@ -86,7 +88,7 @@ def exclude(
     template = _template(labels, annotator, since, until, pixels, reason)
     if not (root / "params.yaml").is_file():
         raise InputError(str(root.resolve()), got="no params.yaml", expected="the root of a clone", fix="change to it")
-    values = params.read(root / "params.yaml", params.Annotations)
+    values = params.read(root / "params.yaml", Annotations)
     inputs = root / "data/regions" / str(params.read_file(root / "params.yaml")["region"]) / "annotations"
     recorded = exclusions.read(inputs)
     folder = root / ANNOTATIONS
@@ -101,7 +103,7 @@ def exclude(
     known = set(observations["obs_id"])
 
     found: dict[str, Excluded] = {}
-    snapshot = _Snapshot(folder / "export.ndjson", values)
+    snapshot = Snapshot(folder / "export.ndjson", values)
     for names, label in snapshot.labels():
         mines = [drawn.feature_id for drawn in label.drawn if drawn.class_name == values.mine_class]
         everything = annotator is not None and _meant(label, annotator, since, until)
@@ -188,26 +190,3 @@ def _refuse(
             expected="polygons that are proven to be no mines",
             fix="exclude it with --pixels ignore; nothing was written",
         )
-
-
-class _Snapshot:
-    """The raw rows as they were frozen; ``unread`` counts those that can't be read."""
-
-    def __init__(self, path: Path, values: params.Annotations) -> None:
-        self._path, self._values = path, values
-        self._parse = geojson.parse if values.source == "geojson" else labelbox_export.parse
-        self.unread = 0
-
-    def labels(self) -> Iterator[tuple[tuple[str, ...], Label]]:
-        """Every label with the names that its observation may go by."""
-        with self._path.open("rb") as lines:
-            for line in lines:
-                if not line.strip():
-                    continue
-                try:
-                    row = self._parse(line, self._values)
-                except MalformedError:
-                    self.unread += 1
-                    continue
-                for label in row.labels:
-                    yield row.names, label

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from sandwatch.errors import InputError
+from sandwatch.files import left_behind
 
 
 @contextmanager
@@ -23,11 +24,11 @@ def whole_folder(folder: Path, *, replaces: Callable[[Path], bool], of: str) -> 
         InputError: something else lies there.
     """
     folder = folder.absolute()
-    if folder.exists() and not (folder.is_dir() and (not any(folder.iterdir()) or replaces(folder))):
-        names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else ["a file"]
+    lying = [path.name for path in folder.iterdir() if not left_behind(path.name)] if folder.is_dir() else ["a file"]
+    if folder.exists() and lying and not (folder.is_dir() and replaces(folder)):
         raise InputError(
             str(folder),
-            got=f"something else there: {', '.join(names[:4])}",
+            got=f"something else there: {', '.join(sorted(lying)[:4])}",
             expected=f"a new or empty folder, or {of}",
             fix="name another folder with --out",
         )

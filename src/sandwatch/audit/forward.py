@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,22 +19,24 @@ from sandwatch import schemas
 from sandwatch.annotations.canonical import canonical_rows, fingerprint_of
 from sandwatch.audit import chain
 from sandwatch.audit.chain import (
+    ABOUT,
     ANNOTATIONS,
-    CARD,
     CHIPS,
     EXPOSURES,
-    METRICS,
     MODELS,
     PREDICTIONS,
     SCENES,
     InHand,
     broken,
+    skipped,
+    uncommitted,
     unverified,
     verified,
 )
 from sandwatch.audit.history import History, Lock, Stage
 from sandwatch.audit.objects import CorruptError, MissingError, Objects
 from sandwatch.audit.record import (
+    SEE,
     Audit,
     ChipRows,
     Holder,
@@ -49,11 +50,14 @@ from sandwatch.audit.statement import attested
 from sandwatch.errors import InputError
 from sandwatch.files import sha256
 from sandwatch.learn.card import Card
+from sandwatch.origin import About
 
 FOLDS = ("train", "val", "test")
 PIXELS = "data/scenes"
 """Output of the stage that exports rasters. Source: dvc.yaml."""
 NOT_READ = "pixels, masks and rasters are not read here: sandwatch audit verify derives them again"
+BEHIND_CARD = ("chips", "fingerprint", "labels", "snapshot", "imagery")
+"""The links that only the model's card leads to."""
 
 
 def audit(
@@ -81,7 +85,8 @@ def audit(
         objects = Objects(history.root, remote=remote, offline=offline) if history else None
         hand = chain.take(target, history, objects)
         if history is None or objects is None:
-            answer = _alone(hand, "there is no DVC repository here: nothing but the file itself could be checked")
+            why = "there is no DVC repository here: nothing but the file itself could be checked"
+            answer = _alone(hand, why, "run it in a clone of the repository that it was trained in")
         else:
             answer = follow(hand, history, objects, pictures=pictures)
         said = None if hand.path is None else attested(hand.path.parent, hand.weights_sha256)
@@ -93,22 +98,30 @@ def audit(
 
 def follow(hand: InHand, history: History, objects: Objects, *, pictures: bool = False) -> Audit:
     """The audit of what is in hand, in a repository."""
-    folders, links, notes = chain.find(hand, history, objects)
-    if not folders:
-        return _alone(hand, f"no revision holds it ({len(history.revisions)} searched)", *history.notes, *notes)
-    card = hand.card or _card(next(iter(folders)), objects)
-    held = {folder: chain.holders(card, revisions, history) for folder, revisions in folders.items()}
-    chosen = chain.best([holder for holders in held.values() for holder in holders], history.head)
-    folder = next(folder for folder, holders in held.items() if chosen in holders)
-    walk = _Walk(hand, card, folder, history.lock(chosen.revision), chosen, objects, pictures)
-    walk.go()
+    models, links, notes = chain.find(hand, history, objects)
+    if not models:
+        searched = f"no revision holds it ({len(history.revisions)} searched)"
+        return _alone(
+            hand,
+            f"whether a revision holds it can't be told: {notes[0]}" if notes else searched,
+            SEE if notes else chain.FETCH,
+            history.notes,
+        )
+    # The same weights may have several cards: other code or params that came to the same.
+    asked = hand.revision is not None  # then its card is in hand, or can't be read
+    cards = {files: hand.card if asked else hand.card or chain.read_card(dict(files), objects) for files in models}
+    held = {files: chain.holders(cards[files], revisions, history, objects) for files, revisions in models.items()}
+    chosen = chain.best([holder for holders in held.values() for holder in holders], history)
+    files = next(files for files, holders in held.items() if chosen in holders)
+    card, lock = cards[files], history.lock(chosen.revision)
+    behind, behind_notes, tables = _behind(hand, card, dict(files), lock, chosen, objects, pictures)
     everyone = tuple(holder for holders in held.values() for holder in holders)
     order = {revision: i for i, revision in enumerate(history.revisions)}
     # The working tree is no revision: nobody else can find it.
     committed = chosen.revision.kind != "working tree"
     exact = not any(link.state == "broken" for link in links)
     if not committed:
-        found = broken(name="revision", detail="only the working tree holds it: commit dvc.lock")
+        found = uncommitted(name="revision", detail="only the working tree holds it")
     elif exact:
         others = f", and that of {len(everyone) - 1} more," if len(everyone) > 1 else ""
         found = verified(name="revision", detail=f"dvc.lock of {chosen.revision}{others} holds it")
@@ -116,14 +129,20 @@ def follow(hand: InHand, history: History, objects: Objects, *, pictures: bool =
         found = broken(name="revision", detail=f"no revision holds it as it is; the nearest is {chosen.revision}")
     return Audit(
         target=hand.target,
+        spec=card,
         card=card,
-        links=in_order([*hand.links, *links, found, *chosen.links, *walk.links]),
+        links=in_order([*hand.links, *links, found, *chosen.links, *behind, *not_derived(lock, NOT_READ)]),
         holders=tuple(sorted(everyone, key=lambda holder: order[holder.revision])),
         revision=chosen.revision,
-        params=walk.params,
-        notes=(*history.notes, *notes, *walk.notes, NOT_READ),
-        **walk.tables,
+        params=_params(lock),
+        notes=(*history.notes, *notes, *behind_notes),
+        **tables,
     )
+
+
+def not_derived(lock: Lock, why: str) -> list[Link]:
+    """The links of stages that nobody ran again."""
+    return [skipped(name=f"rebuild {stage}", detail=why) for stage in lock.upstream(chain.TRAIN)]
 
 
 def _history(target: str, where: Path | None) -> History | None:
@@ -132,16 +151,36 @@ def _history(target: str, where: Path | None) -> History | None:
     return History.around(Path()) or (History.around(Path(target).parent) if Path(target).exists() else None)
 
 
-def _alone(hand: InHand, why: str, *notes: str) -> Audit:
+def _alone(hand: InHand, why: str, fix: str, notes: tuple[str, ...] = ()) -> Audit:
     """What can be said of a file that no revision in sight holds."""
-    silent = ("revision", "lock", "code", "inputs", "params", "chips", "fingerprint", "labels", "snapshot", "imagery")
-    revision = unverified(name="revision", detail=why)
-    rest = [unverified(name=name, detail="only a revision that holds the model could tell") for name in silent[1:]]
-    return Audit(target=hand.target, card=hand.card, links=in_order([*hand.links, revision, *rest]), notes=notes)
+    silent = ("lock", "pipeline", "code", "inputs", "params", *BEHIND_CARD)
+    revision = unverified(name="revision", detail=why, remedy=fix)
+    rest = [unverified(name=name, detail="only a revision that holds the model could tell") for name in silent]
+    links = in_order([*hand.links, revision, *rest])
+    return Audit(target=hand.target, spec=hand.spec, card=hand.card, links=links, notes=notes)
 
 
-def _card(folder: str, objects: Objects) -> Card:
-    return Card.read(objects.file(folder, CARD, MODELS))
+def _params(lock: Lock) -> dict[str, Any]:
+    """What the stages behind a model ran with, by section."""
+    stages = (lock.stage(name) for name in lock.upstream(chain.TRAIN))
+    return {section: values for stage in stages if stage is not None for section, values in stage.params.items()}
+
+
+def _behind(
+    hand: InHand,
+    card: Card | None,
+    files: Mapping[str, str],
+    lock: Lock,
+    holder: Holder,
+    objects: Objects,
+    pictures: bool,
+) -> tuple[list[Link], list[str], dict[str, Any]]:
+    """Links, notes and tables of what the model's card leads to."""
+    if card is None:
+        return [unverified(name=name, detail="only the model's card leads there") for name in BEHIND_CARD], [], {}
+    walk = _Walk(hand, card, files, lock, holder, objects, pictures)
+    walk.go()
+    return walk.links, walk.notes, walk.tables
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,7 +199,7 @@ class _Walk:
 
     hand: InHand
     card: Card
-    folder: str
+    files: Mapping[str, str]
     lock: Lock
     holder: Holder
     objects: Objects
@@ -168,24 +207,22 @@ class _Walk:
     links: list[Link] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     tables: dict[str, Any] = field(default_factory=dict)
-    params: dict[str, Any] = field(default_factory=dict)
 
     def go(self) -> None:
-        for name in self.lock.upstream(chain.TRAIN):
-            self.params |= self._stage(name).params
         train, chips = self._stage(chain.TRAIN), self._stage(self.lock.maker(CHIPS) or "")
         if self.hand.result is not None:
             self._try("result", self._result)
             self._try("weights", self._weights)
-        annotated = self._try("labels", lambda: self._annotated(chips.deps[ANNOTATIONS]))
+        labelled = chain.annotations_of(self.lock) or ""
+        annotated = self._try("labels", lambda: self._annotated(labelled))
         with ThreadPoolExecutor(1) as pool:  # labels are put in canonical form while the tables of chips are read
             rows = None if annotated is None else pool.submit(canonical_rows, annotated.labels)
             windows = self._try("chips", lambda: self._chips(train))
-        self._try("fingerprint", lambda: self._metrics(train))
+        self._try("fingerprint", lambda: self._about(train))
         if annotated is not None and rows is not None:
             self._fingerprint(annotated, rows.result())
             self._labels(annotated, rows.result(), windows)
-            self._try("snapshot", lambda: self._snapshot(chips.deps[ANNOTATIONS], annotated))
+            self._try("snapshot", lambda: self._snapshot(labelled, annotated))
         if windows is not None:
             self._try("imagery", lambda: self._imagery(chips.deps[SCENES], windows[0]))
             if self.pictured and "imagery" in self.tables:
@@ -219,8 +256,7 @@ class _Walk:
         self.links.append(broken(name=name, detail=wrong[0] + more) if wrong else verified(name=name, detail=right))
 
     def _weights(self) -> None:
-        files = self.objects.tree(self.folder, MODELS)
-        self.links += chain.kept_weights(files, self.card, self.objects)
+        self.links += chain.kept_weights(self.files, self.card, self.objects)
 
     def _result(self) -> None:
         result = self.hand.result
@@ -245,8 +281,9 @@ class _Walk:
             files = self.objects.tree(infer.outs[PREDICTIONS], PREDICTIONS)
             held = next((path for path, found in files.items() if found == result.md5), None)
         if held is None and not wrong:
-            detail = f"what it says agrees with the model, but {self.holder.revision} holds no such file: infer again"
-            self.links.append(unverified(name="result", detail=detail))
+            detail = f"what it says agrees with the model, but {self.holder.revision} holds no such file"
+            fix = "run dvc repro infer there and compare, or find the file as infer wrote it"
+            self.links.append(unverified(name="result", detail=detail, remedy=fix))
             return
         self._note("result", wrong, f"it is {PREDICTIONS}/{held} of {self.holder.revision}; what it says agrees")
 
@@ -261,7 +298,7 @@ class _Walk:
                 wrong.append(f"{CHIPS}/{name} has SHA-256 {found}; the card says {said}")
         windows = schemas.Windows.read(paths["windows.parquet"])
         parts = schemas.ChipLabels.read(paths["chip_labels.parquet"])
-        draws = pq.read_table(self.objects.file(self.folder, EXPOSURES, MODELS)).to_pandas()
+        draws = pq.read_table(self.objects.path(self.files[EXPOSURES], f"{MODELS}/{EXPOSURES}")).to_pandas()
         trained = windows["fold"] == "train"
         if set(draws["chip_id"]) != set(windows["chip_id"][trained]):
             wrong.append(f"{MODELS}/{EXPOSURES} counts other windows than the {int(trained.sum())} for training")
@@ -276,13 +313,17 @@ class _Walk:
         self.tables["chips"] = _in_order(ChipRows, parts)
         return windows, self.tables["chips"]
 
-    def _metrics(self, train: Stage) -> None:
-        path = self.objects.path(train.deps[METRICS], METRICS)
-        wrong = []
-        if (found := sha256(path)) != (said := self.card.inputs.get(METRICS)):
-            wrong.append(f"{METRICS} has SHA-256 {found}; the card says {said}")
-        if (found := json.loads(path.read_text()).get("label_fingerprint")) != self.card.label_fingerprint:
-            wrong.append(f"{METRICS} says {found}; the card says {self.card.label_fingerprint}")
+    def _about(self, train: Stage) -> None:
+        """What the chips say of themselves is what the card says."""
+        path = self.objects.file(train.deps[CHIPS], ABOUT, CHIPS)
+        said = About.read(path).model_dump()
+        wrong = [
+            f"{CHIPS}/{ABOUT} says {name} {value}; the card says {getattr(self.card, name)}"
+            for name, value in said.items()
+            if getattr(self.card, name) != value
+        ]
+        if (found := sha256(path)) != (claimed := self.card.inputs.get(f"{CHIPS}/{ABOUT}")):
+            wrong.append(f"{CHIPS}/{ABOUT} has SHA-256 {found}; the card says {claimed}")
         if wrong:
             self._note("fingerprint", wrong, "")
 

@@ -8,6 +8,8 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from sandwatch.files import files_below
+
 MD5 = re.compile(r"[0-9a-f]{32}")
 
 
@@ -24,5 +26,5 @@ def folder_md5(files: Mapping[str, str]) -> str:
 
 
 def hash_folder(folder: Path) -> dict[str, str]:
-    """The MD5 of every file below a folder, by path in it."""
-    return {path.relative_to(folder).as_posix(): md5(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+    """The MD5 of every file below a folder, by path in it, without what was left behind there by looking at them."""
+    return {name: md5(path) for name, path in files_below(folder).items()}

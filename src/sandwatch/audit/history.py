@@ -17,12 +17,15 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from pathspec import GitIgnoreSpec
+
 from sandwatch.audit.hashes import MD5, folder_md5, md5
 from sandwatch.audit.record import Name, Revision
+from sandwatch.code import meaning
 from sandwatch.errors import InputError
 from sandwatch.files import below
 
-LOCK = "dvc.lock"
+LOCK, IGNORE = "dvc.lock", ".dvcignore"
 EXPERIMENT = re.compile(r"^refs/exps/[0-9a-f]{2}/[0-9a-f]{38}/(?P<name>.+)$")
 """Source: dvc.repo.experiments.refs."""
 ARTIFACT = re.compile(r"^(?:.+=)?[a-z][a-z0-9-/]*[a-z0-9](?:@v\d+\.\d+\.\d+.*|#[a-z0-9-]+(?:#\d+)?|@deprecated.*)$")
@@ -53,8 +56,13 @@ class Stage:
                 raise _no_lock(f"an output {path!r}, which does not lie in the repository")
 
     @cached_property
+    def command(self) -> str:
+        """What ran."""
+        return str(self._values.get("cmd", ""))
+
+    @cached_property
     def params(self) -> Mapping[str, Any]:
-        """Values by section of params.yaml."""
+        """Values by section or key of params.yaml, as dvc.yaml declares them: ``bands``, ``chips.size_px``."""
         values: Mapping[str, Any] = self._values.get("params", {}).get("params.yaml", {})
         return values
 
@@ -300,6 +308,18 @@ class History:
         commit = self.git.ask("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
         return next((r for r in self.revisions if r.commit == commit), None) if commit else None
 
+    def leads_to_head(self, revision: Revision) -> bool:
+        """Whether a revision is what is checked out, or lies in its past: whoever works here chose to have it."""
+        return revision.commit in self._own
+
+    def author(self, revision: Revision) -> str:
+        """Who wrote a commit, with address, as git says."""
+        return self.git.run("log", "-1", "--format=%an <%ae>", revision.commit).strip()
+
+    @cached_property
+    def _own(self) -> frozenset[str]:
+        return frozenset(self.git.run("rev-list", self.head).split() if self.head else [])
+
     def files(self, revision: Revision, paths: Sequence[str]) -> dict[str, bytes]:
         """Contents of files at a revision, by path from the DVC root; those that it lacks are left out."""
         if revision.kind == "working tree":
@@ -315,12 +335,13 @@ class History:
         Args:
             revision: any.
             paths: from the DVC root.
-            algorithm: of hashlib, or ``dvc`` for what DVC records: MD5, of a folder the MD5 of its listing.
+            algorithm: of hashlib, ``meaning`` for the digest of :mod:`sandwatch.code`, or ``dvc`` for what DVC records:
+                MD5, of a folder the MD5 of its listing.
         """
         if revision.kind == "working tree":
             if algorithm == "dvc":
                 return {path: found for path in paths if (found := self._lying(path)) is not None}
-            return {p: hashlib.new(algorithm, c).hexdigest() for p, c in self.files(revision, paths).items()}
+            return {path: _hash(content, algorithm) for path, content in self.files(revision, paths).items()}
         if algorithm == "dvc":
             return {path: found for path in paths if (found := self._dvc_hash(revision.commit, path)) is not None}
         oids = self.git.oids(f"{revision.commit}:{self._prefix}{path}" for path in paths)
@@ -339,30 +360,34 @@ class History:
         """Hashes objects not hashed yet."""
         wanted = sorted({oid for oid in oids if (oid, algorithm) not in self._digests})
         for oid, content in self.git.blobs(wanted):
-            self._digests[oid, algorithm] = hashlib.new(algorithm, content).hexdigest()
+            self._digests[oid, algorithm] = _hash(content, algorithm)
 
     def _lying(self, path: str) -> str | None:
-        """The hash of what lies in the working tree; of a folder without what git ignores, as DVC is told to."""
+        """The hash of what lies in the working tree; of a folder without what DVC is told to ignore."""
         lying = self.root / path
         if not lying.is_dir():
             return md5(lying) if lying.is_file() else None
-        listed = Git(lying).run("ls-files", "-z", "--cached", "--others", "--exclude-standard").split("\0")[:-1]
-        return folder_md5({name: md5(lying / name) for name in set(listed) if (lying / name).is_file()})
+        ignored = _ignored((self.root / IGNORE).read_text() if (self.root / IGNORE).is_file() else "")
+        names = (file.relative_to(lying).as_posix() for file in lying.rglob("*") if file.is_file())
+        return folder_md5({name: md5(lying / name) for name in names if not ignored.match_file(f"{path}/{name}")})
 
     def _dvc_hash(self, commit: str, path: str) -> str | None:
-        oid = self.git.oids([f"{commit}:{self._prefix}{path}"])[0]
-        return None if oid is None else self._object_hash(oid)
+        oid, ignore = self.git.oids([f"{commit}:{self._prefix}{path}", f"{commit}:{self._prefix}{IGNORE}"])
+        return None if oid is None else self._object_hash(oid, path, ignore)
 
     @cache  # noqa: B019 - a history lives as long as its command
-    def _object_hash(self, oid: str) -> str | None:
-        """As DVC hashes a file or folder: MD5, of a folder over its listing."""
+    def _object_hash(self, oid: str, path: str, ignore: str | None) -> str | None:
+        """As DVC hashes a file or folder: MD5, of a folder over its listing, without what ``.dvcignore`` names."""
         if self.git.kind(oid) == "blob":
             self._digest([oid], "md5")
             return self._digests[oid, "md5"]
+        text = b"".join(content for _, content in self.git.blobs([ignore] if ignore else []))
+        ignored = _ignored(text.decode(errors="replace"))
         lines = self.git.run("ls-tree", "-r", "-z", oid).split("\0")[:-1]
         entries = [(line.split("\t", 1)[1], line.split(" ", 2)[2][:40]) for line in lines]
         self._digest([blob for _, blob in entries], "md5")
-        return folder_md5({path: self._digests[blob, "md5"] for path, blob in entries})
+        kept = {name: blob for name, blob in entries if not ignored.match_file(f"{path}/{name}")}
+        return folder_md5({name: self._digests[blob, "md5"] for name, blob in kept.items()})
 
     @lru_cache(maxsize=64)  # noqa: B019
     def _lock(self, oid: str) -> Lock:
@@ -431,7 +456,7 @@ class History:
             notes.append(
                 f"this clone is shallow: only {len(commits)} commits can be seen; run git fetch --unshallow to see all"
             )
-        if self.git.ask("remote") and not any(r.kind == "experiment" for r in commits):
+        if self.git.ask("remote") and not any(name.kind == "experiment" for r in commits for name in r.names):
             notes.append("no experiment can be seen; run dvc exp pull to see those of a remote")
         return tuple(notes)
 
@@ -441,6 +466,16 @@ def batched(names: Iterable[str]) -> Iterator[list[str]]:
     rest = iter(names)
     while some := list(islice(rest, 100)):
         yield some
+
+
+def _hash(content: bytes, algorithm: str) -> str:
+    return meaning(content) if algorithm == "meaning" else hashlib.new(algorithm, content).hexdigest()
+
+
+@lru_cache(maxsize=64)
+def _ignored(text: str) -> GitIgnoreSpec:
+    """What a ``.dvcignore`` at the root keeps from DVC."""
+    return GitIgnoreSpec.from_lines(text.splitlines())
 
 
 def _name(ref: str, experiment: re.Match[str] | None) -> Name:
@@ -456,11 +491,8 @@ def _blocks(text: str) -> dict[str, str]:
     """The text of each stage. DVC's own layout is cut without a parser; any other is parsed and written out again."""
     head, _, body = text.partition("stages:\n")
     plain = not re.search(r": [&*]\w", text)  # an alias may stand for what another stage holds
-    if (
-        plain
-        and re.fullmatch(r"schema: '2\.0'\n", head)
-        and re.fullmatch(r"(?:  \S[^\n]*:\n(?:    ?[^\n]*\n)+)*", body)
-    ):
+    # There is one way only to match a line: with two, what isn't plain would take ages to refuse.
+    if plain and re.fullmatch(r"schema: '2\.0'\n", head) and re.fullmatch(r"(?:  \S[^\n]*:\n(?:   [^\n]*\n)+)*", body):
         parts = re.split(r"^  (?=\S)", body, flags=re.MULTILINE)[1:]
         return {name.strip("'\""): block for name, _, block in (part.partition(":\n") for part in parts)}
     stages = read_yaml(text).get("stages")

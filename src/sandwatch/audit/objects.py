@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from sandwatch.audit.hashes import MD5, folder_md5, hash_folder, md5
-from sandwatch.doctor import PLACEHOLDER
 from sandwatch.errors import unsigned
 from sandwatch.files import below
 
@@ -48,9 +47,8 @@ class Objects:
         wanted = {oid for oid in oids if oid not in self._absent and not self._cached(oid).is_file()}
         if not wanted or self._offline:
             return
-        if self._placeholder:
-            # Nobody answers there, and the client would take minutes to find out.
-            self._why = f"the remote {self._placeholder} is a placeholder: dvc remote modify it to your own"
+        if not (self._remote or self._config["core"].get("remote")):
+            self._why = "no remote is set up: sandwatch remote gs://<bucket>/<folder>"
             self._absent |= wanted
             return
         from dvc.exceptions import DvcException
@@ -147,13 +145,6 @@ class Objects:
     def _cache_folder(self) -> Path:
         """Where DVC 3 keeps objects. Source: dvc.cachemgr."""
         return Path(self._config["cache"].get("dir") or self._root / ".dvc/cache") / "files" / "md5"
-
-    @cached_property
-    def _placeholder(self) -> str | None:
-        """The name of the remote where it is still the one that a clone comes with."""
-        name: str | None = self._remote or self._config["core"].get("remote")
-        url = self._config["remote"].get(name, {}).get("url", "") if name else ""
-        return name if PLACEHOLDER in url else None
 
     @cached_property
     def _repo(self) -> Any:

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from sandwatch.audit import map as maps
-from sandwatch.audit.record import USES, Audit
+from sandwatch.audit.record import USES, WORDS, Audit
 from sandwatch.files import whole
 
 MOST_ROWS = 2_000
@@ -31,10 +31,12 @@ MEANINGS = {
     "tested": "it lies in windows of the test fold",
     "no chip": "no pixel of it lies in any window",
 }
-WORDS = {
-    "verified": ("Verified", "Every link of the chain below was computed from the files themselves, and holds."),
+STAMPS = {
+    "verified": ("Verified", "Every link below that was looked at was computed from the files themselves, and holds."),
+    "skipped": ("Not looked at", "Nothing was compared."),
+    "unverified": ("Can't be seen from here", "No link is broken, but some could not be computed. They are:"),
+    "uncommitted": ("Not committed yet", "No link is broken, but no revision holds all of it yet:"),
     "broken": ("Broken", "At least one link of the chain does not hold. The first one that broke:"),
-    "unverified": ("Unverified in part", "No link is broken, but some could not be computed. They are:"),
 }
 ASSETS = Path(__file__).parent / "assets"
 
@@ -119,12 +121,11 @@ def page(audit: Audit) -> str:
         lstrip_blocks=True,
     )
     environment.filters["number"] = _number
-    state = "broken" if audit.broken else next((x.state for x in audit.links if x.state == "unverified"), "verified")
     return environment.get_template("page.html").render(
         audit=audit,
-        state=state,
-        words=WORDS[state],
-        stuck=[link for link in audit.links if link.state == state][: 1 if state == "broken" else None],
+        stamp=STAMPS[audit.state],
+        words=WORDS,
+        stuck=[link for link in audit.links if link.state == audit.state][: 1 if audit.state == "broken" else None],
         policy="; ".join(
             [
                 "default-src 'none'",
@@ -166,17 +167,17 @@ def _number(value: float) -> str:
 
 def _facts(audit: Audit) -> list[tuple[str, str]]:
     """The model, in words."""
-    card = audit.card
-    if card is None:
+    spec = audit.spec
+    if spec is None:
         return []
     return [
-        ("Network", f"{card.architecture} with encoder {card.encoder}, {card.encoder_depth} stages"),
-        ("Method", f"{card.method}; classes {', '.join(card.classes)}"),
-        ("Bands", ", ".join(card.bands)),
-        ("A mine is", f"a score of {card.threshold:.4f} or more, at temperature {card.temperature:.4f}"),
-        ("Weights, SHA-256", card.weights_sha256),
-        ("Label fingerprint", card.label_fingerprint),
-        ("Params, SHA-256", card.params_sha256),
+        ("Network", f"{spec.architecture} with encoder {spec.encoder}, {spec.encoder_depth} stages"),
+        ("Method", f"{spec.method}; classes {', '.join(spec.classes)}"),
+        ("Bands", ", ".join(spec.bands)),
+        ("A mine is", f"a score of {spec.threshold:.4f} or more, at temperature {spec.temperature:.4f}"),
+        ("Weights, SHA-256", spec.weights_sha256),
+        ("Label fingerprint", spec.label_fingerprint),
+        *([("Params, SHA-256", audit.card.params_sha256)] if audit.card is not None else []),
         ("Followed at", str(audit.revision) if audit.revision is not None else "no revision"),
         ("Held by", f"{len(audit.holders)} revision{'s' if len(audit.holders) != 1 else ''}, listed below"),
     ]

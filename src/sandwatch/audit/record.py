@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -12,10 +12,21 @@ import pandas as pd
 import pandera.pandas as pa
 from pandera.typing import Series
 
-from sandwatch.learn.card import Card
+from sandwatch.learn.card import Card, Spec
 from sandwatch.schemas import OBS_ID, PRODUCTS, SHA256, Geometries, Table
 
-State = Literal["verified", "broken", "unverified"]
+State = Literal["verified", "skipped", "unverified", "uncommitted", "broken"]
+WORDS: Mapping[State, str] = {
+    "verified": "verified",
+    "skipped": "not looked at",
+    "unverified": "can't be seen from here",
+    "uncommitted": "not committed yet",
+    "broken": "broken",
+}
+"""What each state is called, the better ones first: a chain is as good as the worst of its links, those aside that
+nobody looked at."""
+STATUS: Mapping[State, int] = {"verified": 0, "broken": 1, "unverified": 2, "skipped": 2, "uncommitted": 3}
+"""Exit statuses of the commands that give a verdict."""
 LINKS = (
     "signature",
     "statement",
@@ -27,6 +38,7 @@ LINKS = (
     "working tree",
     "revision",
     "lock",
+    "pipeline",
     "code",
     "inputs",
     "params",
@@ -35,14 +47,30 @@ LINKS = (
     "labels",
     "snapshot",
     "imagery",
-    "rebuild aoi",
-    "rebuild export",
-    "rebuild annotations",
-    "rebuild chips",
-    "rebuild train",
+    "rebuild",
 )
 """The links of the chain, from the thing in hand back to where it came from: the order of a report, and what "first"
-means in "the first link that broke"."""
+means in "the first link that broke". Of ``rebuild`` there is one a stage, with the stage's name behind it."""
+AGAIN = "dvc checkout brings back what was committed; else dvc repro there, and commit"
+REMEDIES: Mapping[str, str] = {
+    "signature": "take nothing from this folder; get the release again from who signed it",
+    "statement": "take nothing from this folder; get the release again from who signed it",
+    "subjects": "take nothing from this folder; get the release again from who signed it",
+    "release": "ask who signed it which repository and commit they mean",
+    "result": "take the file from the revision that made it, or run dvc repro infer and commit",
+    "weights": AGAIN,
+    "card": AGAIN,
+    "working tree": "dvc checkout brings back what dvc.lock says; dvc repro and git commit keep what was meant",
+    "revision": "git fetch --all --tags and dvc exp pull bring revisions that may hold it; else train again and commit",
+    "lock": "run dvc repro there, and commit dvc.lock as DVC writes it",
+    "code": "commit the code that it ran with, or run dvc repro there and commit dvc.lock",
+    "inputs": "commit the files that it read, or run dvc repro there and commit dvc.lock",
+    "params": "commit the params that it ran with, or run dvc repro there and commit dvc.lock",
+    "rebuild": "don't rely on what was recorded; run dvc repro there, commit, and compare with sandwatch audit diff",
+}
+"""What to do about a link that is broken; where none is named, ``AGAIN``."""
+SEE = "run dvc pull, or dvc repro, and ask again"
+COMMIT = "git diff dvc.lock shows it; git commit dvc.lock keeps it, git checkout dvc.lock and dvc checkout undo it"
 USES = ("trained", "left out", "never drawn", "validated", "tested", "no chip")
 """What a model did with a label; a label whose windows lie in two folds has two of these, '+' between.
 
@@ -56,15 +84,17 @@ class Link:
     """One step of the chain, and whether it holds.
 
     Attributes:
-        name: one of ``LINKS``.
-        state: verified (a hash or a count was computed and agrees), broken (it disagrees), unverified (it could not be
-            computed).
+        name: one of ``LINKS``; of a rebuild with the stage behind it.
+        state: verified (a hash or a count was computed and agrees), skipped (nobody looked), unverified (it could not
+            be computed), uncommitted (it agrees, but no revision holds it), broken (it disagrees).
         detail: what was compared, what differs, or why it could not be told.
+        remedy: what to do about it where that is not what the state and the name of the link say.
     """
 
     name: str
     state: State
     detail: str
+    remedy: str = ""
 
 
 class Name(NamedTuple):
@@ -108,7 +138,7 @@ class Holder:
 
     Attributes:
         revision: it.
-        links: what could be checked in git alone: lock, code, inputs, params.
+        links: what could be checked in git alone: lock, pipeline, code, inputs, params.
     """
 
     revision: Revision
@@ -195,13 +225,44 @@ class SceneRows(Table):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Audit:
+class Chain:
+    """Links, and what they come to.
+
+    Attributes:
+        links: in the order of ``LINKS``.
+    """
+
+    links: tuple[Link, ...]
+
+    @property
+    def broken(self) -> tuple[Link, ...]:
+        """The links that don't hold, the first one first."""
+        return tuple(link for link in self.links if link.state == "broken")
+
+    @property
+    def state(self) -> State:
+        """Of the worst link."""
+        return state(self.links)
+
+    @property
+    def verdict(self) -> str:
+        """One line."""
+        return verdict(self.links)
+
+    @property
+    def remedy(self) -> str:
+        """What to do about it, in one line; '' where nothing is to be done."""
+        return remedy(self.links)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Audit(Chain):
     """Everything behind a model, as far as it could be followed.
 
     Attributes:
         target: what was asked about, as given.
-        card: of the model; None where no card could be read.
-        links: the chain, in the order of ``LINKS``.
+        spec: what the model says of itself; None where that can't be read.
+        card: of the model, which says what made it; None where no card could be read.
         holders: every revision that holds the model, newest first.
         revision: the one whose files were followed; None for a model outside any repository.
         params: of the stages behind the model, by section.
@@ -217,8 +278,8 @@ class Audit:
     """
 
     target: str
+    spec: Spec | None
     card: Card | None
-    links: tuple[Link, ...]
     holders: tuple[Holder, ...] = ()
     revision: Revision | None = None
     params: dict[str, Any] = field(default_factory=dict)
@@ -230,16 +291,6 @@ class Audit:
     imagery: pd.DataFrame | None = None
     notes: tuple[str, ...] = ()
     pictures: Mapping[str, Path] = field(default_factory=dict)
-
-    @property
-    def broken(self) -> tuple[Link, ...]:
-        """The links that don't hold, the first one first."""
-        return tuple(link for link in self.links if link.state == "broken")
-
-    @property
-    def verdict(self) -> str:
-        """One line."""
-        return verdict(self.links)
 
     @property
     def uses(self) -> dict[str, int]:
@@ -254,26 +305,66 @@ class Audit:
         return None if self.observations is None else self.observations[~self.observations["has_mines"]]
 
 
-def verdict(links: tuple[Link, ...]) -> str:
-    """What a chain comes to, in one line."""
-    broken = [link for link in links if link.state == "broken"]
-    unverified = [link for link in links if link.state == "unverified"]
-    if broken:
-        return f"BROKEN at {broken[0].name}: {broken[0].detail}"
-    if unverified:
-        return f"UNVERIFIED in part: {', '.join(dict.fromkeys(link.name for link in unverified))}; the rest holds"
-    return "VERIFIED: every link holds"
+def state(links: Iterable[Link]) -> State:
+    """The state of a chain: that of its worst link. What nobody looked at makes it no worse."""
+    return max((link.state for link in links if link.state != "skipped"), key=list(WORDS).index, default="skipped")
 
 
-def in_order(links: list[Link]) -> tuple[Link, ...]:
-    """Links in the order of ``LINKS``, and within a name in the order given."""
-    return tuple(sorted(links, key=lambda link: LINKS.index(link.name)))
+def verdict(links: Iterable[Link]) -> str:
+    """What a chain comes to, in one line: the word for its state, why, and how many links hold."""
+    links = list(links)
+    found = state(links)
+    first = next((link for link in links if link.state == found), None)
+    if found == "broken" and first is not None:
+        return f"BROKEN at {first.name}: {first.detail}"
+    named = {one: [name for name in dict.fromkeys(x.name for x in links) if _of(links, name) == one] for one in WORDS}
+    count = len(named["verified"])
+    parts = [f"{count} link{'s' * (count != 1)} verified"]
+    if found == "uncommitted" and first is not None:
+        parts = [first.detail, *parts]
+    parts += [
+        f"{WORDS[one]}: {', '.join(named[one])}"
+        for one in ("unverified", "skipped")
+        if named[one] and one != found
+    ]  # fmt: skip
+    if found == "unverified":
+        parts = [", ".join(named[found]), *parts]
+    return f"{WORDS[found].upper()}: {'; '.join(parts)}"
+
+
+def _of(links: Iterable[Link], name: str) -> State:
+    """The state of a link that may have several parts."""
+    mine = [link.state for link in links if link.name == name]
+    return max(mine, key=list(WORDS).index)
+
+
+def remedy(links: Iterable[Link]) -> str:
+    """What to do about the worst link, the first one of that state; '' where every link that was looked at holds."""
+    links = list(links)
+    found = state(links)
+    first = next((link for link in links if link.state == found), None)
+    if first is None or found in ("verified", "skipped"):
+        return ""
+    own = {"broken": REMEDIES.get(_kind(first.name), AGAIN), "uncommitted": COMMIT, "unverified": SEE}[found]
+    return first.remedy or own
+
+
+def in_order(links: Iterable[Link]) -> tuple[Link, ...]:
+    """Links in the order of ``LINKS``, and within a name, or among rebuilds, in the order given."""
+    return tuple(sorted(links, key=lambda link: LINKS.index(_kind(link.name))))
+
+
+def _kind(name: str) -> str:
+    return "rebuild" if name.startswith("rebuild ") else name
 
 
 __all__ = [
     "LINKS",
+    "STATUS",
     "USES",
+    "WORDS",
     "Audit",
+    "Chain",
     "ChipRows",
     "Holder",
     "LabelRows",
@@ -282,6 +373,9 @@ __all__ = [
     "ObservationRows",
     "Revision",
     "SceneRows",
+    "State",
     "in_order",
+    "remedy",
+    "state",
     "verdict",
 ]

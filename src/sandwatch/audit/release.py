@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from sandwatch.audit import chain
 from sandwatch.audit.attest import Sign
-from sandwatch.audit.chain import MODELS, broken, unverified, verified
+from sandwatch.audit.chain import broken, skipped, unverified, verified
 from sandwatch.audit.hashes import md5
 from sandwatch.audit.history import History
-from sandwatch.audit.objects import CorruptError, MissingError, Objects
-from sandwatch.audit.record import Link, verdict
+from sandwatch.audit.record import Chain, Link
 from sandwatch.audit.statement import ATTESTATION, SIGNATURE, SUBJECTS, read_statement
 from sandwatch.errors import InputError
-from sandwatch.files import sha256
+from sandwatch.files import left_behind, sha256
 
 if TYPE_CHECKING:
     from model_signing.hashing import Config as Hashing
@@ -56,23 +55,16 @@ class Signer:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Checked:
-    """What a check found.
+class Checked(Chain):
+    """What a check found: links signature, statement, subjects and release.
 
     Attributes:
-        links: signature, statement, subjects and, in a repository, release.
         statement: the attestation; None where it could not be read.
         notes: what was not looked at.
     """
 
-    links: tuple[Link, ...]
     statement: dict[str, Any] | None
     notes: tuple[str, ...] = ()
-
-    @property
-    def verdict(self) -> str:
-        """One line."""
-        return verdict(self.links)
 
 
 def with_key(private_key: Path) -> Sign:
@@ -96,7 +88,7 @@ def with_key(private_key: Path) -> Sign:
             expected="a private key on the curve P-256, P-384 or P-521, as PEM",
             fix=f"make one with openssl ecparam -genkey -name prime256v1 -noout; its password goes into {PASSWORD}",
         ) from None
-    return lambda folder: signer.set_hashing_config(_hashing()).sign(folder, folder / SIGNATURE)
+    return lambda folder: signer.set_hashing_config(_hashing(folder)).sign(folder, folder / SIGNATURE)
 
 
 def with_sigstore() -> Sign:
@@ -113,7 +105,7 @@ def with_sigstore() -> Sign:
 
         try:
             signer = Config().use_sigstore_signer(use_ambient_credentials=True)  # type: ignore[no-untyped-call]
-            signer.set_hashing_config(_hashing()).sign(folder, folder / SIGNATURE)
+            signer.set_hashing_config(_hashing(folder)).sign(folder, folder / SIGNATURE)
         except (Error, IdentityError, OSError, ValueError) as error:
             raise InputError(
                 "Sigstore",
@@ -148,13 +140,15 @@ def check(folder: Path, signer: Signer, *, where: Path | None = None) -> Checked
     try:
         statement = read_statement(folder / ATTESTATION)
     except InputError as error:
-        return Checked(links=(*links, broken(name="statement", detail=str(error))), statement=None)
+        rest = [skipped(name=name, detail="no attestation says what to compare") for name in ("subjects", "release")]
+        return Checked(links=(*links, broken(name="statement", detail=str(error)), *rest), statement=None)
     links.append(verified(name="statement", detail="an in-toto statement with SLSA provenance"))
     links.append(_subjects(folder, statement))
     history = History.around(where or Path())
     if history is None:
-        note = "there is no DVC repository here: that the commit it names holds the model was not looked at"
-        return Checked(links=tuple(links), statement=statement, notes=(note,))
+        detail = "there is no DVC repository here to look for the commit in: run it in a clone"
+        links.append(skipped(name="release", detail=detail))
+        return Checked(links=tuple(links), statement=statement)
     try:
         links.append(_revision(folder, statement, history))
     finally:
@@ -162,10 +156,11 @@ def check(folder: Path, signer: Signer, *, where: Path | None = None) -> Checked
     return Checked(links=tuple(links), statement=statement, notes=history.notes)
 
 
-def _hashing() -> Hashing:
+def _hashing(folder: Path) -> Hashing:
     from model_signing.hashing import Config
 
-    return Config().set_ignored_paths(paths=[SIGNATURE], ignore_git_paths=False)  # type: ignore[no-untyped-call]
+    beside = [path.name for path in folder.iterdir() if left_behind(path.name)]
+    return Config().set_ignored_paths(paths=[SIGNATURE, *beside], ignore_git_paths=False)  # type: ignore[no-untyped-call]
 
 
 def _signature(folder: Path, signer: Signer) -> Link:
@@ -173,7 +168,7 @@ def _signature(folder: Path, signer: Signer) -> Link:
     from model_signing.verifying import Config
     from sigstore.errors import Error
 
-    config = Config().set_hashing_config(_hashing())  # type: ignore[no-untyped-call]
+    config = Config().set_hashing_config(_hashing(folder))  # type: ignore[no-untyped-call]
     try:
         if signer.public_key is not None:
             config.use_elliptic_key_verifier(public_key=signer.public_key)
@@ -210,7 +205,7 @@ def _subjects(folder: Path, statement: dict[str, Any]) -> Link:
     wrong += [
         f"{path.name} is no part of a release"
         for path in sorted(folder.iterdir())
-        if path.name not in (*SUBJECTS, ATTESTATION, SIGNATURE)
+        if path.name not in (*SUBJECTS, ATTESTATION, SIGNATURE) and not left_behind(path.name)
     ]
     if wrong:
         return broken(name="subjects", detail=wrong[0])
@@ -224,12 +219,8 @@ def _revision(folder: Path, statement: dict[str, Any], history: History) -> Link
     revision = next((r for r in history.revisions if r.commit == commit), None)
     if revision is None or not commit:
         detail = f"this repository has no commit {commit[:10] or 'that it names'}: fetch it, with its experiments"
-        return unverified(name="release", detail=detail)
-    model = chain.model_of(history.lock(revision))
-    try:
-        held = {} if model is None else Objects(history.root).tree(model, MODELS)
-    except (MissingError, CorruptError) as error:
-        return unverified(name="release", detail=str(error))
+        return unverified(name="release", detail=detail, remedy=chain.FETCH)
+    held = dict(chain.model_of(history.lock(revision)) or ())
     wrong = [name for name in SUBJECTS if held.get(name) != md5(folder / name)]
     if wrong:
         return broken(name="release", detail=f"dvc.lock of {revision} holds another {wrong[0]}")

@@ -12,7 +12,7 @@ import pandas as pd
 
 from sandwatch.audit.backward import Backward
 from sandwatch.audit.diff import Difference
-from sandwatch.audit.record import Audit, LabelRows, Link, Revision
+from sandwatch.audit.record import Audit, Chain, LabelRows, Link, Revision
 from sandwatch.errors import InputError
 from sandwatch.files import whole
 
@@ -26,7 +26,15 @@ if TYPE_CHECKING:
 
 SHOWN = 40
 """Rows of a table on the terminal; files hold all."""
-MARKS = {"verified": "[green]ok[/]", "broken": "[red]!![/]", "unverified": "[yellow]??[/]"}
+MARKS = {
+    "verified": "[green]ok[/]",
+    "skipped": "[dim]--[/]",
+    "unverified": "[yellow]??[/]",
+    "uncommitted": "[yellow]++[/]",
+    "broken": "[red]!![/]",
+}
+COLOURS = {"verified": "green", "broken": "red"}
+"""Of verdicts; yellow else."""
 
 
 def audit_json(audit: Audit) -> str:
@@ -34,9 +42,8 @@ def audit_json(audit: Audit) -> str:
     return _json(
         {
             "target": audit.target,
-            "verdict": audit.verdict,
-            "links": [vars(link) for link in audit.links],
-            "model": None if audit.card is None else audit.card.model_dump(mode="json"),
+            **_came_to(audit),
+            "model": None if audit.spec is None else audit.spec.model_dump(mode="json"),
             "revision": None if audit.revision is None else _revision(audit.revision),
             "holders": [
                 {**_revision(holder.revision), "links": [vars(link) for link in holder.links]}
@@ -135,11 +142,11 @@ def print_audit(audit: Audit, console: Console) -> None:
     from rich.markup import escape
 
     console.print(f"[bold]{escape(audit.target)}[/]")
-    if audit.card is not None:
-        card = audit.card
+    if audit.spec is not None:
+        spec = audit.spec
         console.print(
-            f"{card.architecture} with {card.encoder}, {card.method}, {len(card.bands)} bands, "
-            f"threshold {card.threshold:.3f}\nweights {card.weights_sha256}\nlabels  {card.label_fingerprint}"
+            f"{spec.architecture} with {spec.encoder}, {spec.method}, {len(spec.bands)} bands, "
+            f"threshold {spec.threshold:.3f}\nweights {spec.weights_sha256}\nlabels  {spec.label_fingerprint}"
         )
     _chain(audit.links, console)
     if audit.holders:
@@ -172,14 +179,14 @@ def print_audit(audit: Audit, console: Console) -> None:
         _table(console, "imagery", shown, {"obs_id": "observation", "product": "product", "fold": "fold",
                "source": "source", "images": "source images"})  # fmt: skip
     _notes(console, audit.notes)
-    _verdict(console, audit.verdict)
+    _verdict(console, audit)
 
 
 def print_proof(audit: Audit, console: Console) -> None:
     """A verification for people: the chain and the verdict."""
     _chain(audit.links, console)
     _notes(console, audit.notes)
-    _verdict(console, audit.verdict)
+    _verdict(console, audit)
 
 
 def print_released(done: Released, console: Console) -> None:
@@ -204,8 +211,7 @@ def checked_json(found: Checked) -> str:
     """A check of a release as JSON."""
     return _json(
         {
-            "verdict": found.verdict,
-            "links": [vars(link) for link in found.links],
+            **_came_to(found),
             "statement": found.statement,
             "notes": found.notes,
         }
@@ -216,7 +222,7 @@ def print_checked(found: Checked, console: Console) -> None:
     """A check of a release for people."""
     _chain(found.links, console)
     _notes(console, found.notes)
-    _verdict(console, found.verdict)
+    _verdict(console, found)
 
 
 def print_backward(found: Backward, console: Console) -> None:
@@ -227,7 +233,7 @@ def print_backward(found: Backward, console: Console) -> None:
     rows = pd.DataFrame(
         {
             "state": [model.state for model in found.models],
-            "model": [(model.weights_sha256 or model.folder)[:12] for model in found.models],
+            "model": [(model.weights_sha256 or model.weights_md5)[:12] for model in found.models],
             "revisions": [_revisions(model.revisions) for model in found.models],
             "labels": [model.labels for model in found.models],
             "negatives": [model.negatives for model in found.models],
@@ -351,11 +357,21 @@ def _notes(console: Console, notes: Iterable[str]) -> None:
         console.print(f"note: {note}", markup=False)
 
 
-def _verdict(console: Console, verdict: str) -> None:
+def _came_to(chain: Chain) -> dict[str, Any]:
+    return {
+        "state": chain.state,
+        "verdict": chain.verdict,
+        "remedy": chain.remedy,
+        "links": [vars(link) for link in chain.links],
+    }
+
+
+def _verdict(console: Console, chain: Chain) -> None:
     from rich.markup import escape
 
-    colour = {"BROKEN": "red", "UNVERIFIED": "yellow"}.get(verdict.split(" ")[0], "green")
-    console.print(f"[bold {colour}]{escape(verdict)}[/]")
+    console.print(f"[bold {COLOURS.get(chain.state, 'yellow')}]{escape(chain.verdict)}[/]")
+    if chain.remedy:
+        console.print(f"what to do: {chain.remedy}", markup=False)
 
 
 def _revisions(revisions: Iterable[Revision]) -> str:

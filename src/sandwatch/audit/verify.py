@@ -8,18 +8,20 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sandwatch.audit import chain
-from sandwatch.audit.chain import ANNOTATIONS, MODELS, TRAIN, broken, unverified, verified
-from sandwatch.audit.forward import NOT_READ, follow
+from sandwatch.audit.chain import ANNOTATIONS, CANONICAL, MODELS, TRAIN, broken, uncommitted, unverified, verified
+from sandwatch.audit.forward import follow, not_derived
 from sandwatch.audit.hashes import hash_folder
 from sandwatch.audit.history import LOCK, History, Lock, Stage, read_yaml
 from sandwatch.audit.objects import CorruptError, MissingError, Objects
-from sandwatch.audit.record import Audit, Link, in_order
+from sandwatch.audit.record import Audit, Link, Revision, in_order
+from sandwatch.audit.retraining import Retraining
 from sandwatch.errors import InputError
 from sandwatch.files import below, sha256
+from sandwatch.learn.card import Card
 
 Report = Callable[[str], None]
 
@@ -33,10 +35,12 @@ def verify(
     remote: str | None = None,
     pictures: bool = False,
     report: Report = print,
+    allow: Callable[[Foreign], bool] = lambda _: False,
 ) -> Audit:
     """Follows the chain behind a target, then runs its stages again where nothing of this machine's files is used.
 
-    Stops at the first link that breaks: what comes after it would break too.
+    Stops at the first link that breaks: what comes after it would break too. Nothing is run that no link vouches for,
+    and nothing that isn't in the past of what is checked out unless it is allowed.
 
     Args:
         target: a model, a revision or an experiment.
@@ -46,63 +50,130 @@ def verify(
         remote: of DVC, to pull from; None for the default one.
         pictures: look for RGB rasters too, as :func:`sandwatch.audit.forward.audit` does.
         report: is given a line now and then.
+        allow: is asked before the code of a revision is run that whoever works here never checked out.
 
     Returns:
         The audit, with links for what was derived again.
 
     Raises:
-        InputError: there is no repository here, or the target is nothing that can be audited.
+        InputError: there is no repository here, the target is nothing that can be audited, or its code may not be run.
     """
     history = History.here(where)
     try:
         objects = Objects(history.root, remote=remote)
         hand = chain.take(target, history, objects)
         audit = follow(hand, history, objects, pictures=pictures)
-        links = list(audit.links)
+        links = [link for link in audit.links if not link.name.startswith("rebuild ")]
         if hand.path is not None and hand.path.resolve().parent == history.root / MODELS:
             links.append(_working_tree(history))
-        if audit.revision is None or audit.card is None:
+        if audit.revision is None:
             return replace(audit, links=in_order(links))
-        if hand.path is None and hand.revision is not None:
+        if hand.path is None and audit.card is not None:
             links = [link for link in links if link.name not in ("weights", "card")]
             links += chain.kept_weights(hand.files, audit.card, objects, pull=True)
-        if not any(link.state == "broken" for link in links):
-            lock = history.lock(audit.revision)
-            stages = [stage for stage in lock.upstream(TRAIN) if retrain or stage != TRAIN]
+        lock = history.lock(audit.revision)
+        stages = [stage for stage in lock.upstream(TRAIN) if retrain or stage != TRAIN]
+        why = _not_to_be_run(audit.revision, links)
+        if why is None:
+            _ask(target, audit.revision, lock, stages, keep, history, allow)
             with tempfile.TemporaryDirectory(prefix="sandwatch-verify-") as folder:
                 report(f"cloning {audit.revision} to {folder}")
                 clone = _Clone(Path(folder), history, audit.revision.commit)
-                rebuilt = _rebuild(clone, lock, stages, keep, objects, report)
+                retraining = Retraining.before(
+                    clone.root, weights_sha256=audit.card.weights_sha256 if audit.card else ""
+                )
+                rebuilt = _rebuild(clone, lock, stages, keep, objects, retraining, report)
                 links += rebuilt
-                if len(rebuilt) == len(stages) and rebuilt[-1].state != "broken":
-                    links.append(_inputs(clone.root, audit))
-        skipped = () if retrain else ("the training was not run again: --retrain does",)
-        notes = tuple(note for note in audit.notes if note != NOT_READ)
-        return replace(audit, links=in_order(links), notes=(*notes, *skipped))
+                if len(rebuilt) == len(stages) and rebuilt[-1].state != "broken" and audit.card is not None:
+                    links.append(_inputs(clone.root, audit.card))
+        names = {link.name for link in links}
+        for link in not_derived(lock, why or "a stage before it was not derived again"):
+            if link.name not in names:
+                asked = retrain or link.name != f"rebuild {TRAIN}"
+                links.append(link if asked else replace(link, detail="--retrain runs it again"))
+        return replace(audit, links=in_order(links))
     finally:
         history.git.close()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Foreign:
+    """A revision whose code is about to be run, and which is not in the past of what is checked out here.
+
+    Attributes:
+        revision: it.
+        author: who made it, as git says; anybody can write any name there.
+        commands: that are run, by stage.
+    """
+
+    revision: Revision
+    author: str
+    commands: Mapping[str, str]
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """What to show before it is run: what others wrote can't move the cursor or hide a part of itself."""
+        facts = {
+            "revision": str(self.revision),
+            "author": self.author,
+            "date": self.revision.time,
+            "subject": self.revision.subject,
+            **{f"runs {stage}": command for stage, command in self.commands.items()},
+        }
+        return tuple(f"  {name:<17} {_printable(text)}" for name, text in facts.items())
+
+
+def _printable(text: str) -> str:
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in " ".join(text.split()))
+
+
+def _not_to_be_run(revision: Revision, links: Sequence[Link]) -> str | None:
+    """Why nothing of a revision is run; None where it may be."""
+    if any(link.state == "broken" for link in links):
+        return "nothing is run where a link is broken"
+    if revision.kind == "working tree":
+        return "nothing is run that no revision holds"
+    unseen = [link.name for link in links if link.name in ("lock", "pipeline", "code") and link.state != "verified"]
+    return f"nothing is run that no link vouches for: {', '.join(unseen)}" if unseen else None
+
+
+def _ask(
+    target: str,
+    revision: Revision,
+    lock: Lock,
+    stages: Sequence[str],
+    keep: Sequence[str],
+    history: History,
+    allow: Callable[[Foreign], bool],
+) -> None:
+    """Asks before code is run that nobody here checked out.
+
+    Raises:
+        InputError: it may not be run.
+    """
+    if history.leads_to_head(revision):
+        return
+    ran = {name: stage for name in stages if (stage := lock.stage(name)) is not None}
+    # What dvc.lock says ran is what dvc.yaml has: the link pipeline holds, or nothing is run.
+    commands = {name: stage.command for name, stage in ran.items() if not _is_pulled(name, stage, keep)}
+    if not allow(Foreign(revision=revision, author=history.author(revision), commands=commands)):
+        raise InputError(
+            f"audit verify {target}",
+            got=f"no leave to run the code of {revision}, which is not in the history of what is checked out",
+            expected="a revision that you checked out, or your word",
+            fix=f"read it with git diff HEAD...{revision.commit[:10]}, then check it out or give --yes",
+        )
 
 
 def _working_tree(history: History) -> Link:
     """Nothing that the pipeline made was changed where the model lies."""
     from dvc.repo import Repo
 
-    if history.revisions and history.revisions[0].kind == "working tree":
-        mine = history.lock(history.revisions[0])
-        head = next((r for r in history.revisions if r.commit == history.head), None)
-        committed = history.lock(head) if head is not None else None
-        changed = [
-            name
-            for name in mine.names
-            if committed is None or (a := mine.stage(name)) is None or (b := committed.stage(name)) is None
-            or (a.deps, a.outs, a.params) != (b.deps, b.outs, b.params)
-        ]  # fmt: skip
-        return broken(name="working tree", detail=f"dvc.lock is not that of HEAD: {', '.join(changed) or 'its text'}")
     # No remote is asked: what lies here is compared with the cache, and a remote that doesn't answer takes minutes.
     repo = Repo(str(history.root), config={"core": {"remote": ""}})
     status = repo.data_status(granular=True, untracked_files="no")
-    uncommitted: Mapping[str, Sequence[object]] = status.get("uncommitted", {})
-    paths = [str(path) for kind in ("modified", "added") for path in uncommitted.get(kind, [])]
+    different: Mapping[str, Sequence[object]] = status.get("uncommitted", {})
+    paths = [str(path) for kind in ("modified", "added") for path in different.get(kind, [])]
     # Folders are named beside their files, and alone where the cache lacks their listing.
     folders = [path for path in paths if path.endswith("/")]
     named = {folder for folder in folders for path in paths if path != folder and path.startswith(folder)}
@@ -110,6 +181,18 @@ def _working_tree(history: History) -> Link:
     if changed:
         more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
         return broken(name="working tree", detail=f"{changed[0]} is not what dvc.lock says{more}")
+    if history.revisions and history.revisions[0].kind == "working tree":
+        mine = history.lock(history.revisions[0])
+        head = next((r for r in history.revisions if r.commit == history.head), None)
+        committed = history.lock(head) if head is not None else None
+        stages = [
+            name
+            for name in mine.names
+            if committed is None or (a := mine.stage(name)) is None or (b := committed.stage(name)) is None
+            or (a.deps, a.outs, a.params) != (b.deps, b.outs, b.params)
+        ]  # fmt: skip
+        detail = f"what lies here is what dvc.lock says, but that is not HEAD's: {', '.join(stages) or 'its text'}"
+        return uncommitted(name="working tree", detail=detail)
     return verified(name="working tree", detail="dvc.lock is that of HEAD; what lies here is what it says")
 
 
@@ -142,11 +225,12 @@ class _Clone:
 
     def _python(self, module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+        # DVC itself is this environment's (-E, -P): the path of Python that holds the clone is for its stages only.
         # DVC would keep its database of file hashes beside that of other clones.
         env = {**os.environ, "PATH": path, "PYTHONPATH": str(self.root / "src"), "DVC_NO_ANALYTICS": "1",
                "DVC_SITE_CACHE_DIR": str(self._folder / "site")}  # fmt: skip
         return subprocess.run(
-            [sys.executable, "-m", module, *arguments],
+            [sys.executable, "-E", "-P", "-m", module, *arguments],
             cwd=self.root,
             env=env,
             text=True,
@@ -163,20 +247,24 @@ class _Clone:
 
 
 def _rebuild(
-    clone: _Clone, lock: Lock, stages: Sequence[str], keep: Sequence[str], objects: Objects, report: Report
+    clone: _Clone,
+    lock: Lock,
+    stages: Sequence[str],
+    keep: Sequence[str],
+    objects: Objects,
+    retraining: Retraining,
+    report: Report,
 ) -> list[Link]:
     """Runs stages again, one after the other, until one gives something else."""
     links: list[Link] = []
     for number, name in enumerate(stages, 1):
         recorded = lock.stage(name)
         assert recorded is not None
-        source = recorded.params.get({"export": "imagery", "annotations": "annotations"}.get(name, ""), {}).get(
-            "source"
-        )
-        link = f"rebuild {name}"
-        if name in keep or source == "earthengine":
+        source, link = _source(name, recorded), f"rebuild {name}"
+        if _is_pulled(name, recorded, keep):
             report(f"[{number}/{len(stages)}] {name}: pulled, not run again")
-            links.append(_pulled(link, name, recorded.outs, clone.root, objects))
+            fix = f"leave out --keep {name}" if name in keep else "none from here: what it was made from has moved on"
+            links.append(_pulled(link, name, recorded.outs, clone.root, objects, fix))
         else:
             report(f"[{number}/{len(stages)}] {name}: running again")
             try:
@@ -188,17 +276,30 @@ def _rebuild(
             wrong = [failed] if failed else _different(compared, again, clone.root, objects, name)
             more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
             how = "derived from the recorded snapshot" if source == "labelbox" else "run again"
-            links.append(
-                broken(name=link, detail=f"{wrong[0]}{more}")
-                if wrong
-                else verified(name=link, detail=f"{how}, {', '.join(compared)}: same hashes")
-            )
+            if not wrong:
+                links.append(verified(name=link, detail=f"{how}, {', '.join(compared)}: same hashes"))
+            elif name == TRAIN and not failed:
+                links.append(retraining.judge(link, f"{wrong[0]}{more}", compared, objects))
+            else:
+                links.append(broken(name=link, detail=f"{wrong[0]}{more}"))
             rest = {path: oid for path, oid in recorded.outs.items() if path not in compared}
-            if rest and not wrong and (kept := _pulled(link, name, rest, clone.root, objects)).state == "broken":
+            if rest and not wrong and (kept := _pulled(link, name, rest, clone.root, objects, "")).state == "broken":
                 links.append(kept)
         if links[-1].state == "broken" or not all((clone.root / path).exists() for path in recorded.outs):
             break
     return links
+
+
+def _source(name: str, recorded: Stage) -> str | None:
+    """Where a stage of the outside world reads from; None for the others."""
+    section = {"export": "imagery", "annotations": "annotations"}.get(name, "")
+    source: str | None = recorded.params.get(section, {}).get("source")
+    return source
+
+
+def _is_pulled(name: str, recorded: Stage, keep: Sequence[str]) -> bool:
+    """Whether what a stage wrote is taken as recorded."""
+    return name in keep or _source(name, recorded) == "earthengine"
 
 
 def _from_snapshot(clone: _Clone, recorded: Stage, objects: Objects) -> dict[str, str]:
@@ -214,7 +315,7 @@ def _from_snapshot(clone: _Clone, recorded: Stage, objects: Objects) -> dict[str
     dump_yaml(str(_room(clone.root, "params.yaml")), params)
     snapshot = _room(clone.root, f"data/regions/{params['region']}/annotations/export.ndjson")
     snapshot.write_bytes(objects.file(recorded.outs[ANNOTATIONS], "export.ndjson", ANNOTATIONS).read_bytes())
-    return {ANNOTATIONS: recorded.outs[ANNOTATIONS]}
+    return {path: recorded.outs[path] for path in (ANNOTATIONS, CANONICAL)}
 
 
 def _different(recorded: Mapping[str, str], again: Stage | None, root: Path, objects: Objects, name: str) -> list[str]:
@@ -238,7 +339,7 @@ def _different(recorded: Mapping[str, str], again: Stage | None, root: Path, obj
     return wrong
 
 
-def _pulled(link: str, name: str, outs: Mapping[str, str], root: Path, objects: Objects) -> Link:
+def _pulled(link: str, name: str, outs: Mapping[str, str], root: Path, objects: Objects, fix: str) -> Link:
     """Takes what a stage wrote as recorded."""
     try:
         _put(outs, root, objects)
@@ -246,7 +347,8 @@ def _pulled(link: str, name: str, outs: Mapping[str, str], root: Path, objects: 
         return unverified(name=link, detail=f"{name} was to be pulled: {error}")
     except CorruptError as error:
         return broken(name=link, detail=str(error))
-    return unverified(name=link, detail="taken as recorded: its files have their hashes, but were not derived again")
+    detail = "taken as recorded: its files have their hashes, but were not derived again"
+    return unverified(name=link, detail=detail, remedy=fix)
 
 
 def _put(outs: Mapping[str, str], root: Path, objects: Objects) -> None:
@@ -274,15 +376,14 @@ def _room(root: Path, path: str) -> Path:
     return there
 
 
-def _inputs(root: Path, audit: Audit) -> Link:
+def _inputs(root: Path, card: Card) -> Link:
     """What was derived again is what the card says that training read."""
-    assert audit.card is not None
-    here = {path: root / path for path in audit.card.inputs if (root / path).is_file()}
-    wrong = [path for path, file in here.items() if sha256(file) != audit.card.inputs[path]]
+    here = {path: root / path for path in card.inputs if (root / path).is_file()}
+    wrong = [path for path, file in here.items() if sha256(file) != card.inputs[path]]
     if wrong:
         more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
         return broken(name="chips", detail=f"{wrong[0]}, derived again, is not what the card says was read{more}")
-    absent = sorted(audit.card.inputs.keys() - here.keys())
+    absent = sorted(card.inputs.keys() - here.keys())
     if absent:
         return unverified(name="chips", detail=f"the card says that {absent[0]} was read, which no stage made")
     return verified(name="chips", detail=f"all {len(here)} files that the card says were read, derived again")

@@ -29,6 +29,7 @@ from sandwatch.geometry import WGS84, reproject, transformer
 from sandwatch.grid import RESOLUTION_M
 from sandwatch.imagery import Composite, Raster, Site, SourceImage
 from sandwatch.imagery.noise import Floats, generator, normal, rank, smooth, triangle
+from sandwatch.imagery.params import Synthetic
 
 BANDS = (*params.S2_L2A_BANDS, *params.S1_BANDS)
 
@@ -88,7 +89,7 @@ class Painter:
 
     rivers: BaseGeometry
     bands: params.Bands
-    synthetic: params.Synthetic
+    synthetic: Synthetic
 
     def __call__(self, site: Site, month: date) -> Composite:
         """Paints ``site`` in the month that begins with ``month``.
@@ -124,7 +125,7 @@ class Painter:
 
 
 def truth(
-    site: Site, month: date, rivers: BaseGeometry, synthetic: params.Synthetic
+    site: Site, month: date, rivers: BaseGeometry, synthetic: Synthetic
 ) -> tuple[npt.NDArray[np.int32], list[Mine]]:
     """The mines of ``site`` in the month that begins with ``month``, as far as they stand out of the water.
 
@@ -510,7 +511,7 @@ def _sand(place: Floats) -> Floats:
     return np.stack([np.interp(place, _SAND_PLACES, _SAND[:, band]) for band in range(len(BANDS))])
 
 
-def _clouds(world: _World, month: date, synthetic: params.Synthetic) -> npt.NDArray[np.bool_]:
+def _clouds(world: _World, month: date, synthetic: Synthetic) -> npt.NDArray[np.bool_]:
     """Where no image of the month was free of cloud: patches, none in most dry months."""
     rng = world.rng(month, "clouds")
     field = rank(_fractal(rng, *world.metres, 900.0).ravel()).reshape(world.grid.shape)

@@ -61,7 +61,16 @@ class Chips:
         self.mask = cache(partial(self._open, "masks"))
 
     def _open(self, kind: str, obs_id: str) -> npt.NDArray[Any]:
-        array: npt.NDArray[Any] = np.load(self._folder / kind / f"{obs_id}.npy", mmap_mode="r")
+        """Maps an array into memory without a descriptor that stays open, as numpy's maps have: there may be thousands.
+
+        torch closes the file once it is mapped. Its map is private, so it would take writes and not store them.
+        """
+        path = self._folder / kind / f"{obs_id}.npy"
+        stored = np.load(path, mmap_mode="r")
+        size = path.stat().st_size
+        file: npt.NDArray[np.uint8] = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8).numpy()
+        array: npt.NDArray[Any] = file[stored.offset :].view(stored.dtype).reshape(stored.shape)
+        array.flags.writeable = False
         return array
 
     def of(self, fold: str) -> Indices:
@@ -76,11 +85,14 @@ class Chips:
     def gather(self, indices: Indices) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.uint8]]:
         """Copies windows out of the arrays.
 
+        Args:
+            indices: of windows; none gives empty arrays.
+
         Returns:
             int16 (n, band, y, x) and uint8 (n, y, x); what reaches beyond the scene is without data, and ignored.
         """
         size = self.size_px
-        bands = self.pixels(self.obs_id[indices[0]]).shape[0]
+        bands = self.pixels(self.obs_id[0]).shape[0]
         pixels = np.full((len(indices), bands, size, size), NODATA, np.int16)
         masks = np.full((len(indices), size, size), IGNORED, np.uint8)
         for i, index in enumerate(indices):
@@ -211,5 +223,8 @@ class TrainingBatches(Sampler[Indices]):
 
 
 def in_batches(indices: Indices, batch_size: int) -> Sequence[Indices]:
-    """Cuts indices into batches, the last of which may be smaller."""
-    return [indices[first : first + batch_size] for first in range(0, len(indices), batch_size)]
+    """Cuts indices into batches, the last of which may be smaller; no index at all makes one batch without any.
+
+    So each of several processes has a batch, and none waits for another that has nothing to do.
+    """
+    return [indices[first : first + batch_size] for first in range(0, max(len(indices), 1), batch_size)]

@@ -16,8 +16,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
+import pandas as pd
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -28,13 +27,18 @@ from sandwatch._torchvision import ensure_torchvision
 from sandwatch.errors import InputError
 from sandwatch.files import sha256, whole
 from sandwatch.learn.calibrate import temperature
-from sandwatch.learn.card import CLASSES, Card
+from sandwatch.learn.card import CLASSES, Card, Model, Spec
 from sandwatch.learn.data import Batch, Batches, Chips, Draws, Indices, TrainingBatches, in_batches
-from sandwatch.learn.metrics import ScoreHistogram
+from sandwatch.learn.metrics import LogitHistogram, ScoreHistogram
 from sandwatch.learn.model import Predictor, build, mine_logit, normalise
-from sandwatch.params import Compute, Infer, Loss, Model, Train
+from sandwatch.learn.params import Loss, Scoring, Train
+from sandwatch.learn.weights import load
+from sandwatch.origin import About
+from sandwatch.parquet import write_parquet
+from sandwatch.picture import image
+from sandwatch.reproducible import Compute
+from sandwatch.scoring import Scored, reaches, score, to_scores, to_steps
 from sandwatch.stack import HIGH, LOW, counted, mines
-from sandwatch.stitch import Predict, stitch_whole
 
 ensure_torchvision()
 # After the guard, because it imports torchvision.
@@ -89,7 +93,9 @@ def loss(logits: Tensor, mask: Tensor, *, method: str, weights: Loss) -> Tensor:
         sizes = ((likelihood * keep).sum(dim=(0, 2, 3)) + one_hot.sum(dim=(0, 2, 3)))[first:]
         total = total + weights.dice * (1 - (2 * overlap + DICE_SMOOTH) / (sizes + DICE_SMOOTH)).mean()
     if weights.focal:
-        total = total + weights.focal * (entropy * (1 - likelihood) ** weights.focal_gamma).sum() / pixels
+        # As a tensor: powers of 0.5 and 1.5 given as numbers take MKL's square root, forward or backward.
+        gamma = logits.new_tensor(weights.focal_gamma, dtype=torch.float32)
+        total = total + weights.focal * (entropy * (1 - likelihood) ** gamma).sum() / pixels
     return total
 
 
@@ -154,13 +160,19 @@ class Segmentation(lightning.LightningModule):
         self.register_buffer("mean", torch.tensor(mean), persistent=False)
         self.register_buffer("std", torch.tensor(std), persistent=False)
         self.train_loss, self.val_loss = _Mean(), _Mean()
-        self.histogram = ScoreHistogram.empty()
+        self.histogram = LogitHistogram.empty()
         self.rate = 0.0
 
     def configure_optimizers(self) -> Any:
         """AdamW on a one-cycle schedule. Source: Smith and Topin 2018."""
+        # Fused: its square root is the processor's own, correctly rounded. That of torch's other paths is MKL's, which
+        # in reproducible mode goes through an approximate reciprocal root that each maker builds differently.
         optimizer = torch.optim.AdamW(
-            self.parameters(), lr=self.train_params.learning_rate, weight_decay=self.train_params.weight_decay
+            self.parameters(),
+            lr=self.train_params.learning_rate,
+            weight_decay=self.train_params.weight_decay,
+            # In mixed precision Lightning can't clip gradients beside it, and nobody asks for the same bits.
+            fused=True if self.trainer.precision == "32-true" else None,
         )
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer, self.train_params.learning_rate, total_steps=int(self.trainer.estimated_stepping_batches)
@@ -186,11 +198,13 @@ class Segmentation(lightning.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Starts to count anew."""
-        self.val_loss, self.histogram = _Mean(), ScoreHistogram.empty()
+        self.val_loss, self.histogram = _Mean(), LogitHistogram.empty()
 
     def validation_step(self, batch: Batch, _: int) -> None:
-        """Adds a batch to the loss and the histogram."""
+        """Adds a batch to the loss and the histogram; it has no window where there are more processes than windows."""
         pixels, mask = batch
+        if not len(mask):
+            return
         logits = self.network(normalise(pixels, self.mean, self.std))
         if not bool(torch.isfinite(logits).all()):
             raise InputError(
@@ -201,7 +215,7 @@ class Segmentation(lightning.LightningModule):
             )
         self.val_loss.add(loss(logits, mask, method=self.method, weights=self.train_params.loss), len(mask))
         keep = counted(mask, self.method)
-        self.histogram += ScoreHistogram.of_logits(
+        self.histogram += LogitHistogram.of(
             mine_logit(logits)[keep].float().cpu().numpy(), mines(mask, self.method)[keep].cpu().numpy()
         )
 
@@ -209,7 +223,7 @@ class Segmentation(lightning.LightningModule):
         """Adds up the histograms of all processes and logs what early stopping watches."""
         counts = torch.tensor(np.stack([self.histogram.positives, self.histogram.negatives]), device=self.device)
         total = self.trainer.strategy.reduce(counts, reduce_op="sum")
-        self.histogram = ScoreHistogram(positives=total[0].cpu().numpy(), negatives=total[1].cpu().numpy())
+        self.histogram = LogitHistogram(positives=total[0].cpu().numpy(), negatives=total[1].cpu().numpy())
         self.log("val/AP", self.histogram.average_precision(), sync_dist=True)
 
 
@@ -280,13 +294,13 @@ class Provenance:
     """What the card says about where a model comes from.
 
     Attributes:
-        label_fingerprint: of the labels.
+        about: what the chips are made of.
         inputs: path to SHA-256.
-        code: path to SHA-256.
+        code: path to digest.
         params_sha256: of the stage's params.
     """
 
-    label_fingerprint: str
+    about: About
     inputs: dict[str, str]
     code: dict[str, str]
     params_sha256: str
@@ -299,8 +313,9 @@ def learn(
     model: Model,
     train: Train,
     compute: Compute,
-    infer: Infer,
+    scoring: Scoring,
     provenance: Provenance,
+    weights: Path,
     models: Path,
     results: Path,
     report: Report,
@@ -316,8 +331,9 @@ def learn(
         model: section of params.yaml.
         train: section of params.yaml.
         compute: section of params.yaml; unless it asks for reproducibility, Lightning chooses devices and strategy.
-        infer: section of params.yaml: how windows are put together, here to choose temperature and threshold.
+        scoring: section of params.yaml: how windows are put together, to choose temperature and threshold here.
         provenance: for the card.
+        weights: folder of the files to start from.
         models: folder of the model.
         results: folder of metrics and plots.
         report: is given a line now and then.
@@ -326,15 +342,18 @@ def learn(
         Facts of the run (devices, durations), which no output may hold; None in all but the first of several processes.
 
     Raises:
-        InputError: there is nothing to train or to validate on, the network can't be built, or params contradict each
-            other.
+        InputError: there is nothing to train or to validate on, the network can't be built, the weights to start from
+            are not those of params.yaml, or params contradict each other.
     """
-    _check(chips, bands, model, compute, infer)
+    _check(chips, bands, model, scoring)
     training, validating = chips.of("train"), chips.of("val")
     mean, std = chips.moments(training)
     torch.manual_seed(train.seed)
+    network = build(model, in_channels=len(bands), size_px=chips.size_px)
+    if model.encoder_weights is not None:
+        load(network.get_submodule("encoder"), model.encoder_weights, weights, in_channels=len(bands))
     task = Segmentation(
-        build(model, in_channels=len(bands), size_px=chips.size_px),
+        network,
         method=model.method,
         mean=mean,
         std=std,
@@ -366,7 +385,7 @@ def learn(
         return None
 
     task.network.load_state_dict(tracker.best_weights)
-    draft = Card(
+    draft = Spec(
         **model.model_dump(exclude={"encoder_weights"}),
         bands=bands,
         classes=CLASSES[model.method],
@@ -375,31 +394,39 @@ def learn(
         std=std,
         temperature=1.0,
         threshold=0.5,
-        weights_sha256="0" * 64,  # known once they are written, with this card in their header
-        **vars(provenance),
+        **scoring.model_dump(),
+        **provenance.about.model_dump(),
+        weights_sha256="0" * 64,  # known once they are written, with this spec in their header
     )
     report("choosing temperature and threshold on the validation observations")
-    predictor = calibrated(task.network, draft, chips, infer, device=trainer.strategy.root_device)
-    weights = models / "model.safetensors"
-    with whole(weights) as partial:
-        save_file(tracker.best_weights, partial, metadata=predictor.card.header())
-    predictor.card.model_copy(update={"weights_sha256": sha256(weights)}).write(models / "model.json")
+    predictor = calibrated(
+        Predictor(task.network, draft, trainer.strategy.root_device, precision=compute.precision), chips
+    )
+    trained = models / "model.safetensors"
+    with whole(trained) as partial:
+        save_file(tracker.best_weights, partial, metadata=predictor.spec.header())
+    Card(
+        **predictor.spec.model_dump() | {"weights_sha256": sha256(trained)},
+        inputs=provenance.inputs,
+        code=provenance.code,
+        params_sha256=provenance.params_sha256,
+    ).write(models / "model.json")
     _write_exposures(models / "exposures.parquet", chips, training, draws.exposures(tracker.best_epoch + 1))
-    for name, image in pictures(predictor, chips, chips.thin(validating)):
-        tracker.live.log_image(f"{name}.png", image)
+    for name, drawn in pictures(predictor, chips, chips.thin(validating)):
+        tracker.live.log_image(f"{name}.png", drawn)
     tracker.live.summary = {
         "val_ap": tracker.best["val/AP"],
         "val_f1": tracker.best["val/F1"],
         "val_loss": tracker.best["val/loss"],
         "train_loss": tracker.best["train/loss"],
         "best_epoch": tracker.best_epoch + 1,
-        "temperature": predictor.card.temperature,
-        "threshold": round(predictor.card.threshold, 6),
+        "temperature": predictor.spec.temperature,
+        "threshold": round(predictor.spec.threshold, 6),
     }
     tracker.live.end()
     report(
         f"kept epoch {tracker.best_epoch + 1}: validation AP {tracker.best['val/AP']:.4f}, "
-        f"temperature {predictor.card.temperature:.3f}, threshold {predictor.card.threshold:.3f}"
+        f"temperature {predictor.spec.temperature:.3f}, threshold {predictor.spec.threshold:.3f}"
     )
     seen = tracker.epochs * draws.per_epoch
     return {
@@ -414,39 +441,35 @@ def learn(
     }
 
 
-def calibrated(network: nn.Module, draft: Card, chips: Chips, infer: Infer, *, device: torch.device | str) -> Predictor:
-    """Fits temperature, then threshold, on whole validation scenes put together as ``infer`` will.
+def calibrated(predictor: Predictor, chips: Chips) -> Predictor:
+    """Fits temperature, then threshold, on whole validation scenes, scored as maps are.
+
+    The scenes are scored twice, so that no more than some rows of one are in memory.
 
     Args:
-        network: with its final weights.
-        draft: its card; temperature and threshold in it don't matter.
+        predictor: with its final weights; temperature and threshold in its spec don't matter.
         chips: the windows; pixels under those of fold ``val`` count.
-        infer: section of params.yaml.
-        device: to compute on.
+
+    Returns:
+        The same with a spec that holds both.
     """
-    covers = chips.cover(chips.of("val"))
+    covers, method = chips.cover(chips.of("val")), predictor.spec.method
 
-    def count(predict: Predict, into: Callable[[Any, Any], ScoreHistogram]) -> ScoreHistogram:
-        total = ScoreHistogram.empty()
+    def validated(predictor: Predictor) -> Iterator[tuple[Scored, npt.NDArray[np.bool_], npt.NDArray[np.bool_]]]:
+        """(rows, which of their pixels count, whether those are mines)."""
         for obs_id, cover in covers.items():
-            scores = stitch_whole(
-                chips.pixels(obs_id),
-                predict,
-                size_px=chips.size_px,
-                overlap_px=infer.overlap_px,
-                batch_size=infer.batch_size,
-                region=cover,
-            )
             mask = chips.mask(obs_id)
-            keep = cover & counted(mask, draft.method)
-            total += into(scores[keep], mines(mask, draft.method)[keep])
-        return total
+            keep, truth = cover & counted(mask, method), mines(mask, method)
+            for part in score(chips.pixels(obs_id), predictor, cover):
+                yield part, keep[part.rows], truth[part.rows][keep[part.rows]]
 
-    raw = Predictor(network, draft, device)
-    fitted = draft.model_copy(update={"temperature": temperature(count(raw.logits, ScoreHistogram.of_logits))})
-    warm = Predictor(network, fitted, device)
-    _, threshold = count(warm, ScoreHistogram.of).best_f1()
-    return Predictor(network, fitted.model_copy(update={"threshold": threshold}), device)
+    log_odds, scores = LogitHistogram.empty(), ScoreHistogram.empty()
+    for part, keep, truth in validated(predictor):
+        log_odds += LogitHistogram.of(part.log_odds[0][keep], truth)
+    predictor = predictor.changed(temperature=temperature(log_odds))
+    for part, keep, truth in validated(predictor):
+        scores += ScoreHistogram.of(part.steps[keep], truth)
+    return predictor.changed(threshold=scores.best_f1()[1])
 
 
 def pictures(predictor: Predictor, chips: Chips, windows: Indices) -> Iterator[tuple[str, npt.NDArray[np.uint8]]]:
@@ -462,22 +485,19 @@ def pictures(predictor: Predictor, chips: Chips, windows: Indices) -> Iterator[t
     Yields:
         (chip_id, uint8 (y, x, 3)).
     """
-    card = predictor.card
-    natural = [card.bands.index(band) for band in ("B4", "B3", "B2") if band in card.bands]
-    shown = natural if len(natural) == 3 else ([0, 1, 2] if len(card.bands) >= 3 else [0, 0, 0])
-    order = windows[np.argsort(-chips.mine_px(card.method)[windows], kind="stable")]
+    spec = predictor.spec
+    order = windows[np.argsort(-chips.mine_px(spec.method)[windows], kind="stable")]
     _, firsts = np.unique(chips.obs_id[order], return_index=True)
     for index in order[np.sort(firsts)][:SAMPLES]:
         pixels, masks = chips.gather(np.array([index]))
-        score = predictor(pixels)[0]
-        mean, std = (np.array(values)[shown][:, None, None] for values in (card.mean, card.std))
-        bright = (pixels[0][shown] - mean) / (4 * std) + 0.5  # two standard deviations either side of the mean
-        panels = [np.moveaxis(bright, 0, -1), np.repeat(score[:, :, None], 3, axis=2)]
-        canvas = [np.rint(panel.clip(0, 1) * 255).astype(np.uint8).repeat(2, 0).repeat(2, 1) for panel in panels]
+        steps = to_steps(predictor(pixels)[0, 0], spec.temperature)
+        grey = np.rint(to_scores(steps) * 255).astype(np.uint8)
+        panels = [image(pixels[0], spec.bands, spec.mean, spec.std), np.stack([grey] * 3)]
+        canvas = [np.moveaxis(panel, 0, -1).repeat(2, 0).repeat(2, 1) for panel in panels]
         for area, colour in ((masks[0] == LOW, (255, 165, 0)), (masks[0] == HIGH, (255, 0, 0))):
             for panel in canvas:
                 panel[_outline(area.repeat(2, 0).repeat(2, 1))] = colour
-        canvas[1][_outline((score >= card.threshold).repeat(2, 0).repeat(2, 1))] = (0, 255, 255)
+        canvas[1][_outline(reaches(steps, spec.threshold).repeat(2, 0).repeat(2, 1))] = (0, 255, 255)
         gap = np.full((len(canvas[0]), 8, 3), 255, np.uint8)
         yield str(chips.chip_id[index]), np.concatenate([canvas[0], gap, canvas[1]], axis=1)
 
@@ -489,19 +509,12 @@ def _outline(area: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     return area & ~inner
 
 
-def _check(chips: Chips, bands: tuple[str, ...], model: Model, compute: Compute, infer: Infer) -> None:
+def _check(chips: Chips, bands: tuple[str, ...], model: Model, scoring: Scoring) -> None:
     """Raises InputError before time is spent on what can't end well."""
-    if compute.reproducible and compute.precision != "32-true":
+    if scoring.overlap_px >= chips.size_px:
         raise InputError(
-            "params.yaml: compute.precision",
-            got=f"{compute.precision} with compute.reproducible: true",
-            expected="32-true",
-            fix="set compute.precision: 32-true, or compute.reproducible: false",
-        )
-    if infer.overlap_px >= chips.size_px:
-        raise InputError(
-            "params.yaml: infer.overlap_px",
-            got=infer.overlap_px,
+            "params.yaml: scoring.overlap_px",
+            got=scoring.overlap_px,
             expected=f"less than chips.size_px = {chips.size_px}",
             fix="make the overlap smaller",
         )
@@ -559,6 +572,4 @@ def _live(results: Path) -> Any:
 
 def _write_exposures(path: Path, chips: Chips, training: Indices, drawn: dict[int, int]) -> None:
     rows = sorted((str(chips.chip_id[index]), drawn.get(int(index), 0)) for index in training)
-    names, counts = zip(*rows, strict=True)
-    with whole(path) as partial:
-        pq.write_table(pa.table({"chip_id": list(names), "draws": list(counts)}), partial, compression="zstd")
+    write_parquet(pd.DataFrame(rows, columns=["chip_id", "draws"]), path)

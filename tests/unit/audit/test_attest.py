@@ -195,7 +195,9 @@ def test_an_uncommitted_model_is_refused(clone: Path, tmp_path: Path) -> None:
     (clone / "models").mkdir()
     for name, md5 in files.items():
         shutil.copyfile(clone / f".dvc/cache/files/md5/{md5[:2]}/{md5[2:]}", clone / "models" / name)
-    with pytest.raises(InputError, match=r"link revision broken: only the working tree holds it: commit dvc\.lock"):
+    with pytest.raises(
+        InputError, match=r"link revision not committed yet: only the working tree holds it; .*git commit dvc\.lock"
+    ):
         attest(str(clone / "models"), tmp_path / "out", where=clone, offline=True)
     assert not (tmp_path / "out").exists()
 
@@ -298,11 +300,21 @@ def test_a_signing_that_fails_leaves_nothing(made: Made, tmp_path: Path) -> None
 
 def test_a_release_that_nobody_touched(release: Path, keys: tuple[Path, Path], made: Made) -> None:
     found = check(release, Signer(public_key=keys[1]), where=made.root)
-    assert found.verdict == "VERIFIED: every link holds", found.links
+    assert found.verdict == "VERIFIED: 4 links verified", found.links
     assert [link.name for link in found.links] == ["signature", "statement", "subjects", "release"]
     alone = check(release, Signer(public_key=keys[1]), where=release)
-    assert alone.verdict == "VERIFIED: every link holds"
-    assert "no DVC repository here" in alone.notes[0]
+    assert alone.verdict == "VERIFIED: 3 links verified; not looked at: release"
+    assert "no DVC repository here" in alone.links[-1].detail
+
+
+def test_a_folder_that_was_looked_at_is_still_what_was_signed(
+    release: Path, keys: tuple[Path, Path], made: Made
+) -> None:
+    for name in (".DS_Store", "Thumbs.db"):
+        (release / name).write_bytes(b"left behind")
+    assert check(release, Signer(public_key=keys[1]), where=made.root).state == "verified"
+    attest("main", release, where=made.root, offline=True, now=NOW)  # it is still an earlier release of the same model
+    assert {path.name for path in release.iterdir()} == FILES
 
 
 def broken_at(found: Checked) -> tuple[str, str]:

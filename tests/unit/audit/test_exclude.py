@@ -17,7 +17,7 @@ from sandwatch.audit.cli import app
 from sandwatch.audit.diff import changed_exclusions
 from sandwatch.audit.exclude import exclude
 from sandwatch.errors import InputError
-from sandwatch.params import Synthetic
+from sandwatch.imagery.params import Synthetic
 from sandwatch.schemas import Quarantine
 from tests.unit.annotation_rows import KNOWN, drawn, label, lines, manifest, params, polygon, project, row
 

@@ -94,6 +94,11 @@ def test_a_lock_is_read_without_a_parser_as_with_one() -> None:
         assert read.stage("third") is None
 
 
+def test_a_blank_line_is_no_reason_to_think_for_ages() -> None:
+    long = LOCK.replace("      size: 3\n", "      size: 3\n" + "".join(f"      more{i}: 3\n" for i in range(40)))
+    assert Lock(long + "\n").names == ("first", "second")
+
+
 @pytest.mark.parametrize("text", ["", "stages: 3", "stages:\n  a: [", "stages:\n  a:\n    outs: [{path: x}]\n"])
 def test_what_is_no_lock_is_refused(text: str) -> None:
     with pytest.raises(InputError, match="a lock of DVC 3"):
@@ -157,7 +162,7 @@ def test_the_working_tree_is_a_revision_where_its_lock_is_not_heads(clone: Path)
     assert history.lock(history.revisions[0]).names == ("first", "second")
     (clone / "src/sandwatch/__pycache__").mkdir()
     (clone / "src/sandwatch/__pycache__/errors.pyc").write_text("byte code")
-    (clone / ".gitignore").write_text("__pycache__/\n")
+    (clone / ".dvcignore").write_text("__pycache__/\n")
     paths = ["src", "stages/train.py", "missing"]
     head = history.resolve("HEAD")
     assert head is not None

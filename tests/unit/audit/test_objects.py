@@ -146,7 +146,8 @@ def test_what_no_remote_has_is_asked_for_once(root: Path) -> None:
     assert objects.pulled == []
 
 
-def test_the_remote_of_a_fresh_clone_is_not_asked(root: Path) -> None:
-    dvc(root, "remote", "modify", "storage", "url", "gs://your-bucket/sandwatch")
-    with pytest.raises(MissingError, match="the remote storage is a placeholder"):
+def test_without_a_default_remote_nobody_is_asked(root: Path) -> None:
+    dvc(root, "config", "--unset", "core.remote")
+    with pytest.raises(MissingError, match=r"cache nor remote \(no remote is set up: sandwatch remote gs://<bucket>"):
         Objects(root).path("0" * 32)
+    assert Objects(root, remote="storage").pulled == []

@@ -135,8 +135,12 @@ def test_words_of_each_verdict(found: Audit) -> None:
     bad = Link(name="lock", state="broken", detail="dvc.lock was edited")
     dark = Link(name="snapshot", state="unverified", detail="no remote has it")
     unverified = Read(page(replace(found, links=(*found.links, dark))))
-    assert "Unverified in part" in unverified.words
+    assert "? Can't be seen from here" in unverified.words
     assert "no remote has it" in unverified.words
+    fresh = Link(name="revision", state="uncommitted", detail="only the working tree holds it")
+    uncommitted = Read(page(replace(found, links=(fresh, *found.links, dark))))
+    assert "+ Not committed yet" in uncommitted.words
+    assert "What to do: git diff dvc.lock" in uncommitted.words
     broken = Read(page(replace(found, links=(bad, *found.links, dark))))
     assert "✕ Broken" in broken.words
     verdict = broken.words[: broken.words.index("What was asked")]
@@ -148,8 +152,8 @@ def test_words_of_each_verdict(found: Audit) -> None:
 
 def test_a_model_without_repository_has_a_page_without_tables(found: Audit) -> None:
     link = Link(name="revision", state="unverified", detail="there is no repository")
-    text = page(Audit(target="lone.safetensors", card=found.card, links=(link,)))
-    assert "Unverified in part" in text
+    text = page(Audit(target="lone.safetensors", spec=found.card, card=found.card, links=(link,)))
+    assert "Can&#39;t be seen from here" in text
     assert 'id="labels"' not in text
     assert 'id="map"' not in text
     assert len(text) < 50_000, "no library for a map that is not there"

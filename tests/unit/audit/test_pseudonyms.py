@@ -290,7 +290,7 @@ def test_errors_name_nobody_either(clone: Path) -> None:
     asked = ["--annotator", "gone@example.org", "--offline", "--pseudonymous"]
     done = CliRunner().invoke(app, asked)
     assert isinstance(done.exception, InputError)
-    assert f"labels with annotator {NAMES.of('gone@example.org')}" in str(done.exception)
+    assert f"--annotator {NAMES.of('gone@example.org')}" in str(done.exception)
     assert "gone@" not in str(done.exception)
     done = CliRunner().invoke(app, ["nowhere@example.org", "--offline", "--pseudonymous"])
     assert isinstance(done.exception, InputError)

@@ -112,7 +112,7 @@ def test_a_model_that_no_revision_holds(made: Made, card: Card, tmp_path: Path) 
     path = write_item(tmp_path / "x.json", card, model_sha256="f" * 64)
     found = audit(str(path), where=made.root, offline=True)
     assert found.labels is None
-    assert found.verdict.startswith("UNVERIFIED in part: revision")
+    assert found.verdict.startswith("CAN'T BE SEEN FROM HERE: revision")
 
 
 def test_a_raster_that_names_a_server_is_refused_unasked(tmp_path: Path, listener: Listener) -> None:

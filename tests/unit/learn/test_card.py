@@ -4,15 +4,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-import yaml
+from safetensors.numpy import save_file
 
-from sandwatch import params
 from sandwatch.errors import InputError
 from sandwatch.files import sha256
-from sandwatch.learn.card import CODE, Card, hash_code, hash_inputs, hash_params
+from sandwatch.learn.card import Card, Model, Spec, hash_inputs, hash_params
 
-ROOT = Path(__file__).parents[3]
 ZEROS = "0" * 64
 
 
@@ -26,11 +25,15 @@ def card(**changes: Any) -> Card:
         "bands": ("B2", "B3", "B4"),
         "classes": ("other", "mine"),
         "size_px": 32,
+        "overlap_px": 8,
+        "batch_size": 4,
         "mean": (800.25, 1200.5, 1500.0),
         "std": (100.0, 200.0, 300.0),
         "temperature": 1.5,
         "threshold": 0.25,
         "label_fingerprint": ZEROS,
+        "imagery": "real",
+        "labels": "real",
         "inputs": {"data/chips/windows.parquet": ZEROS},
         "code": {"src/sandwatch/learn/model.py": ZEROS},
         "params_sha256": ZEROS,
@@ -45,7 +48,7 @@ def test_a_card_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 
 def test_a_card_builds_the_same_network() -> None:
-    assert card().model == params.Model(
+    assert card().model == Model(
         architecture="Unet",
         encoder="resnet18",
         encoder_depth=3,
@@ -78,20 +81,52 @@ def test_every_input_file_is_hashed(tmp_path: Path) -> None:
 
 
 def test_the_hash_of_params_knows_values_not_order() -> None:
-    first = params.Compute(reproducible=True, threads=2, precision="32-true")
-    second = params.Infer(overlap_px=8, batch_size=2, min_object_m2=0)
-    assert hash_params([first, second]) == hash_params([second, first])
-    assert hash_params([first, second]) != hash_params([first, second.model_copy(update={"overlap_px": 9})])
+    first, second = {"a": {"x": 1, "y": [1, 2]}, "b": {"z": 0.5}}, {"b": {"z": 0.5}, "a": {"y": [1, 2], "x": 1}}
+    assert hash_params(first) == hash_params(second)
+    assert hash_params(first) != hash_params({**first, "b": {"z": 0.6}})
 
 
-def test_the_code_on_the_card_is_what_dvc_watches() -> None:
-    deps = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]["train"]["deps"]
-    assert {f"src/sandwatch/{pattern.removesuffix('/*.py')}" for pattern in CODE} == {
-        dep for dep in deps if dep.startswith("src/")
+def write(path: Path, made: Card) -> None:
+    save_file({"w": np.zeros(3, np.float32)}, path, metadata=made.header())
+
+
+def test_weights_say_themselves_what_they_need(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    write(path, card())
+    said = Spec.carried(path)
+    assert said is not None
+    assert said.model_dump() == {name: getattr(card(), name) for name in Spec.model_fields} | {
+        "weights_sha256": sha256(path)
     }
-    found = hash_code(ROOT / "stages" / "train.py")
-    assert found["src/sandwatch/learn/card.py"] == sha256(ROOT / "src" / "sandwatch" / "learn" / "card.py")
-    assert {"stages/train.py", "src/sandwatch/stitch.py", "src/sandwatch/learn/task.py"} <= found.keys()
+
+
+def test_what_made_a_model_is_not_in_the_bytes_of_its_weights(tmp_path: Path) -> None:
+    """Other code, params or inputs that come to the same weights leave their hash as it was; other labels don't."""
+    hashes = []
+    for number, changes in enumerate(
+        ({}, {"code": {}, "inputs": {}, "params_sha256": "1" * 64}, {"label_fingerprint": "1" * 64}, {"threshold": 0.3})
+    ):
+        write(tmp_path / f"{number}.safetensors", card(**changes))
+        hashes.append(sha256(tmp_path / f"{number}.safetensors"))
+    assert hashes[0] == hashes[1]
+    assert len(set(hashes)) == 3
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [({"sandwatch": "{"}, "Expecting"), ({"sandwatch": "{}"}, "Field required"), ({"sandwatch": "3"}, "got")],
+)
+def test_a_header_that_is_no_spec_is_one_line(tmp_path: Path, metadata: dict[str, str], message: str) -> None:
+    path = tmp_path / "model.safetensors"
+    save_file({"w": np.zeros(3, np.float32)}, path, metadata=metadata)
+    with pytest.raises(InputError, match=message):
+        Spec.carried(path)
+
+
+def test_weights_of_others_say_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_file({"w": np.zeros(3, np.float32)}, path)
+    assert Spec.carried(path) is None
 
 
 def test_learning_needs_no_gdal() -> None:

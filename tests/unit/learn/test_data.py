@@ -1,6 +1,8 @@
+import os
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -9,8 +11,10 @@ from hypothesis import strategies as st
 
 from sandwatch.errors import InputError
 from sandwatch.learn.data import Batches, Chips, Draws, TrainingBatches, in_batches
+from sandwatch.schemas import Windows
 from sandwatch.stack import NODATA, counted, mines
 from tests import tiny_chips
+from tests.conftest import descriptors
 
 
 @pytest.fixture(scope="module")
@@ -144,3 +148,38 @@ def test_processes_share_an_epoch_without_overlap_or_loss() -> None:
 
 def test_batches_keep_every_window() -> None:
     assert [batch.tolist() for batch in in_batches(np.arange(5), 2)] == [[0, 1], [2, 3], [4]]
+
+
+def test_a_process_without_windows_has_one_empty_batch(chips: Chips) -> None:
+    (none,) = in_batches(np.arange(0), 2)
+    pixels, masks = Batches(chips)[none]
+    assert (pixels.dtype, pixels.shape) == (torch.int16, (0, 3, 32, 32))
+    assert (masks.dtype, masks.shape) == (torch.uint8, (0, 32, 32))
+
+
+def test_more_observations_than_a_process_may_have_files_open(tmp_path: Path) -> None:
+    windows = Windows.read(tiny_chips.write(tmp_path) / "windows.parquet").query("obs_id == 'a_2020-01-01'").iloc[:1]
+    ids = [f"a_{year}-{month:02}-01" for year in range(1900, 2000) for month in range(1, 13)]
+    table = pd.concat([windows] * len(ids)).assign(obs_id=ids, chip_id=[f"{obs_id}_g0_0" for obs_id in ids])
+    Windows.write(table, tmp_path / "windows.parquet")
+    for number, obs_id in enumerate(ids):
+        np.save(tmp_path / "pixels" / f"{obs_id}.npy", np.full((3, 32, 32), number, np.int16))
+        np.save(tmp_path / "masks" / f"{obs_id}.npy", np.full((32, 32), number % 3, np.uint8))
+    chips = Chips(tmp_path)
+    with descriptors(256):
+        pixels, masks = chips.gather(np.arange(len(ids)))
+        chips.moments(np.arange(len(ids)))
+    assert (pixels == np.arange(1200)[:, None, None, None]).all()
+    assert (masks == (np.arange(1200) % 3)[:, None, None]).all()
+
+
+def test_maps_hold_no_file_open_and_take_no_writes(tmp_path: Path) -> None:
+    folder = tiny_chips.write(tmp_path)
+    chips = Chips(folder)
+    chips.gather(np.arange(len(chips.obs_id)))
+    held = [link for link in Path("/proc/self/fd").iterdir() if folder.as_posix() in os.path.realpath(link)]
+    assert held == []
+    pixels = chips.pixels("a_2020-01-01")
+    np.testing.assert_array_equal(pixels, np.load(folder / "pixels" / "a_2020-01-01.npy"))
+    with pytest.raises(ValueError, match="read-only"):
+        pixels[0, 0, 0] = 1

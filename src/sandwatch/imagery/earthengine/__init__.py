@@ -9,7 +9,6 @@ those files, by any number of processes, without the network.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -21,6 +20,8 @@ from sandwatch import params
 from sandwatch.errors import InputError
 from sandwatch.imagery import Composite, Raster, Site, SourceImage, Unfetched
 from sandwatch.imagery.earthengine import composites, session, transfer
+from sandwatch.imagery.params import EarthEngine
+from sandwatch.pools import threads
 from sandwatch.stage import progress
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class Fetched:
 
 
 def fetch(
-    sites: Sequence[Site], bands: params.Bands, settings: params.EarthEngine, *, min_coverage: float, work: Path = WORK
+    sites: Sequence[Site], bands: params.Bands, settings: EarthEngine, *, min_coverage: float, work: Path = WORK
 ) -> Fetched:
     """Fetches the composites of ``sites`` that are worth it: of an observation all products, or none.
 
@@ -85,7 +86,7 @@ def fetch(
     session.start()
     progress(f"asking Earth Engine what there is of {len(sites)} sites, one call a site")
     found: dict[tuple[str, date, str], _Found] = {}
-    with ThreadPoolExecutor(transfer.PARALLEL_REQUESTS) as pool:
+    with threads(transfer.PARALLEL_REQUESTS) as pool:
         for site, answer in zip(sites, pool.map(lambda site: _survey(site, bands, settings), sites), strict=True):
             found.update({(site.site_id, month, product): value for (month, product), value in answer.items()})
     _check_found(found, sites)
@@ -112,7 +113,7 @@ def decibel(power: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     return np.where(power > 0, db, np.nan).astype(np.float32)
 
 
-def _check_bands(bands: params.Bands, settings: params.EarthEngine) -> None:
+def _check_bands(bands: params.Bands, settings: EarthEngine) -> None:
     offered = params.S2_L2A_BANDS if settings.s2_level == "L2A" else params.S2_BANDS
     missing = [band for band in bands.s2 if band not in offered]
     if missing:
@@ -124,7 +125,7 @@ def _check_bands(bands: params.Bands, settings: params.EarthEngine) -> None:
         )
 
 
-def _survey(site: Site, bands: params.Bands, settings: params.EarthEngine) -> dict[tuple[date, str], _Found]:
+def _survey(site: Site, bands: params.Bands, settings: EarthEngine) -> dict[tuple[date, str], _Found]:
     answer: Any = session.call(f"survey of {site.site_id}", composites.survey(site, bands, settings).getInfo)
     return {
         (date.fromisoformat(month), product): _found(f"{site.site_id} {month} {product}", product, described, settings)
@@ -134,7 +135,7 @@ def _survey(site: Site, bands: params.Bands, settings: params.EarthEngine) -> di
     }
 
 
-def _found(name: str, product: str, described: dict[str, Any], settings: params.EarthEngine) -> _Found:
+def _found(name: str, product: str, described: dict[str, Any], settings: EarthEngine) -> _Found:
     indices, times, baselines = described["indices"], described["times"], described["baselines"]
     baselines = baselines or [None] * len(indices)
     if not len(indices) == len(times) == len(baselines):
@@ -177,7 +178,7 @@ def _order(
     product: str,
     indices: Sequence[str],
     bands: params.Bands,
-    settings: params.EarthEngine,
+    settings: EarthEngine,
     work: Path,
 ) -> transfer.Order:
     names = bands.s2 if product == "s2" else bands.s1

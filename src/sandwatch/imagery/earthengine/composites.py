@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from sandwatch import params
 from sandwatch.grid import Grid
 from sandwatch.imagery import Site
+from sandwatch.imagery.params import EarthEngine
 
 if TYPE_CHECKING:
     import ee
@@ -34,12 +35,12 @@ def crs_transform(grid: Grid) -> list[float]:
     return [grid.resolution, 0.0, grid.left, 0.0, -grid.resolution, grid.top]
 
 
-def collection_of(product: str, settings: params.EarthEngine) -> str:
+def collection_of(product: str, settings: EarthEngine) -> str:
     """The catalogue's name of the collection that ``product`` (s2, s1) is made of."""
     return S2_COLLECTIONS[settings.s2_level] if product == "s2" else S1_COLLECTION
 
 
-def images(product: str, grid: Grid, month: date, settings: params.EarthEngine) -> ee.ImageCollection:
+def images(product: str, grid: Grid, month: date, settings: EarthEngine) -> ee.ImageCollection:
     """Images of a month that touch ``grid``.
 
     Sentinel-2: with clouds masked, or without the cloudy scenes. Sentinel-1: of interferometric wide swath with both
@@ -57,7 +58,7 @@ def images(product: str, grid: Grid, month: date, settings: params.EarthEngine) 
     return _clear(found, settings) if product == "s2" else _of_one_kind(found, settings)
 
 
-def survey(site: Site, bands: params.Bands, settings: params.EarthEngine) -> ee.Dictionary:
+def survey(site: Site, bands: params.Bands, settings: EarthEngine) -> ee.Dictionary:
     """What there is of a site, in one value: for each month and product, its images and how much of the AOI they cover.
 
     Returns:
@@ -79,7 +80,7 @@ def survey(site: Site, bands: params.Bands, settings: params.EarthEngine) -> ee.
 
 
 def composite(
-    product: str, grid: Grid, month: date, indices: Sequence[str], bands: Sequence[str], settings: params.EarthEngine
+    product: str, grid: Grid, month: date, indices: Sequence[str], bands: Sequence[str], settings: EarthEngine
 ) -> ee.Image:
     """The composite of the images with these indices, 0 where there is no data.
 
@@ -107,7 +108,7 @@ def water() -> ee.Image:
     return made
 
 
-def _clear(found: ee.ImageCollection, settings: params.EarthEngine) -> ee.ImageCollection:
+def _clear(found: ee.ImageCollection, settings: EarthEngine) -> ee.ImageCollection:
     import ee
 
     if settings.cloud_mask == "scene_filter":
@@ -120,7 +121,7 @@ def _clear(found: ee.ImageCollection, settings: params.EarthEngine) -> ee.ImageC
     return linked
 
 
-def _of_one_kind(found: ee.ImageCollection, settings: params.EarthEngine) -> ee.ImageCollection:
+def _of_one_kind(found: ee.ImageCollection, settings: EarthEngine) -> ee.ImageCollection:
     import ee
 
     found = found.filter(ee.Filter.eq("instrumentMode", "IW"))

@@ -18,7 +18,7 @@ import re
 import shutil
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+from concurrent.futures import CancelledError
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -27,12 +27,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from sandwatch import gcs, params, raster
+from sandwatch import gcs, raster
 from sandwatch.errors import InputError
 from sandwatch.files import whole
 from sandwatch.grid import Grid, Window
 from sandwatch.imagery.earthengine import session
 from sandwatch.imagery.earthengine.composites import MAX_PIXELS, crs_transform
+from sandwatch.imagery.params import EarthEngine
+from sandwatch.pools import threads
 from sandwatch.retries import pause
 from sandwatch.stage import progress
 
@@ -106,7 +108,7 @@ class Order:
         ]
 
 
-def fetch(orders: Sequence[Order], settings: params.EarthEngine) -> None:
+def fetch(orders: Sequence[Order], settings: EarthEngine) -> None:
     """Makes the file of every order that has none yet.
 
     Raises:
@@ -122,7 +124,7 @@ def fetch(orders: Sequence[Order], settings: params.EarthEngine) -> None:
     _compute_pixels([order for order in todo if not _goes_by_batch(order, settings)])
 
 
-def _goes_by_batch(order: Order, settings: params.EarthEngine) -> bool:
+def _goes_by_batch(order: Order, settings: EarthEngine) -> bool:
     if settings.transfer == "auto":
         return settings.bucket is not None and len(order.tiles) > AUTO_TILES
     return settings.transfer == "batch"
@@ -168,7 +170,7 @@ def _compute_pixels(orders: Sequence[Order]) -> None:
     """Fetches orders tile by tile; after a refusal no more is asked for, but what has come by then is kept."""
     refusal: InputError | None = None
     done = 0
-    with ThreadPoolExecutor(PARALLEL_REQUESTS) as pool:
+    with threads(PARALLEL_REQUESTS) as pool:
         waiting = deque(
             (order, [(window, pool.submit(compute_pixels, order, window)) for window in order.tiles])
             for order in orders

@@ -7,7 +7,6 @@ file that DVC knows, and no stage asks the outside world where the rivers are.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,7 @@ from sandwatch.files import write_json
 from sandwatch.geometry import WGS84, reproject, snap, transformer
 from sandwatch.grid import Grid, utm_crs
 from sandwatch.imagery.earthengine import composites, session, transfer
+from sandwatch.pools import threads
 
 if TYPE_CHECKING:
     from shapely.geometry.base import BaseGeometry
@@ -50,7 +50,7 @@ def write_rivers(path: Path, sites: Sequence[Site], *, extent_m: float, min_area
             str(path), got="a file", expected="none yet", fix="remove it, or name another file in aoi.rivers"
         )
     session.start()
-    with ThreadPoolExecutor(transfer.PARALLEL_REQUESTS) as pool:
+    with threads(transfer.PARALLEL_REQUESTS) as pool:
         found = list(pool.map(lambda site: _water(site, extent_m=extent_m, min_area_m2=min_area_m2), sites))
     dry = [site.site_id for site, polygons in zip(sites, found, strict=True) if not polygons]
     if dry:

@@ -1,0 +1,50 @@
+"""What params.yaml may say of training: sections ``train`` and ``scoring``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from sandwatch.params import Count, NotNegative, Positive, Section, Seed
+
+
+class Loss(BaseModel):
+    """Weights of the terms of the loss; a weight of zero leaves the term out."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    bce: NotNegative
+    dice: NotNegative
+    focal: NotNegative
+    mine_weight: Positive
+    focal_gamma: NotNegative
+
+    @model_validator(mode="after")
+    def _something(self) -> Loss:
+        if self.bce + self.dice + self.focal == 0:
+            raise ValueError("at least one of bce, dice and focal must be above 0")
+        return self
+
+
+class Train(Section):
+    """How the network learns."""
+
+    section = "train"
+    epochs: Count
+    windows_per_epoch: Count
+    batch_size: Count
+    learning_rate: Positive
+    weight_decay: NotNegative
+    patience: Count
+    loss: Loss
+    flips: bool
+    quarter_turns: bool
+    seed: Seed
+
+
+class Scoring(Section):
+    """How a scene is scored window by window: read by training, and from then on a part of the model."""
+
+    section = "scoring"
+    overlap_px: Annotated[int, Field(ge=0)]
+    batch_size: Count
