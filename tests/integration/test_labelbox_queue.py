@@ -187,6 +187,19 @@ def test_signed_addresses_hold_no_key_and_can_be_renewed(
     assert server.data_rows[OBS[0]]["id"] == first["id"]
 
 
+def test_a_refused_row_is_reported_without_the_signature_of_its_link(
+    server: Labelbox, bucket: Gcs, scenes: tuple[pd.DataFrame, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A dataset with an integration takes no signed links, and Labelbox says which it was given."""
+    pushed(scenes)
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(service_account(tmp_path)))
+    failed = pushed(scenes, links="signed", integration=None, renew=True).failed
+    assert list(failed) == list(OBS)
+    for obs_id, message in failed.items():
+        assert f"tileLayerUrl: got https://storage.googleapis.com/pictures/rgb/{obs_id}/rgb.tif" in message
+        assert "X-Goog" not in message
+
+
 def service_account(folder: Path) -> Path:
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     pem = key.private_bytes(

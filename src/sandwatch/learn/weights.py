@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from sandwatch._torchvision import ensure_torchvision
-from sandwatch.errors import InputError
+from sandwatch.errors import InputError, unsigned
 from sandwatch.files import sha256, whole
 from sandwatch.learn.card import Weights
 from sandwatch.learn.model import known
@@ -59,7 +59,7 @@ def fetch(encoder: str, name: str, folder: Path) -> Path:
     except OSError as error:
         raise InputError(
             f"weights {name} of the encoder {encoder}",
-            got=str(error)[:300],
+            got=unsigned(error)[:300],
             expected="an answer of the Hugging Face Hub, or of the address in the environment variable HF_ENDPOINT",
             fix="run it where the Hub can be reached, then bring the file here",
         ) from None
