@@ -135,10 +135,10 @@ def main(
         if weights.is_file():
             from sandwatch.learn.model import Predictor
 
-            predictor = Predictor.load(weights, "cpu")
+            predictor = Predictor.load(weights, "cpu", precision="32-true")
             if predictor.spec.bands != BANDS:
                 raise SystemExit(f"{weights}: this benchmark feeds the bands {BANDS}")
-            networks["network"] = predictor
+            networks["network"] = lambda pixels: predictor(pixels)[:, 0]
         else:
             print(f"{weights}: no model here, so only the model that costs nothing (dvc repro train makes one)")
         print(f"{'model':<9}{'way':<20}{'ms a window':>12}{'in the model':>13}{'to the ring':>12}{'peak MB':>9}")

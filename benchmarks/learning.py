@@ -3,7 +3,7 @@
     python benchmarks/learning.py [--only forest] [--root DIR]
 
 Run it after `dvc repro`, with data/ and results/ in place. All three are judged on the same pixels, those that the test
-fold owns, by the same metric and intervals (95 %, bootstrap over test observations):
+fold owns on the holdout rivers, by the same metric and intervals (95 %, bootstrap over sites):
 
 * model: as results/evaluate/metrics.json has it.
 * forest: a random forest on the bands of one pixel, trained on a sample of the training fold's pixels. It knows colours
@@ -21,6 +21,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -37,6 +38,7 @@ from sandwatch.learn.metrics import ScoreHistogram, bootstrap
 from sandwatch.learn.params import Scoring, Train
 from sandwatch.origin import About
 from sandwatch.reproducible import Compute, pin
+from sandwatch.scoring import STEPS
 from sandwatch.split import Split
 from sandwatch.stack import HIGH, IGNORED, LOW, OTHER, counted, mines
 from sandwatch.stage import progress, run
@@ -84,7 +86,7 @@ def main(
 
 def table(figures: dict[str, Figures]) -> str:
     """The figures as a Markdown table."""
-    lines = ["| on the test rivers | AP | 95 % interval | AP of guessing |", "|---|---|---|---|"]
+    lines = ["| on the holdout rivers | AP | 95 % interval | AP of guessing |", "|---|---|---|---|"]
     for name in Contender:
         if one := figures.get(name):
             interval = "" if one["ap_low95"] is None else f"{one['ap_low95']} to {one['ap_high95']}"
@@ -108,16 +110,19 @@ def forest() -> Figures:
     trees = RandomForestClassifier(
         FOREST_TREES, min_samples_leaf=FOREST_LEAF, n_jobs=os.cpu_count(), random_state=SEED
     ).fit(features, truth)
-    histograms = []
-    for obs_id, stack, mine, counts in _observations("test"):
+    sites: dict[str, ScoreHistogram] = {}
+    holdout = params.read(Path("params.yaml"), Split).holdout_rivers
+    for obs_id, stack, mine, counts in _observations("test", holdout):
         pixels = stack[:, counts].T
         parts = [
             trees.predict_proba(pixels[first : first + SCORED_AT_ONCE])[:, 1]
             for first in range(0, len(pixels), SCORED_AT_ONCE)
         ]
-        histograms.append(ScoreHistogram.of(np.concatenate(parts), mine[counts]))
-        progress(f"  {obs_id}: AP {histograms[-1].average_precision():.3f}")
-    return _figures(histograms) | {"training_pixels": len(truth)}
+        one = ScoreHistogram.of(np.rint(np.concatenate(parts) * STEPS).astype(np.int64), mine[counts])
+        site = obs_id.rsplit("_", 1)[0]
+        sites[site] = sites.get(site, ScoreHistogram.empty()) + one
+        progress(f"  {obs_id}: AP {one.average_precision():.3f}")
+    return _figures([sites[site] for site in sorted(sites)]) | {"training_pixels": len(truth)}
 
 
 def shuffled() -> Figures:
@@ -128,7 +133,7 @@ def shuffled() -> Figures:
     def read(section: type[params.S]) -> params.S:
         return params.read(Path("params.yaml"), section)
 
-    train, split = read(Train), read(Split)
+    compute, train, split = read(Compute), read(Train), read(Split)
     about = About(label_fingerprint="0" * 64, imagery="synthetic", labels="synthetic")
     nothing = task.Provenance(about=about, inputs={}, code={}, params_sha256="0" * 64)
     with tempfile.TemporaryDirectory() as name:
@@ -139,9 +144,10 @@ def shuffled() -> Figures:
             bands=read(params.Bands).names,
             model=read(Model),
             train=train.model_copy(update={"patience": train.epochs}),
-            compute=read(Compute),
+            compute=compute,
             scoring=read(Scoring),
             provenance=nothing,
+            weights=Path("data/weights"),
             models=folder / "models",
             results=folder / "results",
             report=lambda line: progress(f"  {line}"),
@@ -151,8 +157,9 @@ def shuffled() -> Figures:
             manifest=schemas.Scenes.read(Path("data/scenes.parquet")),
             windows=schemas.Windows.read(Path("data/chips/windows.parquet")),
             chips=Path("data/chips"),
-            scorer=Predictor.load(folder / "models/model.safetensors", "cpu"),
+            scorer=Predictor.load(folder / "models/model.safetensors", "cpu", precision=compute.precision),
             params=read(Evaluate),
+            holdout_rivers=split.holdout_rivers,
             min_distance_km=split.min_distance_km,
         )
     return {name: evaluation.metrics[name] for name in KEPT}
@@ -196,12 +203,17 @@ def shuffle(chips: Path, out: Path) -> None:
     schemas.Windows.write(windows, out / "windows.parquet")
 
 
-def _observations(fold: str) -> Any:
-    """Yields (obs_id, stack (band, y, x), is a mine (y, x), counts (y, x)) of the pixels that a fold owns."""
+def _observations(fold: str, rivers: Sequence[str] | None = None) -> Any:
+    """Yields (obs_id, stack (band, y, x), is a mine (y, x), counts (y, x)) of the pixels that a fold owns.
+
+    Of some rivers alone, where they are named.
+    """
     method = params.read(Path("params.yaml"), Model).method
     chips = Path("data/chips")
     windows = schemas.Windows.read(chips / "windows.parquet")
     chosen = windows[(windows.fold == fold) & (windows.kind == "grid")]
+    if rivers is not None:
+        chosen = chosen[chosen.river.isin(rivers)]
     for obs_id in sorted(chosen.obs_id.unique()):
         mask = np.load(chips / "masks" / f"{obs_id}.npy")
         mask[~region_of(chosen[chosen.obs_id == obs_id], mask.shape)] = IGNORED
@@ -230,12 +242,11 @@ def _sample(generator: np.random.Generator) -> tuple[npt.NDArray[np.int16], npt.
     return np.concatenate(features), np.concatenate(truth)
 
 
-def _figures(histograms: list[ScoreHistogram]) -> Figures:
+def _figures(sites: list[ScoreHistogram]) -> Figures:
     settings = params.read(Path("params.yaml"), Evaluate)
-    whole = sum(histograms, ScoreHistogram.empty())
-    low, high = bootstrap(
-        histograms, ScoreHistogram.average_precision, samples=settings.bootstrap_samples, seed=settings.seed
-    )
+    whole = sum(sites, ScoreHistogram.empty())
+    statistics = {"ap": ScoreHistogram.average_precision}
+    low, high = bootstrap(sites, statistics, samples=settings.bootstrap_samples, seed=settings.seed)["ap"]
     values = {"ap": whole.average_precision(), "ap_low95": low, "ap_high95": high, "prevalence": whole.prevalence}
     return {name: None if np.isnan(value) else round(value, 4) for name, value in values.items()}
 

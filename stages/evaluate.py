@@ -2,7 +2,7 @@
 
 Reads:
     --aoi: sites with their AOIs and folds (schemas.Aoi).
-    --manifest: what was exported (schemas.Scenes), and --scenes, the folder with rgb.tif of each observation.
+    --manifest: what was exported (schemas.Scenes).
     --canonical: folder of labels.parquet (schemas.CanonicalLabels), drawn into the pictures.
     --chips: folder of windows.parquet (schemas.Windows), pixels/<obs_id>.npy and masks/<obs_id>.npy.
     --weights: of the model.
@@ -25,7 +25,6 @@ def main(
     *,
     aoi: Input,
     manifest: Input,
-    scenes: Input,
     canonical: Input,
     chips: Input,
     weights: Input,
@@ -33,7 +32,7 @@ def main(
 ) -> None:
     """Judges the model on rivers it never saw, and shows where it fails."""
     params = StageParams.load("evaluate")
-    compute = params[Compute]
+    compute, split = params[Compute], params[Split]
     if compute.reproducible:
         pin(compute.threads)
     import torch
@@ -48,12 +47,17 @@ def main(
         manifest=schemas.Scenes.read(manifest),
         windows=schemas.Windows.read(chips / "windows.parquet"),
         chips=chips,
-        scorer=Predictor.load(weights, "cuda" if torch.cuda.is_available() and not compute.reproducible else "cpu"),
+        scorer=Predictor.load(
+            weights,
+            "cuda" if torch.cuda.is_available() and not compute.reproducible else "cpu",
+            precision=compute.precision,
+        ),
         params=params[Evaluate],
-        min_distance_km=params[Split].min_distance_km,
+        holdout_rivers=split.holdout_rivers,
+        min_distance_km=split.min_distance_km,
     )
     labels = schemas.CanonicalLabels.read(canonical / "labels.parquet")
-    report.write(evaluation, results, scenes=scenes, aoi=sites, labels=labels)
+    report.write(evaluation, results, aoi=sites, labels=labels)
     progress(report.summary(evaluation))
 
 

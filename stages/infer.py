@@ -32,7 +32,7 @@ def main(*, aoi: Input, manifest: Input, scenes: Input, weights: Input, predicti
         schemas.Aoi.read(aoi),
         schemas.Scenes.read(manifest),
         scenes,
-        Predictor.load(weights, device),
+        Predictor.load(weights, device, precision=compute.precision),
         settings,
         weights=weights,
         predictions=predictions,

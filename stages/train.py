@@ -3,6 +3,8 @@
 Reads:
     --chips: folder of windows.parquet, pixels/<obs_id>.npy, masks/<obs_id>.npy and about.json (what they are made of).
     --code: which code this stage can run.
+    --weights: folder of files that an encoder may start from. No dependency of the stage: params.yaml names the one
+        file that is read, with its SHA-256.
 
 Writes:
     --models: model.safetensors, model.json (the card), exposures.parquet (how often each training window was drawn).
@@ -25,7 +27,7 @@ from sandwatch.reproducible import Compute, pin
 from sandwatch.stage import Input, Output, progress, run
 
 
-def main(*, chips: Input, code: Input, models: Output, results: Output) -> None:
+def main(*, chips: Input, code: Input, weights: Input, models: Output, results: Output) -> None:
     """Trains the segmentation model, tracked by DVCLive, and writes its card."""
     params = StageParams.load("train")
     compute, model = params[Compute], params[Model]
@@ -33,8 +35,7 @@ def main(*, chips: Input, code: Input, models: Output, results: Output) -> None:
         pin(compute.threads)
     from sandwatch.learn import card, data, task
 
-    start = model.encoder_weights or ""
-    weights = [Path(start)] if start.endswith(".safetensors") else []
+    start = model.encoder_weights
     facts = task.learn(
         chips=data.Chips(chips),
         bands=params[Bands].names,
@@ -44,10 +45,11 @@ def main(*, chips: Input, code: Input, models: Output, results: Output) -> None:
         scoring=params[Scoring],
         provenance=task.Provenance(
             about=About.read(chips / "about.json"),
-            inputs=card.hash_inputs([chips, *weights]),
+            inputs=card.hash_inputs([chips, *([weights / start.file] if start else [])]),
             code=json.loads(code.read_text()),
             params_sha256=card.hash_params(params.values),
         ),
+        weights=weights,
         models=models,
         results=results,
         report=progress,

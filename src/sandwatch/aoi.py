@@ -18,7 +18,7 @@ from pydantic import Field
 from shapely.geometry import Point, box
 from shapely.geometry.base import BaseGeometry
 
-from sandwatch import split
+from sandwatch import ids, split
 from sandwatch.errors import InputError
 from sandwatch.geometry import WGS84, reproject, snap, transformer
 from sandwatch.grid import Grid, utm_crs
@@ -52,7 +52,7 @@ class Site:
     """A row of sites.csv, checked.
 
     Attributes:
-        site_id: letters, digits, ``_``, ``-`` and ``.``: it names files.
+        site_id: names files (:mod:`sandwatch.ids`).
         river: name.
         district: name, may be empty.
         longitude: degrees.
@@ -258,11 +258,11 @@ def _around(longitude: float, latitude: float, reach_m: float) -> tuple[float, f
 
 
 def _site(row: dict[str, str], where: str) -> Site:
-    if not re.fullmatch(r"\w[\w.-]*", row["site_id"]):
+    if not ids.names_site(row["site_id"]):
         raise InputError(
             f"{where}, site_id",
             got=repr(row["site_id"]),
-            expected="letters, digits, '_', '-' and '.': it names files",
+            expected=f"{ids.RULE}: it names files",
             fix="rename the site",
         )
     where = f"{where}, site {row['site_id']}"

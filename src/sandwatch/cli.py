@@ -113,22 +113,26 @@ def show(
     out: Annotated[Path | None, typer.Option(help="PNG to write  [default: <obs_id>.png]")] = None,
 ) -> None:
     """Draw a scene with its labels and, if there, its prediction, as a PNG."""
-    from sandwatch import infer, params, raster, report, schemas
+    from sandwatch import infer, params, picture, raster, report, schemas
 
     data = Path("data")
     manifest = schemas.Scenes.read(data / "scenes.parquet")
-    pictures = manifest[(manifest["product"] == "rgb") & (manifest["status"] == "exported")]
-    paths = dict(zip(pictures["obs_id"], pictures["path"], strict=True))
-    if obs_id not in paths:
-        raise _unknown(obs_id, list(paths))
-    scene = data / "scenes" / paths[obs_id]
+    exported = manifest[(manifest["status"] == "exported") & (manifest["obs_id"] == obs_id)].set_index("product")
+    if exported.empty:
+        raise _unknown(obs_id, sorted(set(manifest["obs_id"][manifest["status"] == "exported"])))
+    product = "rgb" if "rgb" in exported.index else "s2"  # without red, green and blue among its bands, it has no rgb
+    scene, bands = data / "scenes" / exported["path"][product], exported["bands"][product].split(",")
+    if product == "rgb":
+        image, colours = raster.read(scene, bands=params.RGB_BANDS), None
+    else:
+        image, colours = picture.scene(raster.read(scene, bands=bands), bands)
     prediction = data / "predictions" / obs_id
     path = out or Path(f"{obs_id}.png")
     report.scene_picture(
         path,
-        raster.read(scene, bands=params.RGB_BANDS),
+        image,
         raster.read_grid(scene),
-        title=obs_id,
+        title=obs_id if colours is None else f"{obs_id}, {colours}",
         labels=_rows(data / "annotations" / "labels.parquet", obs_id, schemas.Labels),
         detections=_rows(prediction / "detections.parquet", obs_id, schemas.Detections),
         score=infer.read_score(prediction / "score.tif") if (prediction / "score.tif").is_file() else None,
@@ -169,6 +173,23 @@ def migrate(
         f"next: in params.yaml set region: {region.name}, imagery.source: files, annotations.source: geojson and "
         "aoi.buffer_m: 0 (these rivers are buffered already), then run: sandwatch doctor"
     )
+
+
+@app.command()
+def weights(
+    encoder: Annotated[str, typer.Argument(help="as in params.yaml, model.encoder: resnet18, tu-resnet18, ...")],
+    name: Annotated[
+        str, typer.Argument(help="of the weights: imagenet, ...; for tu- encoders timm's tag: a1_in1k, ...")
+    ],
+) -> None:
+    """Fetch weights for an encoder to start from, once, into data/weights/, and say what to write into params.yaml."""
+    from sandwatch.files import sha256
+    from sandwatch.learn.weights import fetch
+
+    path = fetch(encoder, name, Path("data") / "weights")
+    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB; keep it with git add, or with dvc add where it is large")
+    print("write into params.yaml, section model:")
+    print(f"  encoder_weights: {{file: {path.name}, sha256: {sha256(path)}}}")
 
 
 def _rows(path: Path, obs_id: str, table: type[Table]) -> gpd.GeoDataFrame | None:

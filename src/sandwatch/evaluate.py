@@ -1,18 +1,22 @@
 """How good a model is on observations it never saw: pixels, objects, calibration, rivers, and its worst misses.
 
-The model's scores are stitched over the pixels that a fold owns: the union of its grid windows, where there is data and
-a label (mask not 255). Method ``binary`` leaves low-confidence pixels out of every pixel metric, as training did;
-``three_class`` counts both confidences as mine. The threshold and the temperature come from the model, where
-training put what suited the validation fold: nothing is tuned on what is reported.
+What is judged are scores as ``infer`` stores them (:mod:`sandwatch.scoring`), over the pixels that a fold owns: the
+union of its grid windows, where there is data and a label (mask not 255). Method ``binary`` leaves low-confidence
+pixels out of every pixel metric, as training did; ``three_class`` counts both confidences as mine. The threshold and
+the temperature come from the model, where training put what suited the validation fold: nothing is tuned on what
+is reported.
+
+The headline is of the holdout rivers alone, on which no window of training or validation lies. The fold test may hold
+sites of other rivers too, near the former, and those rivers may be trained on elsewhere: they have rows of their own.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import geopandas as gpd
 import numpy as np
@@ -20,14 +24,14 @@ import numpy.typing as npt
 import pandas as pd
 from pydantic import Field
 
-from sandwatch import split, stack
+from sandwatch import picture, split, stack
 from sandwatch.errors import InputError
 from sandwatch.grid import RESOLUTION_M, Grid, Window
 from sandwatch.learn.calibrate import Reliability, ece, reliability
-from sandwatch.learn.metrics import Confusion, Counts, ScoreHistogram, bootstrap
+from sandwatch.learn.metrics import Confusion, Counts, LogitHistogram, ScoreHistogram, bootstrap
 from sandwatch.params import Count, Fraction, NotNegative, Section, Seed
+from sandwatch.scoring import NODATA, Scorer, Steps, score
 from sandwatch.stack import HIGH, IGNORED, LOW
-from sandwatch.stitch import Predict, stitch
 
 if TYPE_CHECKING:
     from sandwatch.learn.card import Spec
@@ -35,6 +39,9 @@ if TYPE_CHECKING:
 PX_KM2 = RESOLUTION_M**2 / 1e6
 CROP_PX = (96, 256)
 """Least and largest side of the picture of a miss, pixels."""
+
+HOLDOUT, OTHER_TEST, VALIDATION = "holdout river", "other test site", "validation"
+"""The parts that are judged apart."""
 
 Mask = npt.NDArray[np.uint8]
 Bool = npt.NDArray[np.bool_]
@@ -53,37 +60,37 @@ class Evaluate(Section):
     seed: Seed
 
 
-class Scorer(Protocol):
-    """A trained model; :class:`sandwatch.learn.model.Predictor` is one."""
-
-    @property
-    def spec(self) -> Spec:
-        """What it says of itself."""
-
-    def __call__(self, pixels: npt.NDArray[np.int16], /) -> npt.NDArray[np.float32]:
-        """int16 (n, band, y, x) to the calibrated probability of mine, float32 (n, y, x)."""
-
-    def classes(self, pixels: npt.NDArray[np.int16], /) -> npt.NDArray[np.float32]:
-        """int16 (n, band, y, x) to the probabilities of other, low and high: float32 (n, 3, y, x)."""
-
-
 @dataclass(frozen=True, kw_only=True)
-class Miss:
-    """A mine that was not found, or a detection where no mine is.
+class Spot:
+    """Where a mine was not found, or where a detection is and no mine.
 
     Attributes:
         kind: which of the two.
         obs_id: the observation.
         area_px: size of the mine or of the detection.
         window: the part of the scene around it.
-        score: calibrated scores there, float16 (y, x), enough for a picture; NaN where the fold owns no pixel.
     """
 
     kind: Kind
     obs_id: str
     area_px: int
     window: Window
-    score: npt.NDArray[np.float16]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Miss(Spot):
+    """A spot with what there is to see in its window.
+
+    Attributes:
+        image: uint8 (3, y, x), as :func:`sandwatch.picture.image` makes it.
+        steps: scores (y, x), ``scoring.NODATA`` where the fold owns no pixel.
+    """
+
+    image: npt.NDArray[np.uint8]
+    steps: Steps
+
+
+S = TypeVar("S", bound=Spot)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,8 +115,10 @@ class Observed:
     """What was measured on the pixels of one observation that a fold owns.
 
     Attributes:
+        part: of what is judged: ``HOLDOUT``, ``OTHER_TEST`` or ``VALIDATION``.
         area_km2: of those pixels.
-        histogram: of calibrated scores.
+        histogram: of scores.
+        uncalibrated: of the log-odds that they were made from.
         confusion: pixels by (actual, predicted) class, int64 (classes, classes).
     """
 
@@ -117,8 +126,10 @@ class Observed:
     site_id: str
     river: str
     fold: str
+    part: str
     area_km2: float
     histogram: ScoreHistogram
+    uncalibrated: LogitHistogram
     confusion: Counts
     objects: Objects
 
@@ -128,23 +139,29 @@ class Evaluation:
     """All that ``results/evaluate`` tells.
 
     Attributes:
+        holdout_rivers: with test observations. Nothing of them is trained or validated on. All that is not said to be
+            of something else is of them alone.
         metrics: flat, rounded; None where a figure is undefined.
-        intervals: metric to (low, high), 95 %, by bootstrap over test observations; NaN where undefined.
+        intervals: metric to (low, high), 95 %, by bootstrap over sites; NaN where undefined, as with one site.
         observations: a row an observation of the validation and test folds.
-        rivers: a row a fold and river.
-        pr_curve: recall, precision and threshold on test, at most 201 rows.
-        reliability: of calibrated test scores.
-        reliability_uncalibrated: of the same scores with the temperature undone.
+        rivers: a row a fold and river. Column ``part`` says what of: holdout river, other test site, validation; column
+            ``trained_on`` whether any window of that river trains, ``yes`` or ``no``.
+        pr_curve: recall, precision and threshold, at most 201 rows.
+        reliability: of scores.
+        reliability_uncalibrated: of what they would be without a temperature.
         confusion: rows actual, predicted, pixels, share (of the actual class).
-        misses: the worst of the test fold: missed mines, then false alarms, the largest of each first.
+        misses: the worst: missed mines, then false alarms, the largest of each first.
+        colours: of the pictures of misses.
         threshold: of the model.
-        test_observations: how many there are.
+        test_observations: how many of the holdout rivers there are.
+        test_sites: of how many sites.
         min_distance_km: the least train-test distance that the split was asked for.
         blocks_gap_m: distance between validation and training windows where blocks of one river validate; else None.
         blocks_rivers: the rivers that were cut into blocks.
         synthetic: whether pixels are invented.
     """
 
+    holdout_rivers: tuple[str, ...]
     metrics: dict[str, float | int | None]
     intervals: dict[str, tuple[float, float]]
     observations: pd.DataFrame
@@ -154,8 +171,10 @@ class Evaluation:
     reliability_uncalibrated: Reliability
     confusion: pd.DataFrame
     misses: tuple[Miss, ...]
+    colours: str
     threshold: float
     test_observations: int
+    test_sites: int
     min_distance_km: float
     blocks_gap_m: float | None
     blocks_rivers: tuple[str, ...]
@@ -170,6 +189,7 @@ def evaluate(
     chips: Path,
     scorer: Scorer,
     params: Evaluate,
+    holdout_rivers: Sequence[str],
     min_distance_km: float,
 ) -> Evaluation:
     """Judges a model on the validation and test folds. One observation at a time is in memory.
@@ -181,32 +201,26 @@ def evaluate(
         chips: folder with ``pixels`` and ``masks``.
         scorer: the model.
         params: section of params.yaml.
+        holdout_rivers: that the split was asked to hold out.
         min_distance_km: what the split was asked for; only reported.
 
     Raises:
-        InputError: no window belongs to the test fold.
+        InputError: no window of the test fold lies on a holdout river, or one of another fold does.
     """
-    if not (windows.fold == "test").any():
-        raise InputError(
-            "data/chips/windows.parquet",
-            got=f"folds {', '.join(sorted(windows.fold.unique())) or '(no window)'}",
-            expected="windows of the fold test",
-            fix="name a river with labelled observations in params.yaml, split.holdout_rivers",
-        )
+    _check(windows, holdout_rivers)
     judged = windows[windows.fold.isin(["val", "test"]) & (windows.kind == "grid")]
     observed: list[Observed] = []
     misses: list[Miss] = []
     for obs_id in sorted(judged.obs_id.unique()):
         # The windows of an observation are all of one fold here: blocks leave train and val, of which train is out.
-        one, worst = _observe(judged[judged.obs_id == obs_id], chips, scorer, params)
+        one, worst = _observe(judged[judged.obs_id == obs_id], chips, scorer, params, holdout_rivers)
         observed.append(one)
-        if one.fold == "test":
+        if one.part == HOLDOUT:
             misses = _worst([*misses, *worst], params.worst_misses)
-    test = [one for one in observed if one.fold == "test"]
     return _summary(
         observed,
-        test,
         tuple(misses),
+        trained_on=set(windows.river[windows.fold == "train"]),
         spec=scorer.spec,
         params=params,
         train_test_km=_distance_km(aoi, windows),
@@ -279,11 +293,27 @@ def match_objects(detected: Bool, mask: Mask, *, method: str, match_iou: float, 
     )
 
 
+def _check(windows: pd.DataFrame, holdout_rivers: Sequence[str]) -> None:
+    """Makes sure that there is something to judge, and that the holdout rivers are held out."""
+    held = windows[windows.river.isin(holdout_rivers)]
+    if used := sorted(set(zip(held.river[held.fold != "test"], held.fold[held.fold != "test"], strict=True))):
+        raise InputError(
+            "data/chips/windows.parquet",
+            got=", ".join(f"windows of {river} in the fold {fold}" for river, fold in used),
+            expected="those of split.holdout_rivers in the fold test alone",
+            fix="run dvc repro, so that areas, chips and model are of the same params.yaml",
+        )
+    if held.empty:
+        raise InputError(
+            "data/chips/windows.parquet",
+            got=f"folds {', '.join(sorted(windows.fold.unique())) or '(no window)'}",
+            expected=f"windows of the fold test on {' or '.join(holdout_rivers)}",
+            fix="name a river with labelled observations in params.yaml, split.holdout_rivers",
+        )
+
+
 def _observe(
-    windows: pd.DataFrame,
-    chips: Path,
-    scorer: Scorer,
-    params: Evaluate,
+    windows: pd.DataFrame, chips: Path, scorer: Scorer, params: Evaluate, holdout_rivers: Sequence[str]
 ) -> tuple[Observed, list[Miss]]:
     """Scores the pixels of one observation that a fold owns; ``windows`` are the fold's in it."""
     spec, row = scorer.spec, windows.iloc[0]
@@ -293,51 +323,46 @@ def _observe(
     region = region_of(windows, mask.shape) & (mask != IGNORED)
     mask[~region] = IGNORED
 
-    def stitched(predict: Predict) -> Iterable[tuple[slice, npt.NDArray[np.float32]]]:
-        parts = stitch(
-            pixels, predict, size_px=spec.size_px, overlap_px=spec.overlap_px, batch_size=spec.batch_size, region=region
-        )
-        for first, rows in parts:
-            yield slice(first, first + len(rows)), rows
-
-    histogram = ScoreHistogram.empty()
-    shown = np.full(mask.shape, np.nan, np.float16)
-    detected = np.zeros(mask.shape, np.bool_)
+    histogram, uncalibrated = ScoreHistogram.empty(), LogitHistogram.empty()
+    steps = np.full(mask.shape, NODATA, np.uint16)
+    classes = np.zeros(mask.shape, np.uint8)
     truth, counts = stack.mines(mask, spec.method), stack.counted(mask, spec.method)
-    for rows, scores in stitched(scorer):
-        histogram += ScoreHistogram.of(scores[counts[rows]], truth[rows][counts[rows]])
-        detected[rows] = scores >= spec.threshold  # false where NaN, that is outside the region
-        shown[rows] = scores
-    if spec.method == "three_class":
-        confusion = np.zeros((3, 3), np.int64)
-        for (rows, mine), (_, high) in zip(
-            stitched(scorer), stitched(lambda pixels: scorer.classes(pixels)[:, HIGH]), strict=True
-        ):
-            likeliest = np.argmax(np.stack([1 - mine, mine - high, high]), axis=0)
-            confusion += _cross(mask[rows], likeliest, counts[rows], 3)
-    else:
-        confusion = _cross(truth, detected, counts, 2)
+    for part in score(pixels, scorer, region):
+        keep = counts[part.rows]
+        histogram += ScoreHistogram.of(part.steps[keep], truth[part.rows][keep])
+        uncalibrated += LogitHistogram.of(part.log_odds[0][keep], truth[part.rows][keep])
+        steps[part.rows], classes[part.rows] = part.steps, part.classes
     objects = match_objects(
-        detected,
+        classes > 0,
         mask,
         method=spec.method,
         match_iou=params.match_iou,
         min_px=params.min_object_m2 / RESOLUTION_M**2,
     )
-    misses = []
-    for kind, area_px, box in objects.misses:
-        window = _around(box, mask.shape)
-        misses.append(Miss(kind=kind, obs_id=obs_id, area_px=area_px, window=window, score=shown[window.slices].copy()))
+    spots = [
+        Spot(kind=kind, obs_id=obs_id, area_px=area_px, window=_around(box, mask.shape))
+        for kind, area_px, box in objects.misses
+    ]
+    actual = mask if spec.method == "three_class" else truth
     return Observed(
         obs_id=obs_id,
         site_id=row.site_id,
         river=row.river,
         fold=row.fold,
+        part=VALIDATION if row.fold == "val" else HOLDOUT if row.river in holdout_rivers else OTHER_TEST,
         area_km2=int(region.sum()) * PX_KM2,
         histogram=histogram,
-        confusion=confusion,
+        uncalibrated=uncalibrated,
+        confusion=_cross(actual, classes, counts, len(spec.classes)),
         objects=objects,
-    ), _worst(misses, params.worst_misses)
+    ), [
+        Miss(
+            **vars(spot),
+            image=picture.image(pixels[:, *spot.window.slices], spec.bands, spec.mean, spec.std),
+            steps=steps[spot.window.slices].copy(),
+        )
+        for spot in _worst(spots, params.worst_misses)
+    ]
 
 
 def _cross(actual: npt.NDArray[Any], predicted: npt.NDArray[Any], counts: Bool, classes: int) -> Counts:
@@ -359,10 +384,10 @@ def _around(box: tuple[slice, ...], shape: tuple[int, int]) -> Window:
     )
 
 
-def _worst(misses: Sequence[Miss], number: int) -> list[Miss]:
+def _worst(spots: Sequence[S], number: int) -> list[S]:
     """The ``number`` largest, half of them missed mines and half false alarms as far as there are any."""
-    largest = sorted(misses, key=lambda miss: (-miss.area_px, miss.obs_id, miss.window.row, miss.window.col))
-    kinds = [[miss for miss in largest if miss.kind == kind] for kind in ("missed mine", "false alarm")]
+    largest = sorted(spots, key=lambda spot: (-spot.area_px, spot.obs_id, spot.window.row, spot.window.col))
+    kinds = [[spot for spot in largest if spot.kind == kind] for kind in ("missed mine", "false alarm")]
     first = max(number - number // 2, number - len(kinds[1]))
     chosen = kinds[0][:first]
     return [*chosen, *kinds[1][: number - len(chosen)]]
@@ -384,9 +409,9 @@ def _blocks_gap_m(aoi: gpd.GeoDataFrame, windows: pd.DataFrame) -> float | None:
 
 def _summary(
     observed: Sequence[Observed],
-    test: Sequence[Observed],
     misses: tuple[Miss, ...],
     *,
+    trained_on: Collection[str],
     spec: Spec,
     params: Evaluate,
     train_test_km: float,
@@ -395,9 +420,14 @@ def _summary(
     blocks_rivers: tuple[str, ...],
     synthetic: bool,
 ) -> Evaluation:
-    histograms = [one.histogram for one in test]
-    whole = sum(histograms, ScoreHistogram.empty())
-    val = sum((one.histogram for one in observed if one.fold == "val"), ScoreHistogram.empty())
+    held = [one for one in observed if one.part == HOLDOUT]
+    sites = [
+        sum((one.histogram for one in held if one.site_id == site), ScoreHistogram.empty())
+        for site in sorted({one.site_id for one in held})
+    ]
+    whole = sum(sites, ScoreHistogram.empty())
+    uncalibrated = sum((one.uncalibrated for one in held), LogitHistogram.empty())
+    val = sum((one.histogram for one in observed if one.part == VALIDATION), ScoreHistogram.empty())
     at_threshold = whole.at(spec.threshold)
     statistics: dict[str, Callable[[ScoreHistogram], float]] = {
         "ap": ScoreHistogram.average_precision,
@@ -406,13 +436,9 @@ def _summary(
         "recall": lambda histogram: histogram.at(spec.threshold).recall,
         "iou": lambda histogram: histogram.at(spec.threshold).iou,
     }
-    intervals = {
-        name: bootstrap(histograms, statistic, samples=params.bootstrap_samples, seed=params.seed)
-        for name, statistic in statistics.items()
-    }
-    area_km2 = sum(one.area_km2 for one in test)
-    confusion = sum((one.confusion for one in test[1:]), test[0].confusion)
-    classes = ("other", "mine") if spec.method == "binary" else ("other", "low", "high")
+    intervals = bootstrap(sites, statistics, samples=params.bootstrap_samples, seed=params.seed)
+    area_km2 = sum(one.area_km2 for one in held)
+    confusion = sum((one.confusion for one in held[1:]), held[0].confusion)
     bins = params.calibration_bins
     metrics: dict[str, float | int | None] = {
         "ap": whole.average_precision(),
@@ -426,48 +452,65 @@ def _summary(
         "iou": at_threshold.iou,
         "threshold": spec.threshold,
         "ece": ece(whole, bins),
-        "ece_uncalibrated": ece(whole, bins, 1 / spec.temperature),
-        "mines": sum(one.objects.mines for one in test),
-        "mines_found": sum(one.objects.found for one in test),
-        "false_alarms_per_100km2": _ratio(100 * sum(one.objects.false_alarms for one in test), area_km2),
+        "ece_uncalibrated": ece(uncalibrated, bins),
+        "mines": sum(one.objects.mines for one in held),
+        "mines_found": sum(one.objects.found for one in held),
+        "false_alarms_per_100km2": _ratio(100 * sum(one.objects.false_alarms for one in held), area_km2),
         "train_test_km": train_test_km,
     }
     if spec.method == "three_class":
-        metrics |= {f"iou_{name}": _class_iou(confusion, index) for index, name in enumerate(classes)}
+        metrics |= {f"iou_{name}": _class_iou(confusion, index) for index, name in enumerate(spec.classes)}
     return Evaluation(
+        holdout_rivers=tuple(sorted({one.river for one in held})),
         metrics={name: _rounded(value) for name, value in metrics.items()},
         intervals=intervals,
         observations=pd.DataFrame(
             [
-                {"obs_id": one.obs_id, "river": one.river, "fold": one.fold, **_row([one], spec, bins)}
-                for one in sorted(observed, key=lambda one: (one.fold, one.obs_id))
+                {
+                    "obs_id": one.obs_id,
+                    "river": one.river,
+                    "fold": one.fold,
+                    "part": one.part,
+                    **_row([one], spec, bins),
+                }
+                for one in sorted(observed, key=lambda one: (one.part, one.obs_id))
             ]
         ),
         rivers=pd.DataFrame(
             [
-                {"river": river, "fold": fold, "observations": len(members), **_row(members, spec, bins)}
-                for fold, river in sorted({(one.fold, one.river) for one in observed})
-                for members in [[one for one in observed if (one.fold, one.river) == (fold, river)]]
+                {
+                    "river": river,
+                    "fold": members[0].fold,
+                    "part": part,
+                    "trained_on": "yes" if river in trained_on else "no",
+                    "sites": len({one.site_id for one in members}),
+                    "observations": len(members),
+                    **_row(members, spec, bins),
+                }
+                for part, river in sorted({(one.part, one.river) for one in observed})
+                for members in [[one for one in observed if (one.part, one.river) == (part, river)]]
             ]
         ),
         pr_curve=_pr_curve(whole),
         reliability=reliability(whole, bins),
-        reliability_uncalibrated=reliability(whole, bins, 1 / spec.temperature),
+        reliability_uncalibrated=reliability(uncalibrated, bins),
         confusion=pd.DataFrame(
             [
                 {
-                    "actual": classes[actual],
-                    "predicted": classes[predicted],
+                    "actual": spec.classes[actual],
+                    "predicted": spec.classes[predicted],
                     "pixels": int(confusion[actual, predicted]),
                     "share": _rounded(_ratio(int(confusion[actual, predicted]), int(confusion[actual].sum()))),
                 }
-                for actual in range(len(classes))
-                for predicted in range(len(classes))
+                for actual in range(len(spec.classes))
+                for predicted in range(len(spec.classes))
             ]
         ),
         misses=misses,
+        colours=picture.colours(spec.bands)[1],
         threshold=spec.threshold,
-        test_observations=len(test),
+        test_observations=len(held),
+        test_sites=len(sites),
         min_distance_km=min_distance_km,
         blocks_gap_m=blocks_gap_m,
         blocks_rivers=blocks_rivers,

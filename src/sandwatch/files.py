@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 LEFT_BEHIND = (
@@ -50,6 +50,15 @@ def whole(path: Path) -> Iterator[Path]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def below(path: str) -> bool:
+    """Whether a path out of a table or a listing leads to something inside the folder that it is relative to.
+
+    It must be written in the one plain way: no ``..``, no ``.``, no empty part, no slash in front, no NUL.
+    """
+    plain = PurePosixPath(path)
+    return path == str(plain) != "." and not plain.is_absolute() and ".." not in plain.parts and "\0" not in path
 
 
 def sha256(path: Path) -> str:

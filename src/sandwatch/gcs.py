@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 from urllib.parse import quote
 
-from sandwatch.errors import InputError
+from sandwatch.errors import InputError, unsigned
 from sandwatch.files import whole
 from sandwatch.retries import ATTEMPTS, retrying
 
@@ -256,7 +256,7 @@ def _client() -> Any:
     except OSError as error:  # the library says so where it can't tell the project
         raise InputError(
             "Google Cloud Storage",
-            got=str(error),
+            got=unsigned(error),
             expected="the id of a project in GOOGLE_CLOUD_PROJECT",
             fix="run: export GOOGLE_CLOUD_PROJECT=<id>",
         ) from None
@@ -293,7 +293,9 @@ def _transient(error: Exception) -> bool:
 def _carefully(uri: str, call: Callable[[], T]) -> T:
     """Makes ``call``, again where that may help, and turns what the service refuses into one line."""
     import google.auth.exceptions
+    import requests
     from google.api_core import exceptions
+    from google.auth.exceptions import GoogleAuthError
 
     try:
         for attempt in retrying(_transient):
@@ -308,23 +310,32 @@ def _carefully(uri: str, call: Callable[[], T]) -> T:
     except (exceptions.Forbidden, exceptions.Unauthorized) as error:
         raise InputError(
             uri,
-            got=f"no permission ({error.message})",
+            got=f"no permission ({unsigned(error.message)})",
             expected="the roles Storage Object Viewer and Storage Object Creator on the bucket",
             fix="ask its owner for them, or check with: gcloud auth list",
         ) from None
     except google.auth.exceptions.RefreshError as error:
         raise InputError(
             "Google Cloud Storage",
-            got=f"credentials that are refused ({error})",
+            got=f"credentials that are refused ({unsigned(error)})",
             expected="valid credentials",
             fix="run: gcloud auth application-default login",
         ) from None
     except Exception as error:
-        if not _transient(error) or isinstance(error, _OtherBytesError):
+        if isinstance(error, _OtherBytesError):
             raise
+        if not _transient(error):
+            if not isinstance(error, exceptions.GoogleAPICallError | requests.RequestException | GoogleAuthError):
+                raise
+            raise InputError(
+                uri,
+                got=f"{type(error).__name__}: {unsigned(error)}",
+                expected="a request that it accepts",
+                fix="see its message",
+            ) from None
         raise InputError(
             uri,
-            got=f"{type(error).__name__}: {error}, {ATTEMPTS} times over",
+            got=f"{type(error).__name__}: {unsigned(error)}, {ATTEMPTS} times over",
             expected="an answer of Google Cloud Storage",
             fix="run again later; what is done stays done",
         ) from None

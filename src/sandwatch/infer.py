@@ -9,7 +9,7 @@ import json
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import geopandas as gpd
 import numpy as np
@@ -18,22 +18,19 @@ import pandas as pd
 import shapely
 from shapely.geometry.base import BaseGeometry
 
-from sandwatch import raster, stac
+from sandwatch import raster, scoring, stac
 from sandwatch.errors import InputError
 from sandwatch.geometry import WGS84, reproject, snap
 from sandwatch.grid import Grid, Window
 from sandwatch.params import S1_BANDS, NotNegative, Section
 from sandwatch.schemas import Detections
+from sandwatch.scoring import Scorer
 from sandwatch.stack import encode
 from sandwatch.stage import progress
-from sandwatch.stitch import stitch
 
 if TYPE_CHECKING:
     from sandwatch.learn.card import Spec
 
-SCORE_STEPS = 10_000
-"""score.tif holds round(probability x 10000) as uint16; its band scale says so."""
-SCORE_NODATA = 65535
 SCORE_BAND = "probability of a mine"
 MASK_NODATA = 255
 
@@ -43,17 +40,6 @@ class Infer(Section):
 
     section = "infer"
     min_object_m2: NotNegative
-
-
-class Predictor(Protocol):
-    """A trained model: int16 windows (n, band, y, x) to the probability of a mine, float32 (n, y, x)."""
-
-    @property
-    def spec(self) -> Spec:
-        """What the model is and what made it."""
-
-    def __call__(self, pixels: npt.NDArray[np.int16], /) -> npt.NDArray[np.float32]:
-        """The probability of a mine, float32 (n, y, x), of windows int16 (n, band, y, x)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +69,7 @@ def infer(
     aoi: gpd.GeoDataFrame,
     manifest: pd.DataFrame,
     scenes: Path,
-    predictor: Predictor,
+    scorer: Scorer,
     settings: Infer,
     *,
     weights: Path,
@@ -98,7 +84,7 @@ def infer(
         aoi: rows of :class:`sandwatch.schemas.Aoi`.
         manifest: rows of :class:`sandwatch.schemas.Scenes`.
         scenes: the folder that the manifest's paths are relative to.
-        predictor: the model.
+        scorer: the model.
         settings: the smallest detection.
         weights: the model's file, for the link in its STAC item.
         predictions: where to write.
@@ -106,18 +92,18 @@ def infer(
     Raises:
         InputError: no scene can be mapped, or a scene lacks a band that the model needs.
     """
-    found = scenes_to_map(aoi, manifest, scenes, predictor.spec.bands)
+    found = scenes_to_map(aoi, manifest, scenes, scorer.spec.bands)
     tables, items = [], []
     for number, scene in enumerate(found, 1):
         folder = predictions / scene.obs_id
-        mapped = map_scene(scene, predictor, folder)
-        table = detections(scene, predictor.spec, folder, settings.min_object_m2)
+        mapped = map_scene(scene, scorer, folder)
+        table = detections(scene, scorer.spec, folder, settings.min_object_m2)
         Detections.write(table, folder / "detections.parquet")
         tables.append(table)
-        items.append(stac.scene_item(scene, predictor.spec, folder, len(table)))
+        items.append(stac.scene_item(scene, scorer.spec, folder, len(table)))
         progress(f"[{number}/{len(found)}] {scene.obs_id}: {mapped:.1f} km2 mapped, {len(table)} detections")
     Detections.write(gpd.GeoDataFrame(pd.concat(tables), crs=WGS84), predictions / "detections.parquet")
-    stac.write(items, predictor.spec, weights, predictions)
+    stac.write(items, scorer.spec, weights, predictions)
 
 
 def scenes_to_map(aoi: gpd.GeoDataFrame, manifest: pd.DataFrame, folder: Path, bands: Sequence[str]) -> list[Scene]:
@@ -178,17 +164,17 @@ def scenes_to_map(aoi: gpd.GeoDataFrame, manifest: pd.DataFrame, folder: Path, b
     return found
 
 
-def map_scene(scene: Scene, predictor: Predictor, folder: Path) -> float:
+def map_scene(scene: Scene, scorer: Scorer, folder: Path) -> float:
     """Writes ``score.tif`` and ``mask.tif`` of a scene.
 
-    ``score.tif`` is uint16, probability x 10000, 65535 where there is no score: outside the AOI, or where a band lacks
-    data. ``mask.tif`` is uint8, 1 where the stored probability reaches the model's threshold, 0 where not, 255 without
-    a score. Both carry their provenance as tags.
+    ``score.tif`` is uint16, the score in steps (:mod:`sandwatch.scoring`; its band scale says so), 65535 where there is
+    none: outside the AOI, or where a band lacks data. ``mask.tif`` is uint8, 1 where the stored score reaches the
+    model's threshold, 0 where not, 255 without a score. Both carry their provenance as tags.
 
     Returns:
         Area that got a score, km2.
     """
-    spec = predictor.spec
+    spec = scorer.spec
     tags = {
         "SOFTWARE": "sandwatch",
         "OBS_ID": scene.obs_id,
@@ -205,28 +191,19 @@ def map_scene(scene: Scene, predictor: Predictor, folder: Path) -> float:
             scene.grid,
             band=SCORE_BAND,
             dtype=np.uint16,
-            nodata=SCORE_NODATA,
-            scale=1 / SCORE_STEPS,
+            nodata=scoring.NODATA,
+            scale=1 / scoring.STEPS,
             tags=tags,
         ) as write_scores,
         raster.cog_by_rows(
             folder / "mask.tif", scene.grid, band="mine", dtype=np.uint8, nodata=MASK_NODATA, tags=tags
         ) as write_mask,
     ):
-        for row, scores in stitch(
-            stack,
-            predictor,
-            size_px=spec.size_px,
-            overlap_px=spec.overlap_px,
-            batch_size=spec.batch_size,
-            region=region,
-        ):
-            scored = ~np.isnan(scores)
+        for part in scoring.score(stack, scorer, region):
+            scored = part.steps != scoring.NODATA
             scored_px += int(scored.sum())
-            steps = np.rint(np.where(scored, scores, 0.0).astype(np.float64) * SCORE_STEPS)
-            write_scores(row, np.where(scored, steps, SCORE_NODATA).astype(np.uint16))
-            mine = steps / SCORE_STEPS >= spec.threshold
-            write_mask(row, np.where(scored, mine, MASK_NODATA).astype(np.uint8))
+            write_scores(part.rows.start, part.steps)
+            write_mask(part.rows.start, np.where(scored, part.mine, MASK_NODATA).astype(np.uint8))
     return scored_px * scene.grid.resolution**2 / 1e6
 
 
@@ -271,8 +248,7 @@ def read_score(path: Path) -> npt.NDArray[np.float32]:
     Raises:
         InputError: the file can't be read or is no score.
     """
-    steps = raster.read(path, bands=[SCORE_BAND])[0]
-    return np.where(steps == SCORE_NODATA, np.nan, steps / SCORE_STEPS).astype(np.float32)
+    return scoring.to_scores(raster.read(path, bands=[SCORE_BAND])[0])
 
 
 class SceneStack:
@@ -366,4 +342,4 @@ def _scores_under(
         total += np.bincount(owners, steps, len(found))
         count += np.bincount(owners, minlength=len(found))
         np.maximum.at(largest, owners, steps)
-    return np.round(total / count / SCORE_STEPS, 6), largest / SCORE_STEPS
+    return np.round(total / count / scoring.STEPS, 6), largest / scoring.STEPS

@@ -18,7 +18,7 @@ import pandas as pd
 
 from sandwatch import gcs
 from sandwatch.annotations.labelbox import carefully, connect, finished
-from sandwatch.errors import InputError
+from sandwatch.errors import InputError, unsigned
 from sandwatch.geometry import WGS84, transformer
 from sandwatch.stage import progress
 
@@ -109,7 +109,7 @@ def found(client: Any, global_keys: Sequence[str]) -> set[str]:
     if denied := sorted(key for key, why in missing.items() if "not found" not in why):
         raise InputError(
             f"Labelbox, data row {denied[0]}",
-            got=f"{missing[denied[0]]} ({len(denied)} such rows)",
+            got=f"{unsigned(missing[denied[0]])} ({len(denied)} such rows)",
             expected="rows that the key may read",
             fix="use a key of the workspace that holds them",
         )
@@ -192,4 +192,4 @@ def _upsert(client: Any, dataset: Any, rows: Sequence[dict[str, Any]]) -> dict[s
             "Labelbox, data rows", got=f"status {task.status}", expected="COMPLETE", fix="run again; nothing is doubled"
         )
     errors = carefully("data rows", lambda: task.errors) or []
-    return {row["globalKey"]: error["message"] for error in errors for row in error["failedDataRows"]}
+    return {row["globalKey"]: unsigned(error["message"]) for error in errors for row in error["failedDataRows"]}

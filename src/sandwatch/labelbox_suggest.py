@@ -26,12 +26,13 @@ import shapely
 from sandwatch import raster
 from sandwatch.annotations.labelbox import carefully, connect, finished, mine_class, project_of
 from sandwatch.annotations.params import Annotations
-from sandwatch.errors import InputError
+from sandwatch.errors import InputError, unsigned
 from sandwatch.geometry import WGS84, transformer
 from sandwatch.grid import RESOLUTION_M, Grid, Window, tile
-from sandwatch.infer import SCORE_BAND, SCORE_NODATA, SCORE_STEPS
+from sandwatch.infer import SCORE_BAND
 from sandwatch.labelbox_push import found
 from sandwatch.schemas import Detections
+from sandwatch.scoring import NODATA, STEPS
 
 NEIGHBOURHOOD = 2.0
 """Centres of two suggested windows are at least this many sides of a window apart."""
@@ -138,9 +139,9 @@ def _centre(grid: Grid, window: Window) -> tuple[float, float]:
 
 def _entropy_of_scores() -> npt.NDArray[np.float64]:
     """Binary entropy in bits by stored score; 0 where there is none."""
-    table = np.zeros(SCORE_NODATA + 1)
-    p = np.arange(1, SCORE_STEPS) / SCORE_STEPS
-    table[1:SCORE_STEPS] = np.round(-(p * np.log2(p) + (1 - p) * np.log2(1 - p)), 9)
+    table = np.zeros(NODATA + 1)
+    p = np.arange(1, STEPS) / STEPS
+    table[1:STEPS] = np.round(-(p * np.log2(p) + (1 - p) * np.log2(1 - p)), 9)
     return table
 
 
@@ -248,7 +249,7 @@ def _import(client: Any, project: Any, name: str, annotations: Sequence[dict[str
             fix="look at the project's Import history; Labelbox keeps reports for a day",
         ) from None
     return {
-        status["uuid"]: "; ".join(error["message"] for error in status.get("errors", []))
+        status["uuid"]: "; ".join(unsigned(error["message"]) for error in status.get("errors", []))
         for status in statuses
         if status["status"] != "SUCCESS"
     }

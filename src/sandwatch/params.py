@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -270,5 +270,6 @@ def _region(values: dict[str, Any], regions: Path) -> list[tuple[int, InputError
 def _siblings(model: type[BaseModel], loc: tuple[str | int, ...]) -> list[str]:
     """The keys allowed beside the last of ``loc``."""
     for part in loc[:-1]:
-        model = model.model_fields[str(part)].annotation  # type: ignore[assignment]
+        annotation = model.model_fields[str(part)].annotation
+        (model,) = (kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type(BaseModel)))
     return list(model.model_fields)

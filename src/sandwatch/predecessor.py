@@ -28,7 +28,7 @@ from urllib.parse import quote
 from shapely.errors import ShapelyError
 from shapely.geometry import mapping, shape
 
-from sandwatch import gcs, raster
+from sandwatch import gcs, ids, raster
 from sandwatch.errors import InputError
 from sandwatch.files import sha256, whole, write_json
 from sandwatch.params import RGB_BANDS, S1_BANDS, S2_BANDS, S2_L2A_BANDS
@@ -182,6 +182,13 @@ def _find(listed: Mapping[str, Path | str]) -> list[_Found]:
         match = next((m for layout in LAYOUTS if (m := layout.fullmatch(name))), None)
         if match is None:
             continue
+        if not ids.names_site(match["site"]):
+            raise InputError(
+                str(place),
+                got=f"a site {match['site']!r}",
+                expected=f"{ids.RULE}: it names files",
+                fix="rename the folder, or move it away",
+            )
         file = _Found(
             name=name,
             place=place,

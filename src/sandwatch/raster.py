@@ -14,7 +14,7 @@ import numpy.typing as npt
 from affine import Affine
 from shapely.geometry.base import BaseGeometry
 
-from sandwatch.errors import InputError
+from sandwatch.errors import InputError, unsigned
 from sandwatch.files import whole
 from sandwatch.geometry import WGS84, reproject, transformer
 from sandwatch.grid import Grid, Window
@@ -407,7 +407,7 @@ def _open(path: Path) -> Any:
             return rasterio.open(path, driver="GTiff")
     except RasterioIOError as error:
         raise InputError(
-            str(path), got=str(error), expected=expected, fix="check the path and the file, or convert it"
+            str(path), got=unsigned(error), expected=expected, fix="check the path and the file, or convert it"
         ) from None
 
 

@@ -17,11 +17,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from sandwatch import raster
-from sandwatch.evaluate import Evaluation, Miss, grid_of
+from sandwatch.evaluate import HOLDOUT, OTHER_TEST, Evaluation, Miss, grid_of
 from sandwatch.files import whole, write_json
 from sandwatch.grid import Grid
-from sandwatch.params import RGB_BANDS
+from sandwatch.scoring import reaches, to_scores
 
 OUTLINES: dict[str, tuple[str, Literal["-", ":"]]] = {
     "high": ("#ffe100", "-"),
@@ -61,7 +60,7 @@ def scene_picture(
     panel_height = PANEL_IN * min(max(height / width, 0.4), 2.5)
     with _figure(path, PANEL_IN * panels + (0.9 if score is not None else 0.0), panel_height + 0.9) as figure:
         axes = figure.subplots(1, panels, squeeze=False)[0]
-        _draw_rgb(axes[0], rgb)
+        _draw_image(axes[0], rgb)
         if score is not None:
             drawn = _draw_score(axes[1], score)
             figure.colorbar(drawn, ax=axes[1], fraction=0.045, label="probability of mine")
@@ -72,15 +71,12 @@ def scene_picture(
         _draw_legend(figure, labels, detections)
 
 
-def write(
-    evaluation: Evaluation, folder: Path, *, scenes: Path, aoi: gpd.GeoDataFrame, labels: gpd.GeoDataFrame
-) -> None:
+def write(evaluation: Evaluation, folder: Path, *, aoi: gpd.GeoDataFrame, labels: gpd.GeoDataFrame) -> None:
     """Writes an evaluation: metrics.json, tables as CSV, pictures and report.md.
 
     Args:
         evaluation: what to write.
         folder: where to.
-        scenes: the folder of scenes, for the pictures.
         aoi: table :class:`sandwatch.schemas.Aoi`.
         labels: table :class:`sandwatch.schemas.Labels`.
     """
@@ -95,7 +91,7 @@ def write(
         with whole(folder / f"{name}.csv") as partial:
             table.to_csv(partial, index=False)
     reliability_picture(folder / "reliability.png", evaluation)
-    misses_picture(folder / "worst_misses.png", evaluation, scenes=scenes, aoi=aoi, labels=labels)
+    misses_picture(folder / "worst_misses.png", evaluation, aoi=aoi, labels=labels)
     with whole(folder / "report.md") as partial:
         partial.write_text(text(evaluation))
 
@@ -117,16 +113,14 @@ def reliability_picture(path: Path, evaluation: Evaluation) -> None:
                 color=colour,
                 label=f"{name}, ECE {curve.ece:.4f}",
             )
-        top.set(ylabel="observed share of mine pixels", ylim=(-0.02, 1.02), title="Reliability on the test rivers")
+        top.set(ylabel="observed share of mine pixels", ylim=(-0.02, 1.02), title=f"Reliability, {_rivers(evaluation)}")
         top.legend(loc="upper left", fontsize="small")
         curve = evaluation.reliability
         bottom.bar(curve.lower, curve.pixels, width=1 / len(curve.lower), align="edge", color="#1b9e77")
         bottom.set(xlabel="score", ylabel="pixels", xlim=(0, 1), yscale="symlog")
 
 
-def misses_picture(
-    path: Path, evaluation: Evaluation, *, scenes: Path, aoi: gpd.GeoDataFrame, labels: gpd.GeoDataFrame
-) -> None:
+def misses_picture(path: Path, evaluation: Evaluation, *, aoi: gpd.GeoDataFrame, labels: gpd.GeoDataFrame) -> None:
     """Draws the worst misses: for each the scene with labels, and beside it the scores and what they detect."""
     misses = evaluation.misses
     rows = max(math.ceil(len(misses) / 2), 1)
@@ -136,16 +130,17 @@ def misses_picture(
             axis.set_axis_off()
         for index, miss in enumerate(misses):
             left, right = axes[index // 2, 2 * (index % 2) : 2 * (index % 2) + 2]
-            _draw_miss(left, right, miss, evaluation.threshold, scenes=scenes, aoi=aoi, labels=labels)
+            _draw_miss(left, right, miss, evaluation.threshold, aoi=aoi, labels=labels)
         figure.suptitle(
-            "Worst misses on the test rivers: yellow labels (dotted: low confidence), cyan detections"
+            f"Worst misses, {_rivers(evaluation)}: yellow labels (dotted: low confidence), cyan detections; "
+            f"{evaluation.colours}"
             if misses
-            else "No mine was missed and there is no false alarm on the test rivers"
+            else f"No mine was missed and there is no false alarm, {_rivers(evaluation)}"
         )
 
 
 def text(evaluation: Evaluation) -> str:
-    """The report as Markdown: figures, rivers, and what to keep in mind when reading them."""
+    """The report as Markdown: figures of the holdout rivers, other test sites apart, and what to keep in mind."""
     metrics, intervals = evaluation.metrics, evaluation.intervals
     labels = {
         "ap": "average precision (AP)",
@@ -154,14 +149,14 @@ def text(evaluation: Evaluation) -> str:
         "recall": "recall",
         "iou": "IoU",
     }
-    lines = ["# Evaluation on rivers never trained on", ""]
+    lines = [f"# Evaluation on {_rivers(evaluation)}, never trained on", ""]
     if evaluation.synthetic:
         lines += [
             "**Synthetic data.** Rivers, pixels and labels are invented; the figures say how the pipeline works, not "
             "how well real mines are found.",
             "",
         ]
-    lines += ["| pixels of the test rivers | value | 95 % interval |", "|---|---|---|"]
+    lines += [f"| pixels, {_rivers(evaluation)} | value | 95 % interval |", "|---|---|---|"]
     lines += [f"| {label} | {_cell(metrics[name])} | {_interval(*intervals[name])} |" for name, label in labels.items()]
     lines += [
         f"| share of mine pixels (AP of guessing) | {_cell(metrics['prevalence'])} | |",
@@ -173,10 +168,11 @@ def text(evaluation: Evaluation) -> str:
         f"{_cell(metrics['false_alarms_per_100km2'])} false alarms per 100 km2. The threshold, "
         f"{_cell(evaluation.threshold)}, has the best F1 on validation.",
         "",
-        _table(evaluation.rivers),
+        _table(evaluation.rivers[evaluation.rivers.part != OTHER_TEST].drop(columns="fold")),
         "",
-        _table(evaluation.observations[evaluation.observations.fold == "test"].drop(columns="fold")),
+        _observations(evaluation, HOLDOUT),
         "",
+        *_other_sites(evaluation),
         "## Keep in mind",
         "",
         *(f"- {caveat}" for caveat in _caveats(evaluation)),
@@ -186,11 +182,12 @@ def text(evaluation: Evaluation) -> str:
 
 def summary(evaluation: Evaluation) -> str:
     """One line of the figures that matter most."""
-    metrics, number = evaluation.metrics, evaluation.test_observations
+    metrics = evaluation.metrics
     ap = "undefined (no mine pixel)" if metrics["ap"] is None else _cell(metrics["ap"])
     interval = _interval(*evaluation.intervals["ap"])
     return (
-        f"test: {number} observation{'s' if number > 1 else ''}, AP {ap}"
+        f"test: {_count(evaluation.test_observations, 'observation')} of {_count(evaluation.test_sites, 'site')} "
+        f"({', '.join(evaluation.holdout_rivers)}), AP {ap}"
         f"{f' (95 %: {interval})' if interval else ''}, guessing has {_cell(metrics['prevalence'])}; "
         f"{metrics['mines_found']} of {metrics['mines']} mines found, "
         f"{_cell(metrics['false_alarms_per_100km2'])} false alarms per 100 km2, "
@@ -198,19 +195,58 @@ def summary(evaluation: Evaluation) -> str:
     )
 
 
-def _caveats(evaluation: Evaluation) -> Iterator[str]:
-    number = evaluation.test_observations
+def _rivers(evaluation: Evaluation) -> str:
+    rivers = evaluation.holdout_rivers
+    return f"the holdout river{'s' if len(rivers) > 1 else ''} {' and '.join(rivers)}"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _observations(evaluation: Evaluation, part: str) -> str:
+    observations = evaluation.observations
+    return _table(observations[observations.part == part].drop(columns=["fold", "part"]))
+
+
+def _other_sites(evaluation: Evaluation) -> Iterator[str]:
+    """The section on test sites of other rivers; nothing where there are none."""
+    rivers = evaluation.rivers[evaluation.rivers.part == OTHER_TEST]
+    if rivers.empty:
+        return
+    trained_on = list(rivers.river[rivers.trained_on == "yes"])
+    yield "## Other test sites"
+    yield ""
     yield (
-        f"Intervals come from drawing the {number} test observation{'s' if number > 1 else ''} again, with "
-        "replacement. "
+        "Sites in one spatial group with the holdout river (split.min_distance_km) can't be trained on, so they are "
+        "tested on too. No figure above counts them. "
         + (
-            "One observation says nothing about others, so there is no interval."
-            if number == 1
-            else "With so few they are rough, and rather too narrow than too wide."
-            if number < 10
-            else "Months of one site resemble each other, so they may be too narrow."
+            f"The model was trained on other stretches of {' and '.join(trained_on)}, so the figures of these sites "
+            "say less about a river that it never saw."
+            if trained_on
+            else "The model was trained on no other stretch of their rivers either."
         )
     )
+    yield ""
+    yield _table(rivers.drop(columns=["fold", "part"]))
+    yield ""
+    yield _observations(evaluation, OTHER_TEST)
+    yield ""
+
+
+def _caveats(evaluation: Evaluation) -> Iterator[str]:
+    sites, observations = evaluation.test_sites, _count(evaluation.test_observations, "observation")
+    if sites == 1:
+        yield (
+            f"There is no interval: {_rivers(evaluation)} has one site ({observations}), and months of one site say "
+            "nothing about other sites."
+        )
+    else:
+        yield (
+            f"Intervals come from drawing the {sites} sites of {_rivers(evaluation)} again, with replacement, each "
+            f"with all its months ({observations}), because months of one site resemble each other."
+            + (" With so few sites they are rough, and rather too narrow than too wide." if sites < 10 else "")
+        )
     yield (
         f"The nearest windows of training and test are {_cell(evaluation.metrics['train_test_km'])} km apart "
         f"(split.min_distance_km: {evaluation.min_distance_km:g})."
@@ -223,7 +259,7 @@ def _caveats(evaluation: Evaluation) -> Iterator[str]:
             "threshold were chosen on ground much like the training ground, so AP on validation flatters."
         )
     if evaluation.metrics["mines"] == 0:
-        yield "There is no mine of countable size in the test fold: recall and AP say little or nothing."
+        yield "There is no mine of countable size on the holdout river: recall and AP say little or nothing."
     yield "AP is empty where an observation has no mine pixel: it is undefined there, not zero."
 
 
@@ -265,8 +301,8 @@ def _figure(path: Path, width_in: float, height_in: float) -> Iterator[Any]:
             figure.savefig(partial, format="png", metadata={"Software": None})
 
 
-def _draw_rgb(axis: Any, rgb: npt.NDArray[np.uint8]) -> None:
-    image = np.moveaxis(rgb, 0, -1).copy()
+def _draw_image(axis: Any, pixels: npt.NDArray[np.uint8]) -> None:
+    image = np.moveaxis(pixels, 0, -1).copy()
     image[(image == 0).all(axis=-1)] = 90  # grey, so that a cloud gap is not taken for dark water
     axis.imshow(image, interpolation="nearest")
     axis.set_axis_off()
@@ -330,16 +366,13 @@ def _draw_miss(
     miss: Miss,
     threshold: float,
     *,
-    scenes: Path,
     aoi: gpd.GeoDataFrame,
     labels: gpd.GeoDataFrame,
 ) -> None:
-    site_id = miss.obs_id.rsplit("_", 1)[0]
-    scene = grid_of(aoi, site_id)
-    part = scene.crop(miss.window)
-    _draw_rgb(left, raster.read(scenes / miss.obs_id / "rgb.tif", bands=RGB_BANDS, grid=scene, window=miss.window))
-    _draw_score(right, miss.score.astype(np.float32))
-    detected = miss.score >= threshold
+    part = grid_of(aoi, miss.obs_id.rsplit("_", 1)[0]).crop(miss.window)
+    _draw_image(left, miss.image)
+    _draw_score(right, to_scores(miss.steps))
+    detected = reaches(miss.steps, threshold)
     if detected.any() and not detected.all():
         for axis in (left, right):
             axis.contour(detected, levels=[0.5], colors=[OUTLINES["detection"][0]], linewidths=1.0)

@@ -13,6 +13,8 @@ import os
 import sys
 from typing import Literal
 
+from pydantic import model_validator
+
 from sandwatch.params import Count, Section
 
 PINNED = {
@@ -30,13 +32,22 @@ and committed with it. It is no output of DVC, since machines that differ where 
 outputs."""
 
 
+Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
+
+
 class Compute(Section):
     """How numbers are computed where that changes them. Device and worker counts are not here: see docs."""
 
     section = "compute"
     reproducible: bool
     threads: Count
-    precision: Literal["32-true", "16-mixed", "bf16-mixed"]
+    precision: Precision
+
+    @model_validator(mode="after")
+    def _exact(self) -> Compute:
+        if self.reproducible and self.precision != "32-true":
+            raise ValueError(f"reproducible is true, which wants precision 32-true, not {self.precision}")
+        return self
 
 
 def pin(threads: int) -> None:

@@ -32,6 +32,8 @@ def retrying(transient: Callable[[Exception], bool]) -> Iterator[stamina.Attempt
     Raises:
         InputError: the factor in the environment is no number.
     """
+    # It would log each error with all that the client says, links with their signatures too.
+    stamina.instrumentation.set_on_retry_hooks(())
     factor = _factor()
     yield from stamina.retry_context(
         on=transient,

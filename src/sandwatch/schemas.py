@@ -21,12 +21,15 @@ from pandera.errors import SchemaErrors
 from pandera.typing import Series
 from pandera.typing.geopandas import GeoSeries
 
+from sandwatch import ids
 from sandwatch.errors import InputError
+from sandwatch.files import below
 from sandwatch.parquet import write_parquet
 
 WGS84 = "EPSG:4326"
 Geometries = GeoSeries[Annotated[Geometry, WGS84]]
-OBS_ID = r"^.+_\d{4}-\d{2}-\d{2}$"
+OBS_ID = r"^.+_[0-9]{4}-[0-9]{2}-[0-9]{2}$"
+"""How an obs_id ends; what may stand in it is said in ids.py, and checked in every table."""
 SHA256 = r"^[0-9a-f]{64}$"
 FOLDS = ("train", "val", "test", "blocks", "infer")
 """``blocks``: cut into blocks that train and blocks that validate (split.py). ``infer``: not learnt from."""
@@ -59,10 +62,22 @@ class Table(pa.DataFrameModel):
     """A table with a contract. Subclasses set ``_sort_by``, the columns that order its rows."""
 
     _sort_by: ClassVar[list[str]]
+    _as_received: ClassVar[bool] = False
+    """Whether ids are whatever somebody sent, and name nothing."""
 
     class Config:  # noqa: D106
         strict = True
         ordered = True
+
+    @pa.check("^(site_id|obs_id)$", regex=True, error=f"an id of {ids.RULE}")
+    @classmethod
+    def _ids(cls, column: pd.Series) -> pd.Series:
+        return column.isin({name for name in column.unique() if cls._as_received or ids.names_files(name)})
+
+    @pa.check("^path$", regex=True, error="a path that leads to a file in its folder")
+    @classmethod
+    def _paths(cls, column: pd.Series) -> pd.Series:
+        return column.isin({path for path in column.unique() if below(path)})
 
     @classmethod
     def checked(cls, table: pd.DataFrame, name: str) -> Any:
@@ -215,6 +230,7 @@ class Quarantine(Table):
     """data/annotations/quarantine.parquet: one row a label, or a whole row of the export, that is unfit."""
 
     _sort_by: ClassVar[list[str]] = ["row_id", "feature_id", "reason"]
+    _as_received: ClassVar[bool] = True
     row_id: Series[str] = pa.Field(description="id of the raw row: its data row, or file and line")
     obs_id: Series[str] = pa.Field(nullable=True)
     label_id: Series[str] = pa.Field(nullable=True)

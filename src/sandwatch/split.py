@@ -39,15 +39,20 @@ EDGE_M = 1000.0
 """Longest piece of an edge of ground, metres: within it, a line of a grid and one in degrees part by centimetres."""
 
 
-def ground(grid: Grid, windows: Sequence[Window] | None = None) -> BaseGeometry:
+def ground(grid: Grid, windows: pd.DataFrame | None = None) -> BaseGeometry:
     """The ground under the pixels of a grid, or of windows on it: EPSG:4326.
 
     What a window has beyond the grid is padding, which lies nowhere.
+
+    Args:
+        grid: of a scene.
+        windows: columns row, col and size_px, pixels.
     """
-    area = shapely.box(*grid.bounds)
+    area: BaseGeometry = shapely.box(*grid.bounds)
     if windows is not None:
-        boxes = [shapely.box(*grid.crop(window).bounds) for window in windows]
-        area = shapely.union_all(np.array(boxes, dtype=object)).intersection(area)
+        row, col, size = (windows[name].to_numpy() * grid.resolution for name in ("row", "col", "size_px"))
+        left, top = grid.left + col, grid.top - row
+        area = shapely.union_all(shapely.box(left, top - size, left + size, top)).intersection(area)
     return reproject(shapely.segmentize(area, EDGE_M), grid.crs, WGS84)
 
 
@@ -66,10 +71,9 @@ def footprints(windows: pd.DataFrame, aoi: gpd.GeoDataFrame) -> gpd.GeoDataFrame
     sites = aoi.set_index("site_id")
     rows = []
     for (site_id, fold), part in windows.groupby(["site_id", "fold"]):
-        places = part[["row", "col", "size_px"]].drop_duplicates().itertuples(index=False)
-        read = [Window(row=row, col=col, height=size, width=size) for row, col, size in places]
         site = sites.loc[site_id]
-        rows.append((site_id, site["fold"], fold, part["obs_id"].min(), ground(Grid.of_site(site), read)))
+        area = ground(Grid.of_site(site), part[["row", "col", "size_px"]].drop_duplicates())
+        rows.append((site_id, site["fold"], fold, part["obs_id"].min(), area))
     return gpd.GeoDataFrame(rows, columns=["site_id", "site_fold", "fold", "obs_id", "geometry"], crs=WGS84)
 
 
@@ -133,13 +137,8 @@ def groups(geometries: Sequence[BaseGeometry], min_distance_km: float) -> npt.ND
             group[i] = i = group[group[i]]
         return i
 
-    for bound, i, j in _bounded_pairs(geometries, geometries):
-        if (
-            i < j
-            and bound <= min_distance_km
-            and root(i) != root(j)
-            and distance_km(geometries[i], geometries[j]) <= min_distance_km
-        ):
+    for _, i, j in _bounded_pairs(geometries, geometries, within_km=min_distance_km):
+        if i < j and root(i) != root(j) and distance_km(geometries[i], geometries[j]) <= min_distance_km:
             low, high = sorted((root(i), root(j)))
             group[high] = low
     numbers: dict[int, int] = {}
@@ -337,21 +336,26 @@ def _nearest_folds(
     first = {(f, area.wkb): i for i, (f, area) in reversed(list(enumerate(zip(fold, areas, strict=True))))}
     rows = sorted(i for (f, _), i in first.items() if f in LEARNING_FOLDS)
     places = [areas[i] for i in rows]
-    for bound, i, j in _bounded_pairs(places, places):
+    for _, i, j in _bounded_pairs(places, places, within_km=km):
         a, b = rows[i], rows[j]
-        if i < j and fold[a] != fold[b] and bound <= km and (distance := distance_km(places[i], places[j])) <= km:
+        if i < j and fold[a] != fold[b] and (distance := distance_km(places[i], places[j])) <= km:
             return f"observations {obs_ids[a]} ({fold[a]}) and {obs_ids[b]} ({fold[b]})", distance
     return None
 
 
-def _bounded_pairs(first: Sequence[BaseGeometry], second: Sequence[BaseGeometry]) -> Iterator[tuple[float, int, int]]:
-    """Yields (lower bound of the distance in km, i, j) of every pair, from circles around the geometries."""
+def _bounded_pairs(
+    first: Sequence[BaseGeometry], second: Sequence[BaseGeometry], within_km: float = math.inf
+) -> Iterator[tuple[float, int, int]]:
+    """Yields (lower bound of the distance in km, i, j) of pairs, from circles around the geometries.
+
+    Pairs that are surely farther apart than ``within_km`` are left out.
+    """
     circles = [np.array([_circle(g) for g in geometries]) for geometries in (first, second)]
     for i, (x, y, radius) in enumerate(circles[0]):
         n = len(second)
         between = EARTH.inv(np.full(n, x), np.full(n, y), circles[1][:, 0], circles[1][:, 1])[2]
         bounds = np.maximum(between - radius - circles[1][:, 2], 0.0) / 1000.0
-        yield from ((float(bound), i, j) for j, bound in enumerate(bounds))
+        yield from ((float(bounds[j]), i, int(j)) for j in np.flatnonzero(bounds <= within_km))
 
 
 def _circle(geometry: BaseGeometry) -> tuple[float, float, float]:

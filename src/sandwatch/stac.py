@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sandwatch import scoring
 from sandwatch.files import sha256, write_json
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def scene_item(scene: Scene, spec: Spec, folder: Path, detections: int) -> pysta
     )
     item.stac_extensions += [RASTER, PROCESSING]
     cog, parquet = pystac.MediaType.COG, "application/vnd.apache.parquet"
-    score = {"data_type": "uint16", "nodata": 65535, "raster:scale": 1e-4, "raster:offset": 0.0}
+    score = {"data_type": "uint16", "nodata": scoring.NODATA, "raster:scale": 1 / scoring.STEPS, "raster:offset": 0.0}
     mask = {"data_type": "uint8", "nodata": 255}
     _attach(item, "score", folder / "score.tif", "Probability of a mine", cog, "data", score)
     _attach(item, "mask", folder / "mask.tif", "Mine (1) or not (0)", cog, "data", mask)

@@ -1,6 +1,6 @@
 """Whole scenes through a model that sees windows: overlapping windows, blended, in memory bounded by one row of them.
 
-Windows are visited row by row. A strip of pixels as high as a window is kept, and a strip of scores under it; once a
+Windows are visited row by row. A strip of pixels as high as a window is kept, and a strip of answers under it; once a
 row of windows is done, the rows that no later window touches leave as finished, and both strips move down. Every row
 of the scene is read once, so a scene never has to fit in memory.
 
@@ -19,7 +19,8 @@ from sandwatch.errors import InputError
 from sandwatch.stack import NODATA, valid
 
 Predict = Callable[[npt.NDArray[np.int16]], npt.NDArray[np.float32]]
-"""int16 (n, band, size, size), ``stack.NODATA`` without data, to one score a pixel: float32 (n, size, size)."""
+"""int16 (n, band, size, size), ``stack.NODATA`` without data, to what it says of each pixel: float32
+(n, *layers, size, size)."""
 
 
 class Sliceable(Protocol):
@@ -41,13 +42,14 @@ def stitch(
     overlap_px: int,
     batch_size: int,
     region: Sliceable | None = None,
+    layers: tuple[int, ...] = (),
 ) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
-    """Scores a scene and yields it in bands of finished rows, from the top down.
+    """Asks a model about a scene and yields its answers in bands of finished rows, from the top down.
 
     Windows stand ``size_px - overlap_px`` apart; the last of a row and of a column move inward. Where windows overlap,
-    scores are averaged with weights that rise linearly from a window's edge over ``overlap_px``; the weights of a pixel
-    sum to 1. A window in which no pixel is asked for is skipped. A batch holds windows of one row of windows, so its
-    size changes speed and memory, not results (as long as ``predict`` treats the windows of a batch apart).
+    answers are averaged with weights that rise linearly from a window's edge over ``overlap_px``; the weights of a
+    pixel sum to 1. A window in which no pixel is asked for is skipped. A batch holds windows of one row of windows, so
+    its size changes speed and memory, not results (as long as ``predict`` treats the windows of a batch apart).
 
     Args:
         stack: int16 (band, y, x), ``stack.NODATA`` where there is no data; where it is smaller than a window, the
@@ -57,10 +59,11 @@ def stitch(
         overlap_px: how much neighbouring windows overlap, below ``size_px``.
         batch_size: the most windows in a call of ``predict``.
         region: bool (y, x), the pixels asked for; None for all.
+        layers: shape of the answer for one pixel: () for a number.
 
     Yields:
-        (first row, float32 (rows, x)): scores, NaN where a band lacks data or where ``region`` is false. The bands
-        follow each other without gap and cover the scene.
+        (first row, float32 (*layers, rows, x)): answers, NaN where a band lacks data or where ``region`` is false. The
+        bands follow each other without gap and cover the scene.
 
     Raises:
         InputError: ``overlap_px`` is not below ``size_px``.
@@ -79,7 +82,7 @@ def stitch(
     padded_width = max(width, size_px)
     pixels = np.full((bands, size_px, padded_width), NODATA, np.int16)
     wanted = np.zeros((size_px, padded_width), np.bool_)
-    scores = np.zeros((size_px, padded_width))
+    answers = np.zeros((*layers, size_px, padded_width))
     read_to = 0
     for row, row_weight, next_row in zip(rows, row_weights, [*rows[1:], height], strict=True):
         bottom = min(row + size_px, height)
@@ -95,14 +98,14 @@ def stitch(
         for first in range(0, len(asked), batch_size):
             batch = asked[first : first + batch_size]
             answer = predict(np.stack([pixels[:, :, col : col + size_px] for col, _ in batch]))
-            if answer.shape != (len(batch), size_px, size_px):
+            if answer.shape != (len(batch), *layers, size_px, size_px):
                 raise ValueError(f"predict returned {answer.shape} for {len(batch)} windows of {size_px} px")
-            for (col, weight), score in zip(batch, answer, strict=True):
-                scores[:, col : col + size_px] += score * row_weight[:, None] * weight
+            for (col, weight), one in zip(batch, answer, strict=True):
+                answers[..., col : col + size_px] += one * row_weight[:, None] * weight
 
         done = next_row - row
-        yield row, np.where(wanted[:done, :width], scores[:done, :width], np.nan).astype(np.float32)
-        for strip, blank in ((pixels, NODATA), (wanted, False), (scores, 0.0)):
+        yield row, np.where(wanted[:done, :width], answers[..., :done, :width], np.nan).astype(np.float32)
+        for strip, blank in ((pixels, NODATA), (wanted, False), (answers, 0.0)):
             strip[..., : size_px - done, :] = strip[..., done:, :]
             strip[..., size_px - done :, :] = blank
 
@@ -115,10 +118,13 @@ def stitch_whole(
     overlap_px: int,
     batch_size: int,
     region: Sliceable | None = None,
+    layers: tuple[int, ...] = (),
 ) -> npt.NDArray[np.float32]:
-    """The scores of :func:`stitch` as one array (y, x), for scenes that fit in memory."""
-    parts = stitch(stack, predict, size_px=size_px, overlap_px=overlap_px, batch_size=batch_size, region=region)
-    return np.concatenate([rows for _, rows in parts])
+    """The answers of :func:`stitch` as one array (*layers, y, x), for scenes that fit in memory."""
+    parts = stitch(
+        stack, predict, size_px=size_px, overlap_px=overlap_px, batch_size=batch_size, region=region, layers=layers
+    )
+    return np.concatenate([rows for _, rows in parts], axis=-2)
 
 
 def _starts(length: int, size: int, overlap: int) -> list[int]:

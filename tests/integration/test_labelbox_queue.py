@@ -23,8 +23,9 @@ from sandwatch.annotations import labelbox
 from sandwatch.errors import InputError
 from sandwatch.files import sha256
 from sandwatch.grid import Grid, Window
-from sandwatch.infer import SCORE_BAND, SCORE_NODATA
+from sandwatch.infer import SCORE_BAND
 from sandwatch.labelbox_push import Pushed
+from sandwatch.scoring import NODATA
 
 from ..servers.gcs import Gcs, serve_gcs
 from ..servers.labelbox import SECRET_IN_LINKS, Labelbox, Project, serve_labelbox
@@ -293,10 +294,10 @@ SIZE = 32
 def write_scores(folder: Path, obs_id: str, patches: dict[tuple[int, int], int], grid: Grid = BIG) -> None:
     """Scores that are sure everywhere but on patches of a window's size: (row, column) -> stored score."""
     scores = np.zeros((1, *grid.shape), dtype=np.uint16)
-    scores[:, :, -100:] = SCORE_NODATA
+    scores[:, :, -100:] = NODATA
     for (row, col), value in patches.items():
         scores[0, row : row + SIZE, col : col + SIZE] = value
-    raster.write_cog(folder / obs_id / "score.tif", scores, grid, bands=[SCORE_BAND], nodata=SCORE_NODATA)
+    raster.write_cog(folder / obs_id / "score.tif", scores, grid, bands=[SCORE_BAND], nodata=NODATA)
 
 
 def detection(obs_id: str, number: int, geometry: Polygon | MultiPolygon) -> dict[str, Any]:

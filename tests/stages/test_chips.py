@@ -147,7 +147,7 @@ def test_the_stage_writes_chips_that_training_reads(workspace: Path) -> None:
     assert [metrics[f"windows_{fold}"] for fold in ("train", "val", "test")] == [
         (windows["fold"] == fold).sum() for fold in ("train", "val", "test")
     ]
-    assert metrics["train_test_min_distance_km"] == pytest.approx(60, abs=2)
+    assert metrics["train_test_min_distance_km"] == pytest.approx(119.2, abs=0.1)
     whole = windows[(windows["row"] == 16) & (windows["col"] == 16)].set_index("obs_id")["chip_id"]
     given = chip_labels.set_index(["chip_id", "feature_id"])["pixels"]
     assert given[whole[f"near_{MONTH}"], "near-a"] == 10 * 12

@@ -12,10 +12,9 @@ import pandas as pd
 import pytest
 import shapely
 
-from sandwatch import raster, schemas
+from sandwatch import schemas
 from sandwatch.evaluate import grid_of
 from sandwatch.files import sha256
-from sandwatch.params import RGB_BANDS
 from tests.stages.test_infer import BANDS, write_model
 from tests.unit.worlds import FOLDS, HEIGHT, WIDTH, World
 
@@ -26,7 +25,8 @@ ROOT = Path(__file__).parents[2]
 def workspace(tmp_path):
     """A DVC repository with chips of four observations and a model."""
     shutil.copyfile(ROOT / "dvc.yaml", tmp_path / "dvc.yaml")
-    shutil.copyfile(ROOT / "params.yaml", tmp_path / "params.yaml")
+    text = (ROOT / "params.yaml").read_text()
+    (tmp_path / "params.yaml").write_text(text.replace("[Ondara]", "[Bera]"))
     (tmp_path / ".dvc").mkdir()
     (tmp_path / ".dvc" / "config").write_text("[core]\nno_scm = true\nanalytics = false\n")
     data = tmp_path / "data"
@@ -47,16 +47,14 @@ def workspace(tmp_path):
     scenes = []
     for obs_id in FOLDS:
         site_id, date = obs_id.split("_")
-        grid, path = grid_of(aoi, site_id), f"{obs_id}/rgb.tif"
-        rgb = np.full((3, HEIGHT, WIDTH), 90, np.uint8)
-        raster.write_cog(data / "scenes" / path, rgb, grid, bands=RGB_BANDS, nodata=0)
+        grid = grid_of(aoi, site_id)
         scenes.append(
             {
-                "obs_id": obs_id, "site_id": site_id, "date": date, "product": "rgb", "status": "exported",
-                "detail": None, "path": path, "bands": ",".join(RGB_BANDS), "crs": grid.crs,
+                "obs_id": obs_id, "site_id": site_id, "date": date, "product": "s2", "status": "exported",
+                "detail": None, "path": f"{obs_id}/s2.tif", "bands": "B2,B3,B8", "crs": grid.crs,
                 "transform": ",".join(str(value) for value in grid.transform[:6]), "width_px": WIDTH,
-                "height_px": HEIGHT, "dtype": "uint8", "nodata": 0.0, "valid_fraction": 1.0, "source": "synthetic",
-                "source_images": "[]", "sha256": sha256(data / "scenes" / path),
+                "height_px": HEIGHT, "dtype": "uint16", "nodata": 0.0, "valid_fraction": 1.0, "source": "synthetic",
+                "source_images": "[]", "sha256": "0" * 64,
             }
         )  # fmt: skip
     schemas.Scenes.write(pd.DataFrame(scenes), data / "scenes.parquet")
@@ -75,7 +73,7 @@ def workspace(tmp_path):
 def run_stage(workspace):
     command = [
         sys.executable, ROOT / "stages" / "evaluate.py", "--aoi", "data/aoi/aoi.parquet", "--manifest",
-        "data/scenes.parquet", "--scenes", "data/scenes", "--canonical", "data/canonical", "--chips", "data/chips",
+        "data/scenes.parquet", "--canonical", "data/canonical", "--chips", "data/chips",
         "--weights", "models/model.safetensors", "--results", "results/evaluate",
     ]  # fmt: skip
     return subprocess.run(command, cwd=workspace, capture_output=True, text=True, check=False)
@@ -84,7 +82,7 @@ def run_stage(workspace):
 def test_judges_the_network_and_gives_the_same_bytes_twice(workspace):
     done = run_stage(workspace)
     assert done.returncode == 0, done.stderr
-    assert "test: 2 observations, AP 0." in done.stdout
+    assert "test: 2 observations of 1 site (Bera), AP 0." in done.stdout
     results = workspace / "results" / "evaluate"
     metrics = json.loads((results / "metrics.json").read_text())
     assert 0 < metrics["ap"] < 1

@@ -17,7 +17,7 @@ from sandwatch.files import sha256
 from sandwatch.infer import SceneStack, read_score
 from sandwatch.learn.card import CLASSES, Model, Spec
 from sandwatch.learn.model import Predictor, build
-from sandwatch.stitch import stitch_whole
+from sandwatch.scoring import score, to_scores
 from tests.unit.test_infer import BANDS, make_site, tables
 
 ROOT = Path(__file__).parents[2]
@@ -80,17 +80,17 @@ def test_maps_a_scene_with_the_network_and_the_same_bytes_twice(workspace):
         "score.tif", "mask.tif", "detections.parquet", "item.json", "model.json", "collection.json",
     }  # fmt: skip
 
-    predictor = Predictor.load(workspace / "models" / "model.safetensors", "cpu")
+    predictor = Predictor.load(workspace / "models" / "model.safetensors", "cpu", precision="32-true")
     folder = workspace / "data" / "scenes" / OBS_ID
     stack = SceneStack(
         {name: folder / f"{name}.tif" for name in ("s2", "s1")}, raster.read_grid(folder / "s2.tif"), BANDS
     )
-    expected = stitch_whole(stack, predictor, size_px=32, overlap_px=12, batch_size=8)
-    score = read_score(predictions / OBS_ID / "score.tif")
-    inside = ~np.isnan(score)
+    expected = to_scores(np.concatenate([part.steps for part in score(stack, predictor)]))
+    stored = read_score(predictions / OBS_ID / "score.tif")
+    inside = ~np.isnan(stored)
     assert inside.sum() > 10_000
-    np.testing.assert_allclose(score[inside], expected[inside], atol=2e-4)
-    assert score[inside].std() > 1e-3
+    np.testing.assert_allclose(stored[inside], expected[inside], atol=2e-4)
+    assert stored[inside].std() > 1e-3
     weights = sha256(workspace / "models" / "model.safetensors")
     assert raster.read_tags(predictions / OBS_ID / "mask.tif")["MODEL_SHA256"] == weights
 

@@ -14,8 +14,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
+from safetensors.torch import save_file
 
 from sandwatch.files import sha256
+from sandwatch.learn.card import Model
+from sandwatch.learn.model import build
 from sandwatch.schemas import Windows
 from tests import tiny_chips
 
@@ -36,12 +39,13 @@ def workspace(tmp_path: Path) -> Path:
     (tmp_path / ".dvc").mkdir()
     (tmp_path / ".dvc" / "config").write_text("[core]\nno_scm = true\nanalytics = false\n")
     tiny_chips.write(tmp_path / "chips")
+    (tmp_path / "weights").mkdir()
     (tmp_path / "code.json").write_text(json.dumps({"stages/train.py": "4" * 64}))
     return tmp_path
 
 
 COMMAND = [sys.executable, str(ROOT / "stages" / "train.py"), "--chips", "chips", "--models", "models"]
-COMMAND += ["--code", "code.json", "--results", "results"]
+COMMAND += ["--code", "code.json", "--weights", "weights", "--results", "results"]
 
 
 def run(workspace: Path) -> subprocess.CompletedProcess[str]:
@@ -88,6 +92,25 @@ def test_the_stage_gives_the_same_bytes_again_and_a_card_that_names_what_made_it
     assert record["weights_sha256"] == first["models/model.safetensors"]
     assert record["operations"] == facts["arithmetic"]["operations"]
     assert record["fingerprint"] == facts["arithmetic"]["fingerprint"]
+
+
+def test_the_file_that_training_starts_from_is_pinned_and_named_in_the_card(workspace: Path) -> None:
+    path = workspace / "weights" / "start.safetensors"
+    params = yaml.safe_load((workspace / "params.yaml").read_text())
+    params["train"]["epochs"] = 1
+    network = build(Model(**params["model"]), in_channels=3, size_px=tiny_chips.SIZE)
+    save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, path)
+    params["model"]["encoder_weights"] = {"file": path.name, "sha256": sha256(path)}
+    (workspace / "params.yaml").write_text(yaml.safe_dump(params))
+    done = run(workspace)
+    assert (done.returncode, done.stderr) == (0, "")
+    card = json.loads((workspace / "models" / "model.json").read_text())
+    assert card["inputs"]["weights/start.safetensors"] == sha256(path)
+    path.write_bytes(path.read_bytes() + b" ")
+    done = run(workspace)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: params.yaml: model.encoder_weights: weights/start.safetensors: got SHA-256 ")
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_a_training_outside_reproducible_mode_claims_no_arithmetic(workspace: Path) -> None:

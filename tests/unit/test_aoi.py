@@ -153,7 +153,8 @@ def test_sites_are_read_with_mark_spaces_and_quotes(tmp_path: Path) -> None:
     ("line", "message"),
     [
         ("ka1,Ka,East,85.1,20.3,2023-02,label", "line 6: got site_id ka1 again; expected each site_id once"),
-        ("a/b,Ka,East,85.1,20.3,2023-01,label", "line 6, site_id: got 'a/b'; expected letters"),
+        ("a/b,Ka,East,85.1,20.3,2023-01,label", "line 6, site_id: got 'a/b'; expected letters of any script"),
+        (f"{'x' * 170},Ka,East,85.1,20.3,2023-01,label", "line 6, site_id: got 'x.*; expected letters of any script"),
         (",Ka,East,85.1,20.3,2023-01,label", "line 6, site_id: got ''; expected letters"),
         ("x,,East,85.1,20.3,2023-01,label", "line 6, site x, river: got nothing; expected the river's name"),
         ("x,Ka,East,85.1,20.3,2023-13,label", "line 6, site x, months: got '2023-13'; expected months as 2023-01"),

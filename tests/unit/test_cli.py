@@ -320,6 +320,21 @@ def predict(root, obs_id, grid, polygon):
     schemas.Detections.write(gpd.GeoDataFrame([row], crs=4326), folder / "detections.parquet")
 
 
+def test_show_draws_a_scene_without_natural_colours(scene, monkeypatch, capsys):
+    root, obs_id, grid, _ = scene
+    s2 = np.random.default_rng(0).integers(900, 1_100, (3, 60, 80)).astype(np.uint16)
+    s2[2, 20:] += 900  # red, in the lower part
+    path = root / "data" / "scenes" / obs_id / "s2.tif"
+    raster.write_cog(path, s2, grid, bands=("B8", "B11", "B12"), nodata=0)
+    manifest = schemas.Scenes.read(root / "data" / "scenes.parquet").assign(
+        product="s2", path=f"{obs_id}/s2.tif", bands="B8,B11,B12", dtype="uint16", sha256=sha256(path)
+    )
+    schemas.Scenes.write(manifest, root / "data" / "scenes.parquet")
+    assert call("show", obs_id, monkeypatch=monkeypatch, capsys=capsys)[:2] == (0, f"{obs_id}.png\n")
+    drawn = np.asarray(Image.open(root / f"{obs_id}.png").convert("RGB")).astype(int)
+    assert (drawn[..., 0] - drawn[..., 1] > 20).mean() > 0.15
+
+
 def test_show_draws_a_scene_and_its_prediction_once_there_is_one(scene, monkeypatch, capsys):
     root, obs_id, grid, polygon = scene
     assert call("show", obs_id, monkeypatch=monkeypatch, capsys=capsys)[:2] == (0, f"{obs_id}.png\n")

@@ -1,7 +1,9 @@
 """Objects arrive whole and as they were meant, whatever the service does; the real client talks to the emulator."""
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -77,6 +79,30 @@ def test_a_service_that_stays_away_is_one_line_and_leaves_nothing(server: Gcs, t
     assert [path.name for path in tmp_path.iterdir()] == ["here.bin"]
     gcs.download(thing, tmp_path / "back.bin")
     assert (tmp_path / "back.bin").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "message"),
+    [
+        ("cut", 0, r"got \w+: .*, 8 times over; expected an answer"),
+        ("lost", 0, r"got \w+: .*, 8 times over; expected an answer"),
+        ("status", 503, r"got ServiceUnavailable: .*, 8 times over; expected an answer"),
+        ("status", 403, r"got no permission \("),
+        ("status", 400, r"got BadRequest: .*; expected a request that it accepts"),
+        ("status", 410, r"got \w+: 410 PUT .*; expected a request that it accepts"),
+    ],
+)
+def test_an_upload_that_fails_half_way_is_one_line_without_its_key(
+    server: Gcs, tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: Any, status: int, message: str
+) -> None:
+    """Whoever has the id of a resumable upload may write to it, without any credentials."""
+    server.faults.add("PUT /upload/*", kind, times=100, status=status)
+    with pytest.raises(InputError, match=rf"^gs://sandbar/a: {message}") as caught:
+        gcs.upload(write(tmp_path, bytes(9 << 20)), "gs://sandbar/a")  # the client sends more than 8 MiB in parts
+    assert any(request.startswith("PUT /upload/") for request in server.requests)
+    logged = [f"{record.getMessage()} {vars(record)}" for record in caplog.records if record.levelno >= logging.INFO]
+    assert not [text for text in (str(caught.value), *logged) if "upload_id" in text]
+    assert kind != "status" or f"{server.url}/upload/storage/v1/b/sandbar/o" in str(caught.value)
 
 
 def test_no_permission_is_one_line_at_once(server: Gcs) -> None:

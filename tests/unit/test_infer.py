@@ -42,17 +42,19 @@ SPEC = SimpleNamespace(
     architecture="Unet",
     encoder="resnet18",
     method="binary",
+    classes=("other", "mine"),
+    temperature=1.5,
 )
 
 
 class Pointwise:
-    """A predictor that looks at one pixel: the more near infrared over blue, the likelier."""
+    """A model that looks at one pixel: the more near infrared over blue, the likelier."""
 
     spec = SPEC
 
     def __call__(self, pixels):
-        values = pixels.astype(np.float64)
-        return (1 / (1 + np.exp((values[:, 0] - values[:, 2]) / 300))).astype(np.float32)
+        values = pixels.astype(np.float32)
+        return (values[:, 2:3] - values[:, :1]) / np.float32(200)
 
 
 def make_site(folder, site_id="kanhan", role="infer", *, width=150, height=301, left=500_000.0, months=("2023-02-01",)):
@@ -120,14 +122,15 @@ def mapped(tmp_path, weights):
 
 
 def expected_scores(mapped):
-    """Whole-scene scores by another road: everything in memory, the AOI drawn at once."""
+    """Whole-scene steps by another road: everything in memory, the AOI drawn at once, an exponential a pixel."""
     _, _, grid, place = mapped.site
     folder = mapped.scenes / mapped.obs_id
     s2, s1 = raster.read(folder / "s2.tif", bands=BANDS[:3]), raster.read(folder / "s1.tif", bands=BANDS[3:])
     stack = encode(s2, s1)
     inside = rasterize([gpd.GeoSeries([place], crs=4326).to_crs(CRS)[0]], grid.shape, transform=grid.transform) == 1
     scored = inside & (stack != NODATA).all(axis=0)
-    return np.where(scored, np.rint(Pointwise()(stack[None])[0].astype(np.float64) * 10_000), 65535), scored
+    logits = Pointwise()(stack[None])[0, 0].astype(np.float64) / SPEC.temperature
+    return np.where(scored, np.rint(10_000 / (1 + np.exp(-logits))), 65535), scored
 
 
 def test_scores_are_those_of_the_model_and_only_inside_the_aoi(mapped):
@@ -243,7 +246,7 @@ def test_all_detections_stand_in_one_table_too(tmp_path, weights, capsys):
 def test_a_river_without_mines_has_an_empty_table(tmp_path, weights):
     class Nothing(Pointwise):
         def __call__(self, pixels):
-            return np.zeros((len(pixels), 32, 32), np.float32)
+            return np.full((len(pixels), 1, 32, 32), -99, np.float32)
 
     aoi, manifest = tables(make_site(tmp_path / "scenes"))
     infer(aoi, manifest, tmp_path / "scenes", Nothing(), SETTINGS, weights=weights, predictions=tmp_path / "p")
@@ -382,7 +385,7 @@ def test_memory_stays_below_the_scene(tmp_path):
     )  # fmt: skip
     tracemalloc.start()
     try:
-        map_scene(scene, Pointwise(), SETTINGS, tmp_path / "out")
+        map_scene(scene, Pointwise(), tmp_path / "out")
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

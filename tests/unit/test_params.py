@@ -14,6 +14,7 @@ from sandwatch.chips import Chips
 from sandwatch.errors import InputError
 from sandwatch.imagery.params import Imagery
 from sandwatch.learn.params import Train
+from sandwatch.reproducible import Compute
 from sandwatch.split import Split
 
 ROOT = Path(__file__).parents[2]
@@ -76,6 +77,12 @@ def test_a_loss_of_nothing_is_refused() -> None:
     loss = {**VALUES["train"]["loss"], "bce": 0.0, "dice": 0.0, "focal": 0.0}
     with pytest.raises(InputError, match="at least one of bce, dice and focal must be above 0"):
         params.check(Train, {**VALUES["train"], "loss": loss})
+
+
+def test_mixed_precision_in_reproducible_mode_is_refused() -> None:
+    with pytest.raises(InputError, match=r"compute: got .*reproducible is true, which wants .* not bf16-mixed"):
+        params.check(Compute, {"reproducible": True, "threads": 2, "precision": "bf16-mixed"})
+    params.check(Compute, {"reproducible": False, "threads": 2, "precision": "bf16-mixed"})
 
 
 @pytest.mark.parametrize("values", [None, [], "text", 3])

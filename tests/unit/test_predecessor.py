@@ -137,6 +137,14 @@ def test_bands_are_named_by_description(tmp_path: Path) -> None:
     assert [row["bands"] for row in scenes if row["product"] == "s2"] == ["B8 - B4"]
 
 
+@pytest.mark.parametrize("name", [".Ka_East_85-1_20-3", "Ka b_East_85-1_20-3", "Ka\n_East_85-1_20-3"])
+def test_a_site_that_cant_name_files_is_refused(tmp_path: Path, name: str) -> None:
+    bucket(tmp_path / "source", name)
+    with pytest.raises(InputError, match=r"got a site '.*_East_85-1_20-3'; expected letters of any script.*; rename"):
+        write_region(tmp_path / "source", tmp_path / "region")
+    assert not (tmp_path / "region").exists()
+
+
 def test_what_is_unfit_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"empty: got no raster of an observation; expected <River>_<District>_"):

@@ -9,12 +9,11 @@ import pytest
 import shapely
 from PIL import Image
 
-from sandwatch import raster, report
+from sandwatch import report
 from sandwatch.evaluate import grid_of
 from sandwatch.grid import Grid, Window
-from sandwatch.params import RGB_BANDS
 
-from .worlds import HEIGHT, WIDTH, Pointwise, World
+from .worlds import HEIGHT, TWO_MORE, WIDTH, Pointwise, World
 
 GRID = Grid(crs="EPSG:32644", left=500_000, top=2_000_000, width=WIDTH, height=HEIGHT)
 
@@ -104,18 +103,15 @@ def test_users_own_matplotlib_style_changes_nothing(tmp_path, rgb):
 
 
 @pytest.fixture
-def written(world, tmp_path, rgb):
+def written(world, tmp_path):
     """A written evaluation with one missed mine and one false alarm: (evaluation, folder)."""
     for obs_id in ("low_2024-01-01", "low_2024-05-01"):
         world.stacks[obs_id][0] = np.where(world.masks[obs_id] == 2, 9_000, 500)
-        raster.write_cog(
-            tmp_path / "scenes" / obs_id / "rgb.tif", rgb, grid_of(world.aoi, "low"), bands=RGB_BANDS, nodata=0
-        )
     world.stacks["low_2024-01-01"][0, 40:50, 50:60] = 500
     world.stacks["low_2024-05-01"][0, 42:50, 10:19] = 9_000
     evaluation = world.evaluate(Pointwise(temperature=1.5))
     labels = polygons(grid_of(world.aoi, "low"), [(40, 50, 10, 10)], confidence=["high"], obs_id=["low_2024-01-01"])
-    report.write(evaluation, tmp_path / "out", scenes=tmp_path / "scenes", aoi=world.aoi, labels=labels)
+    report.write(evaluation, tmp_path / "out", aoi=world.aoi, labels=labels)
     return evaluation, tmp_path / "out"
 
 
@@ -141,7 +137,7 @@ def test_written_files_have_the_same_bytes_twice(written, world, tmp_path):
     evaluation, folder = written
     first = {path.name: path.read_bytes() for path in folder.iterdir()}
     labels = gpd.GeoDataFrame({"confidence": [], "obs_id": []}, geometry=[], crs="EPSG:4326")
-    report.write(evaluation, folder, scenes=tmp_path / "scenes", aoi=world.aoi, labels=labels)
+    report.write(evaluation, folder, aoi=world.aoi, labels=labels)
     second = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert {name for name in first if first[name] != second[name]} == {"worst_misses.png"}  # it drew the label
 
@@ -156,15 +152,49 @@ def test_undefined_cells_of_the_tables_are_empty(written, world, tmp_path):
     assert re.search(r"\| low_2024-05-01 \| Bera \| [\d.e-]+ \| 0 \|  \|", report.text(evaluation))
 
 
-def test_the_report_says_how_far_test_is_and_how_little_two_observations_prove(written):
+def test_the_report_says_how_far_test_is_and_why_one_site_has_no_interval(written):
     evaluation, folder = written
     text = (folder / "report.md").read_text()
-    assert "drawing the 2 test observations again" in text
-    assert "rough" in text
+    assert text.startswith("# Evaluation on the holdout river Bera, never trained on\n")
+    assert "There is no interval: the holdout river Bera has one site (2 observations)" in text
+    assert re.search(r"\| average precision \(AP\) \| [\d.]+ \|  \|", text)
     assert f"are {evaluation.metrics['train_test_km']:.4g} km apart (split.min_distance_km: 50)" in text
     assert "3 of 4 mines found" in text
     assert "Synthetic" not in text
     assert "blocks" not in text
+    assert "Other test sites" not in text
+    assert report.summary(evaluation).startswith("test: 2 observations of 1 site (Bera), AP ")
+
+
+@pytest.fixture
+def larger(tmp_path):
+    (tmp_path / "larger").mkdir()
+    return World(tmp_path / "larger", TWO_MORE)
+
+
+def test_the_report_says_what_intervals_draw(larger):
+    text = report.text(larger.evaluate())
+    assert "drawing the 2 sites of the holdout river Bera again, with replacement, each with all its months (3 " in text
+    assert "rough" in text
+    assert re.search(r"\| average precision \(AP\) \| [\d.]+ \| [\d.]+ to [\d.]+ \|", text)
+
+
+def test_the_report_tells_other_test_sites_apart(larger):
+    text = report.text(larger.evaluate())
+    first, other = text.split("## Other test sites")
+    assert "side_2024-01-01" not in first
+    assert "| Ula | validation |" in first
+    assert "| Ula | other" not in first
+    assert "trained on other stretches of Ula" in other
+    assert re.search(r"\| Ula \| yes \| 1 \| 1 \|", other)
+    assert "side_2024-01-01" in other.split("## Keep in mind")[0]
+    assert "delta_2024-03-01" not in other
+
+
+def test_other_test_sites_whose_rivers_are_not_trained_on_are_said_to_be(larger):
+    larger.windows.loc[larger.windows.site_id == "side", "river"] = "Far"
+    other = report.text(larger.evaluate()).split("## Other test sites")[1]
+    assert "trained on no other stretch of their rivers" in other
 
 
 def test_the_report_of_invented_data_says_so(world):
@@ -182,12 +212,33 @@ def test_the_report_says_that_blocks_validate(world):
     assert re.search(r"spatial blocks of the training river \(Ula\) validate, (59|60) m from the nearest", text)
 
 
+@pytest.mark.parametrize(
+    ("bands", "colours"),
+    [
+        (("B2", "B3", "B4"), "natural colour"),
+        (("B8", "B11", "VV"), r"false colour \(red VV, green B11, blue B8\)"),
+        (("B8", "VV"), "B8 in grey"),
+        (("B11",), "B11 in grey"),
+    ],
+)
+def test_misses_are_drawn_whatever_the_bands(world, tmp_path, bands, colours):
+    for obs_id in world.folds:
+        world.stacks[obs_id] = np.concatenate([world.stacks[obs_id]] * 2)[: len(bands)]
+        world.stacks[obs_id][0, 40:50, 50:60] = 500
+    evaluation = world.evaluate(Pointwise(bands=bands))
+    assert len(evaluation.misses) > 0
+    assert re.fullmatch(colours, evaluation.colours)
+    labels = gpd.GeoDataFrame({"confidence": [], "obs_id": []}, geometry=[], crs="EPSG:4326")
+    report.write(evaluation, tmp_path / "out", aoi=world.aoi, labels=labels)
+    assert Image.open(tmp_path / "out" / "worst_misses.png").size[0] > 500
+
+
 def test_no_miss_is_a_picture_too(world, tmp_path):
     for obs_id in ("low_2024-01-01", "low_2024-05-01"):
         world.stacks[obs_id][0] = np.where(world.masks[obs_id] == 2, 9_000, 500)
     evaluation = world.evaluate()
     assert evaluation.misses == ()
-    report.misses_picture(tmp_path / "a.png", evaluation, scenes=tmp_path, aoi=world.aoi, labels=None)
+    report.misses_picture(tmp_path / "a.png", evaluation, aoi=world.aoi, labels=None)
     assert Image.open(tmp_path / "a.png").size[0] > 500
 
 

@@ -1,5 +1,6 @@
 """Tables are contracts: what breaks one is named, and the same rows are the same bytes."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import geopandas as gpd
@@ -7,9 +8,13 @@ import pandas as pd
 import pytest
 from shapely.geometry import box
 
+from sandwatch import ids
+from sandwatch.audit import record  # noqa: F401 - has tables too
 from sandwatch.errors import InputError
 from sandwatch.files import sha256
-from sandwatch.schemas import Aoi, Observations
+from sandwatch.schemas import Aoi, Observations, Quarantine, Scenes, Table
+
+from .annotation_rows import manifest
 
 
 def aois() -> gpd.GeoDataFrame:
@@ -36,6 +41,23 @@ def aois() -> gpd.GeoDataFrame:
         geometry=[box(85, 20, 85.1, 20.1)] * count,
         crs="EPSG:4326",
     )
+
+
+def observations(obs_id: str, site_id: str) -> pd.DataFrame:
+    """One row."""
+    return pd.DataFrame(
+        {
+            "obs_id": [obs_id], "site_id": [site_id], "date": ["2023-01-01"], "label_id": ["l"], "has_mines": [False],
+            "polygons": [0], "created_by": [None], "workflow_status": [None], "snapshot": ["s"],
+        }
+    )  # fmt: skip
+
+
+def tables(of: type[Table]) -> Iterator[type[Table]]:
+    """All tables there are."""
+    for table in of.__subclasses__():
+        yield table
+        yield from tables(table)
 
 
 def test_rows_in_any_order_are_the_same_bytes(tmp_path: Path) -> None:
@@ -65,6 +87,60 @@ def test_a_cell_at_fault_is_named(tmp_path: Path, column: str, value: object, me
     with pytest.raises(InputError, match=message):
         Aoi.write(table, tmp_path / "aoi.parquet")
     assert not list(tmp_path.iterdir())
+
+
+UNFIT = (
+    "../x", "a/b", "a\\b", ".x", "..", "-x", "a b", "a\nb", "a\0b", "a\u202eb", "a\u00a0b", "a:b", "a*",
+    "\u093f",
+)  # fmt: skip
+FIT = ("a", "_a", "7", "Balason_Darjeeling_88-32_26-75", "a..b", "Überlingen", "नदी_1", "長江", "x" * 169)
+
+
+@pytest.mark.parametrize("site_id", FIT)
+def test_ids_of_any_script_name_sites(site_id: str) -> None:
+    table = aois()
+    table.loc[1, "site_id"] = site_id
+    assert site_id in set(Aoi.checked(table, "aoi")["site_id"])
+    seen = observations(f"{site_id}_2023-01-01", site_id)
+    assert list(Observations.checked(seen, "observations")["site_id"]) == [site_id]
+    assert ids.names_site(site_id)
+
+
+@pytest.mark.parametrize("site_id", UNFIT)
+def test_ids_that_cant_name_files_are_refused_in_every_table(tmp_path: Path, site_id: str) -> None:
+    assert not ids.names_site(site_id)
+    table = aois()
+    table.loc[1, "site_id"] = site_id
+    with pytest.raises(InputError, match=r"aoi, column site_id: got .*; expected an id of letters of any script"):
+        Aoi.checked(table, "aoi")
+    with pytest.raises(InputError, match=r"observations, column obs_id: got "):
+        Observations.checked(observations(f"{site_id}_2023-01-01", "a"), "observations")
+
+
+@pytest.mark.parametrize("site_id", ["x" * 170, "ü" * 85])
+def test_ids_too_long_to_name_files_are_refused(site_id: str) -> None:
+    assert not ids.names_site(site_id)
+    assert not ids.names_site("a\ud800b")  # what a file's name that isn't UTF-8 reads as
+    with pytest.raises(InputError, match=r"observations, column obs_id: got .*; expected an id of letters of any"):
+        Observations.checked(observations(f"{site_id}_2023-01-01", "a"), "observations")
+
+
+def test_every_table_with_ids_checks_them() -> None:
+    """But the quarantine, whose rows are named by whatever was received."""
+    for table in (*tables(Table),):
+        columns = table.to_schema().columns
+        for name in {"site_id", "obs_id"} & set(columns):
+            assert any("letters of any script" in str(check.error) for check in columns[name].checks), (table, name)
+        if "path" in columns:
+            assert any("in its folder" in str(check.error) for check in columns["path"].checks), table
+        assert table._as_received == (table is Quarantine)
+
+
+@pytest.mark.parametrize("path", ["../s2.tif", "/etc/s2.tif", "a/../../s2.tif", "", "a//s2.tif", "./s2.tif"])
+def test_a_manifest_that_leads_out_of_its_folder_is_refused(path: str) -> None:
+    with pytest.raises(InputError, match=r"scenes, column path: got .*; expected a path that leads to a file in its"):
+        Scenes.checked(manifest().assign(path=path), "scenes")
+    Scenes.checked(manifest().assign(path=None), "scenes")
 
 
 def test_a_site_twice_is_refused(tmp_path: Path) -> None:
@@ -104,8 +180,6 @@ def test_a_table_without_geometry_is_not_read_as_one_with(tmp_path: Path) -> Non
 
 
 def test_empty_tables_round_trip_where_they_may_be_empty(tmp_path: Path) -> None:
-    from sandwatch.schemas import Quarantine
-
     columns = list(Quarantine.to_schema().columns)
     empty = pd.DataFrame({name: pd.Series(dtype="int64" if name == "polygons" else "object") for name in columns})
     Quarantine.write(empty, tmp_path / "quarantine.parquet")
@@ -113,13 +187,7 @@ def test_empty_tables_round_trip_where_they_may_be_empty(tmp_path: Path) -> None
 
 
 def test_nullable_text_survives_when_all_of_it_is_null(tmp_path: Path) -> None:
-    table = pd.DataFrame(
-        {
-            "obs_id": ["a_2023-01-01"], "site_id": ["a"], "date": ["2023-01-01"], "label_id": ["l"],
-            "has_mines": [False], "polygons": [0], "created_by": [None], "workflow_status": [None], "snapshot": ["s"],
-        }
-    )  # fmt: skip
-    Observations.write(table, tmp_path / "observations.parquet")
+    Observations.write(observations("a_2023-01-01", "a"), tmp_path / "observations.parquet")
     back = Observations.read(tmp_path / "observations.parquet")
     assert back["created_by"].isna().all()
     assert back["has_mines"].dtype == bool

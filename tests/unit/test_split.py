@@ -300,11 +300,10 @@ NEAR = Grid(crs="EPSG:32644", left=810_000, top=2_246_000, width=200, height=100
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 90), st.integers(0, 190)), min_size=1, max_size=5))
 def test_the_ground_of_windows_is_theirs_and_the_scenes(corners: list[tuple[int, int]]) -> None:
-    windows = [Window(row=row, col=col, height=32, width=32) for row, col in corners]
     covered = np.zeros((NEAR.height + 32, NEAR.width + 32), bool)
-    for window in windows:
-        covered[window.slices] = True
-    found = split.ground(NEAR, windows)
+    for row, col in corners:
+        covered[row : row + 32, col : col + 32] = True
+    found = split.ground(NEAR, windows_of(*(("a", "train", *corner) for corner in corners)))
     assert split.ground(NEAR).buffer(1e-6).contains(found)
     to_metres = pyproj.Transformer.from_crs("EPSG:4326", NEAR.crs, always_xy=True)
     area = shapely.transform(found, lambda xy: np.column_stack(to_metres.transform(*xy.T))).area

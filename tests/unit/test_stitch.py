@@ -52,6 +52,7 @@ def test_stitched_equals_whole_for_a_pointwise_model(height, width, size_overlap
 
 
 @given(st.integers(1, 300), sizes)
+@settings(deadline=None)
 def test_every_pixel_has_weight_and_weights_sum_to_one(length, size_overlap):
     size, overlap = size_overlap
     starts = _starts(length, size, overlap)
@@ -66,6 +67,7 @@ def test_every_pixel_has_weight_and_weights_sum_to_one(length, size_overlap):
 
 
 @given(st.integers(1, 300), st.integers(1, 300), sizes)
+@settings(deadline=None)
 def test_windows_stand_where_the_grid_puts_them(height, width, size_overlap):
     size, overlap = size_overlap
     expected = [(window.row, window.col) for window in tile(height, width, size, size - overlap)]
@@ -191,8 +193,17 @@ def test_scores_stay_in_the_range_of_the_predictions():
     assert scores.max() == scores.min() == 1.0
 
 
+def test_answers_of_several_layers_are_blended_each():
+    stack = scene(41, 50, nodata=0.1)
+    options = {"size_px": 16, "overlap_px": 5, "batch_size": 3}
+    both = stitch_whole(stack, lambda pixels: np.stack([neighbours(pixels), -pixels[:, 1]], 1), **options, layers=(2,))
+    assert both.shape == (2, 41, 50)
+    np.testing.assert_array_equal(both[0], stitch_whole(stack, neighbours, **options))
+    np.testing.assert_array_equal(both[1], stitch_whole(stack, lambda pixels: -pixels[:, 1], **options))
+
+
 def test_refuses_an_overlap_that_leaves_no_step():
-    with pytest.raises(InputError, match=r"infer.overlap_px: got 16; expected 0 to 15"):
+    with pytest.raises(InputError, match=r"scoring.overlap_px: got 16; expected 0 to 15"):
         stitch_whole(scene(20, 20), pointwise, size_px=16, overlap_px=16, batch_size=1)
 
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -25,7 +24,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sandwatch.annotations.params import Annotations
-from sandwatch.errors import InputError
+from sandwatch.errors import InputError, unsigned
 from sandwatch.retries import ATTEMPTS, pause, retrying
 
 URL = "SANDWATCH_LABELBOX_URL"
@@ -196,7 +195,7 @@ def carefully(what: str, call: Callable[[], T]) -> T:
         ) from None
     except exceptions.AuthorizationError as error:
         raise InputError(
-            f"Labelbox, {what}", got=plain(error), expected="permission", fix="ask the workspace's admin for it"
+            f"Labelbox, {what}", got=unsigned(error), expected="permission", fix="ask the workspace's admin for it"
         ) from None
     except RetryError as error:
         raise _away(what, error, "for two minutes") from None
@@ -205,7 +204,7 @@ def carefully(what: str, call: Callable[[], T]) -> T:
             raise _away(what, error, f"{ATTEMPTS} times over") from None
         if isinstance(error, exceptions.LabelboxError):
             raise InputError(
-                f"Labelbox, {what}", got=plain(error), expected="a request that it accepts", fix="see its message"
+                f"Labelbox, {what}", got=unsigned(error), expected="a request that it accepts", fix="see its message"
             ) from None
         raise
     raise AssertionError("retrying ends with a result or an error")
@@ -214,7 +213,7 @@ def carefully(what: str, call: Callable[[], T]) -> T:
 def _away(what: str, error: Exception, how_long: str) -> InputError:
     return InputError(
         f"Labelbox, {what}",
-        got=f"{type(error).__name__}: {plain(error)}, {how_long}",
+        got=f"{type(error).__name__}: {unsigned(error)}, {how_long}",
         expected="an answer of the service",
         fix="run again later; what is done stays done",
     )
@@ -242,11 +241,6 @@ def _transient(error: Exception) -> bool:
         | requests.Timeout
         | requests.exceptions.ChunkedEncodingError,
     )
-
-
-def plain(error: Exception) -> str:
-    """An error's text without the query of any address in it, which holds a signature."""
-    return re.sub(r"\?\S+", "", str(error))
 
 
 def finished(what: str, poll: Callable[[], T], running: Callable[[T], bool]) -> T:
@@ -306,7 +300,7 @@ def _fetch(client: Any, project: Any, snapshot: str, path: Path) -> None:
     except IncompleteError as error:
         raise InputError(
             f"Labelbox, {what}",
-            got=f"{error}, {ATTEMPTS} times over",
+            got=f"{unsigned(error)}, {ATTEMPTS} times over",
             expected="all that Labelbox announces",
             fix="run again; if it stays so, give annotations.snapshot a new name, for a new export",
         ) from None
@@ -320,7 +314,7 @@ def _fetch(client: Any, project: Any, snapshot: str, path: Path) -> None:
     except requests.HTTPError as error:
         raise InputError(
             f"Labelbox, {what}",
-            got=plain(error),
+            got=unsigned(error),
             expected="the files of the export",
             fix="Labelbox keeps them for a while only: give annotations.snapshot a new name, for a new export",
         ) from None

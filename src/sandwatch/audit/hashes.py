@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from sandwatch.files import files_below
+
+MD5 = re.compile(r"[0-9a-f]{32}")
 
 
 def md5(path: Path) -> str:

@@ -19,10 +19,11 @@ from typing import Any
 
 from pathspec import GitIgnoreSpec
 
-from sandwatch.audit.hashes import folder_md5, md5
+from sandwatch.audit.hashes import MD5, folder_md5, md5
 from sandwatch.audit.record import Name, Revision
 from sandwatch.code import meaning
 from sandwatch.errors import InputError
+from sandwatch.files import below
 
 LOCK, IGNORE = "dvc.lock", ".dvcignore"
 EXPERIMENT = re.compile(r"^refs/exps/[0-9a-f]{2}/[0-9a-f]{38}/(?P<name>.+)$")
@@ -50,6 +51,9 @@ class Stage:
         """
         self._block = block
         self.deps, self.outs = self._entries("deps"), self._entries("outs")
+        for path in self.outs:
+            if not below(str(path)):
+                raise _no_lock(f"an output {path!r}, which does not lie in the repository")
 
     @cached_property
     def command(self) -> str:
@@ -72,9 +76,13 @@ class Stage:
             if len(found) == part[1].count("path:"):
                 return dict(found)
         try:
-            return {entry["path"]: entry["md5"] for entry in self._values.get(key) or []}
-        except (TypeError, KeyError) as error:
+            read = {entry["path"]: entry["md5"] for entry in self._values.get(key) or []}
+            wrong = [oid for oid in read.values() if not MD5.fullmatch(oid.removesuffix(".dir"))]
+        except (TypeError, KeyError, AttributeError) as error:
             raise _no_lock(error) from None
+        if wrong:
+            raise _no_lock(f"an MD5 {wrong[0]!r}")
+        return read
 
     @cached_property
     def _values(self) -> Mapping[str, Any]:

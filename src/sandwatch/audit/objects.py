@@ -12,7 +12,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from sandwatch.audit.hashes import folder_md5, hash_folder, md5
+from sandwatch.audit.hashes import MD5, folder_md5, hash_folder, md5
+from sandwatch.errors import unsigned
+from sandwatch.files import below
 
 
 class MissingError(Exception):
@@ -57,7 +59,7 @@ class Objects:
             remote, cache = self._repo.cloud.get_remote_odb(self._remote), self._repo.cache.local
             self._repo.cloud.transfer(remote, cache, {HashInfo("md5", oid) for oid in wanted}, cache_odb=cache)
         except (DvcException, ObjectDBError, OSError) as error:
-            self._why = str(error)
+            self._why = unsigned(error)
         got = {oid for oid in wanted if self._cached(oid).is_file()}
         self.pulled += sorted(got)
         self._absent |= wanted - got
@@ -98,7 +100,7 @@ class Objects:
 
         Raises:
             MissingError: as :meth:`path`.
-            CorruptError: likewise.
+            CorruptError: likewise, or the listing names something outside the folder, or is none.
         """
         if oid not in self._trees:
             lying = self._root / workspace if workspace is not None else None
@@ -107,8 +109,7 @@ class Objects:
                 if folder_md5(files) == oid:
                     self._trees[oid] = files
                     return files
-            listing: list[dict[str, Any]] = json.loads(self.path(oid, pull=pull).read_bytes())
-            self._trees[oid] = {entry["relpath"]: entry["md5"] for entry in listing}
+            self._trees[oid] = _listed(oid, self.path(oid, pull=pull).read_bytes())
         return self._trees[oid]
 
     def file(self, folder: str, path: str, workspace: str | None = None) -> Path:
@@ -152,3 +153,17 @@ class Objects:
         # gcsfs would try gRPC first, and wait a minute where it can't connect.
         os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
         return Repo(str(self._root))
+
+
+def _listed(oid: str, content: bytes) -> dict[str, str]:
+    """MD5 by path of a folder's listing. Whoever could write to the cache or the remote may have written it."""
+    try:
+        files = {str(entry["relpath"]): str(entry["md5"]) for entry in json.loads(content)}
+    except (ValueError, KeyError, TypeError) as error:
+        raise CorruptError(f"object {oid} is no listing of a folder: {type(error).__name__}: {error}") from None
+    for path, found in files.items():
+        if not below(path):
+            raise CorruptError(f"the listing {oid} names {path!r}, which does not lie in the folder")
+        if not MD5.fullmatch(found):
+            raise CorruptError(f"the listing {oid} gives {path!r} the MD5 {found!r}, which is none")
+    return files

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sandwatch.audit import chain
-from sandwatch.audit.chain import ANNOTATIONS, MODELS, TRAIN, broken, uncommitted, unverified, verified
+from sandwatch.audit.chain import ANNOTATIONS, CANONICAL, MODELS, TRAIN, broken, uncommitted, unverified, verified
 from sandwatch.audit.forward import follow, not_derived
 from sandwatch.audit.hashes import hash_folder
 from sandwatch.audit.history import LOCK, History, Lock, Stage, read_yaml
@@ -20,7 +20,7 @@ from sandwatch.audit.objects import CorruptError, MissingError, Objects
 from sandwatch.audit.record import Audit, Link, Revision, in_order
 from sandwatch.audit.retraining import Retraining
 from sandwatch.errors import InputError
-from sandwatch.files import sha256
+from sandwatch.files import below, sha256
 from sandwatch.learn.card import Card
 
 Report = Callable[[str], None]
@@ -283,8 +283,8 @@ def _rebuild(
             else:
                 links.append(broken(name=link, detail=f"{wrong[0]}{more}"))
             rest = {path: oid for path, oid in recorded.outs.items() if path not in compared}
-            if rest and not wrong:
-                _put(rest, clone.root, objects)
+            if rest and not wrong and (kept := _pulled(link, name, rest, clone.root, objects, "")).state == "broken":
+                links.append(kept)
         if links[-1].state == "broken" or not all((clone.root / path).exists() for path in recorded.outs):
             break
     return links
@@ -312,11 +312,10 @@ def _from_snapshot(clone: _Clone, recorded: Stage, objects: Objects) -> dict[str
 
     params = deepcopy(dict(read_yaml((clone.root / "params.yaml").read_text())))
     params["annotations"]["source"] = "labelbox_export"
-    dump_yaml(str(clone.root / "params.yaml"), params)
-    snapshot = clone.root / "data/regions" / params["region"] / "annotations/export.ndjson"
-    snapshot.parent.mkdir(parents=True, exist_ok=True)
+    dump_yaml(str(_room(clone.root, "params.yaml")), params)
+    snapshot = _room(clone.root, f"data/regions/{params['region']}/annotations/export.ndjson")
     snapshot.write_bytes(objects.file(recorded.outs[ANNOTATIONS], "export.ndjson", ANNOTATIONS).read_bytes())
-    return {ANNOTATIONS: recorded.outs[ANNOTATIONS]}
+    return {path: recorded.outs[path] for path in (ANNOTATIONS, CANONICAL)}
 
 
 def _different(recorded: Mapping[str, str], again: Stage | None, root: Path, objects: Objects, name: str) -> list[str]:
@@ -360,10 +359,21 @@ def _put(outs: Mapping[str, str], root: Path, objects: Objects) -> None:
             files = {f"{path}/{file}": found for file, found in objects.tree(oid, path).items()}
         objects.fetch(files.values())
         for file, found in files.items():
-            there = root / file
-            there.parent.mkdir(parents=True, exist_ok=True)
-            there.unlink(missing_ok=True)
-            there.symlink_to(objects.path(found, file).resolve())
+            _room(root, file).symlink_to(objects.path(found, file).resolve())
+
+
+def _room(root: Path, path: str) -> Path:
+    """Makes room for a file in the clone, whose folders may be links: what is checked out was written by others.
+
+    Raises:
+        CorruptError: the path leads out of the clone.
+    """
+    there = root / path
+    if not below(path) or not there.parent.resolve().is_relative_to(root.resolve()):
+        raise CorruptError(f"{path} leads out of the clone")
+    there.parent.mkdir(parents=True, exist_ok=True)
+    there.unlink(missing_ok=True)
+    return there
 
 
 def _inputs(root: Path, card: Card) -> Link:

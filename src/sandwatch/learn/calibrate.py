@@ -13,20 +13,20 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from sandwatch.learn.metrics import LOGITS, Floats, ScoreHistogram, sigmoid
+from sandwatch.learn.metrics import LOGITS, Floats, Histogram, LogitHistogram, sigmoid
 
 COLDEST, HOTTEST = 0.05, 20.0
 """Limits of a fitted temperature. Beyond them the logits separate the classes so well, or so badly, that no
 temperature is better than an extreme one."""
 
 
-def temperature(histogram: ScoreHistogram) -> float:
+def temperature(histogram: LogitHistogram) -> float:
     """The temperature T that minimises the negative log-likelihood of ``sigmoid(logit / T)``.
 
     The loss is convex in 1 / T, so bisecting its slope finds the minimum, the same on every machine.
 
     Args:
-        histogram: of uncalibrated logits (:meth:`ScoreHistogram.of_logits`).
+        histogram: of log-odds before calibration, blended as the map's.
 
     Returns:
         T, from 0.05 to 20, rounded to 6 decimals. Above 1 the scores were overconfident.
@@ -43,7 +43,7 @@ def temperature(histogram: ScoreHistogram) -> float:
 
     def slope(inverse: float) -> float:
         """Derivative of the loss with respect to 1 / T."""
-        return math.fsum((total * _scores(logits * inverse) - positives) * logits)
+        return math.fsum((total * np.array([sigmoid(logit) for logit in logits * inverse]) - positives) * logits)
 
     low, high = 1 / HOTTEST, 1 / COLDEST
     for _ in range(60):
@@ -81,31 +81,25 @@ class Reliability:
         return math.fsum(gaps * self.pixels[filled]) / int(self.pixels.sum())
 
 
-def reliability(histogram: ScoreHistogram, bins: int, temperature: float = 1.0) -> Reliability:
+def reliability(histogram: Histogram, bins: int) -> Reliability:
     """Compares scores with what happened.
 
     Args:
-        histogram: of scores or logits.
+        histogram: of scores, or of log-odds for what they would be without a temperature.
         bins: how many, of equal width.
-        temperature: divides the logits first. The inverse of a fitted temperature undoes it.
     """
-    scores = _scores(LOGITS / temperature)
-    where = np.minimum((scores * bins).astype(np.int64), bins - 1)
+    where = np.minimum((histogram.scores * bins).astype(np.int64), bins - 1)
     total = (histogram.positives + histogram.negatives).astype(np.float64)
     pixels = np.bincount(where, weights=total, minlength=bins)
     filled = np.where(pixels > 0, pixels, math.nan)
     return Reliability(
         lower=np.arange(bins) / bins,
-        score=np.bincount(where, weights=total * scores, minlength=bins) / filled,
+        score=np.bincount(where, weights=total * histogram.scores, minlength=bins) / filled,
         observed=np.bincount(where, weights=histogram.positives.astype(np.float64), minlength=bins) / filled,
         pixels=pixels.astype(np.int64),
     )
 
 
-def ece(histogram: ScoreHistogram, bins: int, temperature: float = 1.0) -> float:
+def ece(histogram: Histogram, bins: int) -> float:
     """:attr:`Reliability.ece` of a histogram; arguments as :func:`reliability`."""
-    return reliability(histogram, bins, temperature).ece
-
-
-def _scores(logits: Floats) -> Floats:
-    return np.array([sigmoid(logit) for logit in logits])
+    return reliability(histogram, bins).ece

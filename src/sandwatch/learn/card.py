@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
 from sandwatch.errors import InputError
 from sandwatch.files import files_below, sha256, write_json
@@ -23,6 +24,14 @@ HEADER = "sandwatch"
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
+class Weights(BaseModel):
+    """A file of data/weights that an encoder starts from, and the SHA-256 that its bytes must have."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    file: Annotated[str, Field(pattern=r"^\w[\w.-]*\.safetensors$")]
+    sha256: Sha256
+
+
 class Model(Section):
     """The network."""
 
@@ -31,8 +40,21 @@ class Model(Section):
     encoder: Annotated[str, Field(min_length=1)]
     encoder_depth: Annotated[int, Field(ge=3, le=5)]
     decoder_channels: tuple[Count, ...] = Field(strict=False)
-    encoder_weights: str | None
+    encoder_weights: Weights | None
     method: Literal["binary", "three_class"]
+
+    @field_validator("encoder_weights", mode="before")
+    @classmethod
+    def _pinned(cls, value: object, info: ValidationInfo) -> object:
+        """Refuses a bare name, as there used to be: what it stands for may change without a word."""
+        if not isinstance(value, str):
+            return value
+        hint = (
+            "with what sha256sum says of it"
+            if value.endswith(".safetensors")
+            else f"as sandwatch weights {info.data.get('encoder', '<encoder>')} {value} fetches it and prints the line"
+        )
+        raise PydanticCustomError("unpinned", f"null, or a file of data/weights, {{file: ..., sha256: ...}}, {hint}")
 
 
 class Spec(BaseModel):

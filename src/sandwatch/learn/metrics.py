@@ -1,25 +1,27 @@
-"""Pixel metrics out of histograms of scores: memory stays the same over any number of pixels.
+"""Pixel metrics out of histograms: memory stays the same over any number of pixels.
 
-A histogram has 8192 bins of equal width in the logit of the score, so scores crowded near 0 or 1 are told apart as well
-as scores near a half. Thresholds are edges of bins and exact in float32, so that ``score >= threshold`` picks the very
-pixels that the histogram counted.
+What is judged are scores as the map stores them, so :class:`ScoreHistogram` has a bin for each step that a score can
+take (:mod:`sandwatch.scoring`), loses nothing, and ``score >= threshold`` picks the very pixels that it counted. What
+scores are made from are log-odds: :class:`LogitHistogram` has 8192 bins of equal width in them, so that those are told
+apart whose scores crowd near 0 or 1.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 
-BINS = 8192
+from sandwatch.scoring import STEPS
+
 LARGEST_LOGIT = 32.0
 """Logits beyond are counted in the outermost bins: their scores are 0 or 1 to 14 digits."""
-BIN_WIDTH = 2 * LARGEST_LOGIT / BINS
-"""2**-7 in logit: a score moves by at most 0.002 within a bin (at a half, where the slope is 1/4)."""
+BIN_WIDTH = 2.0**-7
+"""In logit: a score moves by at most 0.002 within a bin (at a half, where the slope is 1/4)."""
 
 Counts = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -30,13 +32,10 @@ def sigmoid(logit: float) -> float:
     return 1.0 / (1.0 + math.exp(-logit)) if logit >= 0 else math.exp(logit) / (1.0 + math.exp(logit))
 
 
-LOGITS: Floats = (np.arange(BINS, dtype=np.float64) + 0.5) * BIN_WIDTH - LARGEST_LOGIT
-"""Logit of the middle of each bin."""
-# Rounded, so that the last digit of exp(), which differs between machines, can't move a pixel to another bin.
-LOWER_EDGES: npt.NDArray[np.float32] = np.array(
-    [0.0, *(float(f"{sigmoid(index * BIN_WIDTH - LARGEST_LOGIT):.12g}") for index in range(1, BINS))], dtype=np.float32
-)
-"""Lowest score of each bin. Near 1 several share an edge, as float32 does; the last of them takes the pixels."""
+LOGITS: Floats = np.arange(-LARGEST_LOGIT + BIN_WIDTH / 2, LARGEST_LOGIT, BIN_WIDTH)
+"""Logit of the middle of each bin of a :class:`LogitHistogram`."""
+SCORES: Floats = np.arange(STEPS + 1) / STEPS
+"""Score of each bin of a :class:`ScoreHistogram`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,62 +72,32 @@ class Confusion:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class ScoreHistogram:
-    """How many mine and other pixels got which score.
+class Histogram:
+    """How many mine and other pixels fell into which bin.
 
     Attributes:
-        positives: mine pixels a bin, int64 (``BINS``,), lowest scores first.
+        positives: mine pixels a bin, int64 (bins,), lowest scores first.
         negatives: other pixels a bin.
+        scores: the score that each bin stands for, float64 (bins,).
     """
 
     positives: Counts
     negatives: Counts
+    scores: ClassVar[Floats]
 
     @classmethod
     def empty(cls) -> Self:
         """A histogram of nothing, to add to."""
-        return cls(positives=np.zeros(BINS, np.int64), negatives=np.zeros(BINS, np.int64))
+        return cls(positives=np.zeros(cls.scores.size, np.int64), negatives=np.zeros(cls.scores.size, np.int64))
 
     @classmethod
-    def of(cls, scores: npt.NDArray[np.floating[Any]], truth: npt.NDArray[np.bool_]) -> Self:
-        """Counts scores.
-
-        Args:
-            scores: probability of mine in [0, 1], any shape; taken as float32.
-            truth: whether it is a mine, of the same shape.
-
-        Raises:
-            ValueError: a score is NaN or outside [0, 1], or the shapes differ.
-        """
-        scores = scores.astype(np.float32, copy=False).ravel()
-        if scores.size and not (scores.min() >= 0 and scores.max() <= 1):  # NaN fails too
-            raise ValueError(f"scores from {scores.min()} to {scores.max()}, not within 0 and 1")
-        return cls._count(np.searchsorted(LOWER_EDGES, scores, side="right") - 1, truth)
-
-    @classmethod
-    def of_logits(cls, logits: npt.NDArray[np.floating[Any]], truth: npt.NDArray[np.bool_]) -> Self:
-        """Counts scores given as logits, which keeps apart the scores that float32 rounds to 1.
-
-        Args:
-            logits: log-odds of mine, any shape.
-            truth: whether it is a mine, of the same shape.
-
-        Raises:
-            ValueError: a logit is NaN, or the shapes differ.
-        """
-        if np.isnan(logits).any():
-            raise ValueError("a logit is NaN")
-        limited = np.clip(logits.ravel(), -LARGEST_LOGIT, np.nextafter(np.float32(LARGEST_LOGIT), np.float32(0)))
-        return cls._count(((limited + LARGEST_LOGIT) / BIN_WIDTH).astype(np.int64).clip(max=BINS - 1), truth)
-
-    @classmethod
-    def _count(cls, bins: npt.NDArray[np.intp], truth: npt.NDArray[np.bool_]) -> Self:
+    def _count(cls, bins: npt.NDArray[np.integer[Any]], truth: npt.NDArray[np.bool_]) -> Self:
         if bins.size != truth.size or truth.dtype != bool:
             raise ValueError(f"{bins.size} scores, {truth.size} truths of type {truth.dtype}; want as many, bool")
-        positives = np.bincount(bins[truth.ravel()], minlength=BINS)
-        return cls(positives=positives, negatives=np.bincount(bins, minlength=BINS) - positives)
+        positives = np.bincount(bins[truth.ravel()], minlength=cls.scores.size)
+        return cls(positives=positives, negatives=np.bincount(bins, minlength=cls.scores.size) - positives)
 
-    def __add__(self, other: ScoreHistogram) -> Self:
+    def __add__(self, other: Histogram) -> Self:
         return type(self)(
             positives=self.positives + other.positives,
             negatives=self.negatives + other.negatives,
@@ -152,18 +121,8 @@ class ScoreHistogram:
         steps = self.positives > 0
         return float((self.positives[steps] * (positives[steps] / detected[steps])).sum() / positives[0])
 
-    def pr_curve(self) -> tuple[Floats, Floats, Floats]:
-        """(thresholds, precision, recall), one entry a bin that holds pixels, highest threshold first.
-
-        Recall is NaN throughout where there are no mine pixels.
-        """
-        positives, detected = self._cumulated()
-        bins = np.flatnonzero(self.positives + self.negatives)[::-1]
-        total = positives[0] if positives[0] else math.nan
-        return LOWER_EDGES[bins].astype(np.float64), positives[bins] / detected[bins], positives[bins] / total
-
     def best_f1(self) -> tuple[float, float]:
-        """(F1, threshold) at the threshold of the best F1, the higher one of equals.
+        """(F1, score of the lowest bin that is detected) where F1 is best, the highest one of equals.
 
         Raises:
             ValueError: there are no mine pixels.
@@ -172,17 +131,70 @@ class ScoreHistogram:
         if positives[0] == 0:
             raise ValueError("no mine pixels: every threshold has F1 zero")
         f1 = 2.0 * positives / (detected + positives[0])
-        best = BINS - 1 - int(np.argmax(f1[::-1]))
-        return float(f1[best]), float(LOWER_EDGES[best])
+        best = f1.size - 1 - int(np.argmax(f1[::-1]))
+        return float(f1[best]), float(self.scores[best])
 
-    def at(self, threshold: float) -> Confusion:
-        """What ``score >= threshold`` detects.
+    def _cumulated(self) -> tuple[Counts, Counts]:
+        """(mine pixels, all pixels) from each bin upward."""
+        positives = np.cumsum(self.positives[::-1])[::-1]
+        return positives, positives + np.cumsum(self.negatives[::-1])[::-1]
+
+
+class LogitHistogram(Histogram):
+    """How many mine and other pixels had which log-odds before calibration."""
+
+    scores = np.array([sigmoid(logit) for logit in LOGITS])
+
+    @classmethod
+    def of(cls, logits: npt.NDArray[np.floating[Any]], truth: npt.NDArray[np.bool_]) -> Self:
+        """Counts log-odds.
 
         Args:
-            threshold: in [0, 1]; exact where it is one of ``LOWER_EDGES`` (as :meth:`best_f1` gives them), else moved
-                up to the next of them.
+            logits: log-odds of mine, any shape.
+            truth: whether it is a mine, bool of the same shape.
+
+        Raises:
+            ValueError: a logit is NaN, or the shapes differ.
         """
-        first = int(np.searchsorted(LOWER_EDGES, np.float32(threshold), side="left"))
+        if np.isnan(logits).any():
+            raise ValueError("a logit is NaN")
+        limited = np.clip(logits.ravel(), -LARGEST_LOGIT, np.nextafter(np.float32(LARGEST_LOGIT), np.float32(0)))
+        return cls._count(((limited + LARGEST_LOGIT) / BIN_WIDTH).astype(np.int64).clip(max=LOGITS.size - 1), truth)
+
+
+class ScoreHistogram(Histogram):
+    """How many mine and other pixels got which score, as the map stores it."""
+
+    scores = SCORES
+
+    @classmethod
+    def of(cls, steps: npt.NDArray[np.integer[Any]], truth: npt.NDArray[np.bool_]) -> Self:
+        """Counts scores.
+
+        Args:
+            steps: scores in whole steps of 1 / ``STEPS``, any shape.
+            truth: whether it is a mine, bool of the same shape.
+
+        Raises:
+            ValueError: a step is below 0 or above ``STEPS``, as where there is no score, or the shapes differ.
+        """
+        if steps.size and not (steps.min() >= 0 and steps.max() <= STEPS):
+            raise ValueError(f"steps from {steps.min()} to {steps.max()}, not within 0 and {STEPS}")
+        return cls._count(steps.ravel(), truth)
+
+    def pr_curve(self) -> tuple[Floats, Floats, Floats]:
+        """(thresholds, precision, recall), one entry a bin that holds pixels, highest threshold first.
+
+        Recall is NaN throughout where there are no mine pixels.
+        """
+        positives, detected = self._cumulated()
+        bins = np.flatnonzero(self.positives + self.negatives)[::-1]
+        total = positives[0] if positives[0] else math.nan
+        return SCORES[bins], positives[bins] / detected[bins], positives[bins] / total
+
+    def at(self, threshold: float) -> Confusion:
+        """What ``score >= threshold`` detects, exactly."""
+        first = int(np.searchsorted(SCORES, threshold, side="left"))
         true_positives, false_positives = int(self.positives[first:].sum()), int(self.negatives[first:].sum())
         return Confusion(
             true_positives=true_positives,
@@ -191,51 +203,49 @@ class ScoreHistogram:
             true_negatives=int(self.negatives.sum()) - false_positives,
         )
 
-    def _cumulated(self) -> tuple[Counts, Counts]:
-        """(mine pixels, all pixels) from each bin upward."""
-        positives = np.cumsum(self.positives[::-1])[::-1]
-        return positives, positives + np.cumsum(self.negatives[::-1])[::-1]
-
 
 def bootstrap(
-    observations: Sequence[ScoreHistogram],
-    statistic: Callable[[ScoreHistogram], float],
+    sites: Sequence[ScoreHistogram],
+    statistics: Mapping[str, Callable[[ScoreHistogram], float]],
     *,
     samples: int,
     seed: int,
     level: float = 0.95,
-) -> tuple[float, float]:
-    """The interval of a statistic when other observations had been drawn: percentile bootstrap over observations.
+) -> dict[str, tuple[float, float]]:
+    """The intervals of statistics when other sites had been drawn: percentile bootstrap over sites.
 
-    Pixels of one observation resemble each other, so observations, not pixels, are drawn with replacement (Source:
-    Efron and Tibshirani 1993, chapters 8 and 13). With few observations the interval is wide, and rough: below about
-    ten it tends to be too narrow still. Draws for which the statistic is undefined are left out.
+    Pixels of one site resemble each other, in one month and from month to month, so whole sites, not pixels or
+    observations, are drawn with replacement (Source: Efron and Tibshirani 1993, chapters 8 and 13; Davison and Hinkley
+    1997, section 3.8). With few sites the interval is rough, and below about ten it tends to be too narrow still. Draws
+    for which a statistic is undefined are left out of its interval, which ``scipy.stats.bootstrap`` can't do.
 
     Args:
-        observations: a histogram each.
-        statistic: of the sum of histograms.
+        sites: a histogram each, of all its months.
+        statistics: of the sum of histograms, by name.
         samples: how many draws.
-        seed: of the draws; the same seed, the same interval.
+        seed: of the draws; the same seed, the same intervals.
         level: how much of the draws lies within.
 
     Returns:
-        (low, high); NaN for both with fewer than two observations, which say nothing about others.
+        (low, high) by name; NaN for both with fewer than two sites, which say nothing about others.
     """
-    if len(observations) < 2:
-        return math.nan, math.nan
-    positives = np.stack([observation.positives for observation in observations])
-    negatives = np.stack([observation.negatives for observation in observations])
-    generator = np.random.default_rng(seed)
-    values = []
-    for _ in range(samples):
-        times = np.bincount(generator.integers(len(observations), size=len(observations)), minlength=len(observations))
-        drawn = ScoreHistogram(positives=times @ positives, negatives=times @ negatives)
-        values.append(statistic(drawn))
-    defined = [value for value in values if not math.isnan(value)]
-    if not defined:
-        return math.nan, math.nan
-    low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    number = len(sites)
+    if number < 2:
+        return dict.fromkeys(statistics, (math.nan, math.nan))
+    # In float64 the products of whole numbers are exact below 2**53, and ten times as fast.
+    counts = np.stack([[site.positives for site in sites], [site.negatives for site in sites]]).astype(np.float64)
+    times = np.random.default_rng(seed).multinomial(number, np.full(number, 1 / number), size=samples)
+    drawn = (
+        ScoreHistogram(positives=positives, negatives=negatives)
+        for positives, negatives in ((one.astype(np.float64) @ counts).astype(np.int64) for one in times)
+    )
+    values = np.array([[statistic(histogram) for statistic in statistics.values()] for histogram in drawn])
+    intervals = {}
+    for name, column in zip(statistics, values.T, strict=True):
+        defined = column[~np.isnan(column)]
+        ends = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2]) if defined.size else (math.nan, math.nan)
+        intervals[name] = (float(ends[0]), float(ends[1]))
+    return intervals
 
 
 def _ratio(part: int, whole: int) -> float:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from sandwatch._torchvision import ensure_torchvision
 from sandwatch.errors import InputError
 from sandwatch.learn.card import CLASSES, Model, Spec
+from sandwatch.reproducible import Precision
 from sandwatch.stack import NODATA
 
 WITH_DECODER_CHANNELS = ("Unet", "UnetPlusPlus", "MAnet")
@@ -25,10 +25,10 @@ DECODER_CHANNELS = (256, 128, 64, 32, 16)
 
 
 def build(model: Model, *, in_channels: int, size_px: int) -> nn.Module:
-    """Builds a network; random weights come from torch's global generator.
+    """Builds a network with random weights, which come from torch's global generator.
 
     Args:
-        model: section of params.yaml.
+        model: section of params.yaml; its ``encoder_weights`` are for :func:`sandwatch.learn.weights.load`.
         in_channels: number of bands.
         size_px: side of the windows that it will see; it is tried on one.
 
@@ -36,15 +36,13 @@ def build(model: Model, *, in_channels: int, size_px: int) -> nn.Module:
         A module from float32 (n, in_channels, y, x) to logits (n, 1, y, x), or (n, 3, y, x) with method three_class.
 
     Raises:
-        InputError: a name is unknown, the parts don't fit each other or the windows, or the weights to start from
-            don't fit the encoder.
+        InputError: a name is unknown, or the parts don't fit each other or the windows.
     """
     ensure_torchvision()
     import segmentation_models_pytorch as smp
 
-    architectures = [known.__name__ for known in smp.MODEL_ARCHITECTURES_MAPPING.values()]
-    _known("architecture", model.architecture, architectures)
-    _known("encoder", model.encoder, _encoders(model.encoder))
+    known("architecture", model.architecture)
+    known("encoder", model.encoder)
     options: dict[str, Any] = {}
     if model.architecture in WITH_DECODER_CHANNELS:
         options["decoder_channels"] = model.decoder_channels or DECODER_CHANNELS[: model.encoder_depth]
@@ -62,13 +60,12 @@ def build(model: Model, *, in_channels: int, size_px: int) -> nn.Module:
             expected=f"[], since only {', '.join(WITH_DECODER_CHANNELS)} have them",
             fix="set it to []",
         )
-    from_file = model.encoder_weights is not None and model.encoder_weights.endswith(".safetensors")
     try:
         network: nn.Module = smp.create_model(
             model.architecture,
             encoder_name=model.encoder,
             encoder_depth=model.encoder_depth,
-            encoder_weights=None if from_file else model.encoder_weights,
+            encoder_weights=None,
             in_channels=in_channels,
             classes=1 if model.method == "binary" else len(CLASSES[model.method]),
             **options,
@@ -77,13 +74,10 @@ def build(model: Model, *, in_channels: int, size_px: int) -> nn.Module:
     except (AssertionError, KeyError, OSError, RuntimeError, ValueError) as error:
         raise InputError(
             "params.yaml: model",
-            got=f"{model.architecture}, {model.encoder}, depth {model.encoder_depth}, weights {model.encoder_weights}: "
-            f"{str(error)[:300]}",
+            got=f"{model.architecture}, {model.encoder}, depth {model.encoder_depth}: {str(error)[:300]}",
             expected=f"a combination that segmentation-models-pytorch builds for windows of {size_px} px",
-            fix="choose another encoder_depth, encoder, architecture or encoder_weights",
+            fix="choose another encoder_depth, encoder or architecture",
         ) from error
-    if from_file:
-        _load_encoder(network.get_submodule("encoder"), Path(str(model.encoder_weights)), in_channels)
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
@@ -110,24 +104,30 @@ def mine_logit(logits: Tensor) -> Tensor:
 
 
 class Predictor:
-    """A trained model, ready to score windows.
+    """A trained model, ready to score scenes (:mod:`sandwatch.scoring`).
 
     Attributes:
         spec: what the weights carry of themselves.
     """
 
-    def __init__(self, network: nn.Module, spec: Spec, device: torch.device | str) -> None:
-        """Takes a network with its weights, and moves it to ``device``."""
+    def __init__(self, network: nn.Module, spec: Spec, device: torch.device | str, *, precision: Precision) -> None:
+        """Takes a network with its weights, moves it to ``device``, and computes there as training did."""
         self.spec = spec
         self._network = network.to(device).eval()
-        self._device = device
+        self._device = torch.device(device)
         self._mean, self._std = (
             torch.tensor(values, dtype=torch.float32, device=device) for values in (spec.mean, spec.std)
         )
+        self._precision = precision
 
     @classmethod
-    def load(cls, weights: Path, device: torch.device | str) -> Self:
+    def load(cls, weights: Path, device: torch.device | str, *, precision: Precision) -> Self:
         """Loads ``model.safetensors``, which carries all that is needed to use it.
+
+        Args:
+            weights: the file.
+            device: to compute on.
+            precision: of params.yaml, section compute.
 
         Raises:
             InputError: there is no such file, or it is none that sandwatch wrote.
@@ -142,39 +142,44 @@ class Predictor:
             )
         network = build(spec.model, in_channels=len(spec.bands), size_px=spec.size_px)
         network.load_state_dict(load_file(weights))
-        return cls(network, spec, device)
+        return cls(network, spec, device, precision=precision)
 
+    def changed(self, **fields: float) -> Self:
+        """The same network with some fields of its spec changed."""
+        spec = self.spec.model_copy(update=fields)
+        return type(self)(self._network, spec, self._device, precision=self._precision)
+
+    @torch.inference_mode()
     def __call__(self, pixels: npt.NDArray[np.int16]) -> npt.NDArray[np.float32]:
-        """Calibrated probability of mine.
+        """Log-odds before calibration.
 
         Args:
             pixels: (n, band, y, x), as in a pixel stack.
 
         Returns:
-            float32 (n, y, x) in [0, 1].
+            float32 (n, class - 1, y, x): of mine, and with three classes of high against low confidence.
         """
-        return _numpy(torch.sigmoid(mine_logit(self._output(pixels)) / self.spec.temperature))
-
-    def logits(self, pixels: npt.NDArray[np.int16]) -> npt.NDArray[np.float32]:
-        """Log-odds of mine before calibration, (n, y, x); argument as in :meth:`__call__`."""
-        return _numpy(mine_logit(self._output(pixels)))
-
-    def classes(self, pixels: npt.NDArray[np.int16]) -> npt.NDArray[np.float32]:
-        """Calibrated probability of each class of the spec, (n, class, y, x), summing to 1; argument as above."""
-        output = self._output(pixels)
-        mine = torch.sigmoid(mine_logit(output) / self.spec.temperature)[:, None]
-        shares = torch.softmax(output[:, 1:], dim=1) if output.shape[1] > 1 else torch.ones_like(mine)
-        return _numpy(torch.cat([1 - mine, mine * shares], dim=1))
-
-    @torch.inference_mode()
-    def _output(self, pixels: npt.NDArray[np.int16]) -> Tensor:
-        output: Tensor = self._network(normalise(torch.from_numpy(pixels).to(self._device), self._mean, self._std))
-        return output
+        windows = normalise(torch.from_numpy(pixels).to(self._device), self._mean, self._std)
+        with mixed(self._precision, self._device):
+            output = self._network(windows).float()
+        layers = [mine_logit(output), *(output[:, 2:] - output[:, 1:2]).unbind(dim=1)]
+        array: npt.NDArray[np.float32] = torch.stack(layers, dim=1).cpu().numpy()
+        return array
 
 
-def _numpy(values: Tensor) -> npt.NDArray[np.float32]:
-    array: npt.NDArray[np.float32] = values.float().cpu().numpy()
-    return array
+def mixed(precision: Precision, device: torch.device) -> torch.autocast:
+    """The context in which a network computes with a precision of params.yaml, as Lightning's in training.
+
+    On a CPU 16-mixed is bf16-mixed there too, since half precision has no kernels.
+    """
+    dtype = torch.float16 if precision == "16-mixed" and device.type != "cpu" else torch.bfloat16
+    return torch.autocast(device.type, dtype=dtype, enabled=precision != "32-true")
+
+
+def _architectures() -> list[str]:
+    import segmentation_models_pytorch as smp
+
+    return [architecture.__name__ for architecture in smp.MODEL_ARCHITECTURES_MAPPING.values()]
 
 
 def _encoders(name: str) -> list[str]:
@@ -182,14 +187,19 @@ def _encoders(name: str) -> list[str]:
     if name.startswith("tu-"):
         import timm
 
-        return [f"tu-{known}" for known in timm.list_models()]
+        return [f"tu-{model}" for model in timm.list_models()]
     import segmentation_models_pytorch as smp
 
     return list(smp.encoders.get_encoder_names())
 
 
-def _known(key: str, name: str, names: list[str]) -> None:
-    """Raises InputError, with the nearest names, where ``name`` is not among ``names``."""
+def known(key: Literal["architecture", "encoder"], name: str) -> None:
+    """Makes sure that there is an architecture or encoder of that name.
+
+    Raises:
+        InputError: there is none; it tells the nearest names.
+    """
+    names = _encoders(name) if key == "encoder" else _architectures()
     if name.split(".")[0] not in names:  # a tag after the dot chooses among timm's weights
         near = get_close_matches(name, names, n=4, cutoff=0.0)
         raise InputError(
@@ -219,46 +229,3 @@ def _drop_unused(network: nn.Module, in_channels: int, size_px: int) -> None:
                 parents.append(part)
     network.zero_grad(set_to_none=True)
     network.train()
-
-
-def _load_encoder(encoder: nn.Module, path: Path, in_channels: int) -> None:
-    """Loads weights into an encoder; those of the first convolution are adapted to the number of bands.
-
-    The file holds an encoder's state, or a whole network's of which the encoder is taken. What it holds beyond the
-    encoder is left aside. Where its first convolution sees ``k`` bands and ours ``n``, its weights are repeated band
-    by band and scaled by ``k / n``, so that activations keep their size. Source: segmentation-models-pytorch,
-    ``patch_first_conv``.
-
-    Raises:
-        InputError: the file can't be read, lacks a tensor, or has one of another shape.
-    """
-    try:
-        stored = load_file(path)
-    except (FileNotFoundError, SafetensorError) as error:
-        raise InputError(
-            f"params.yaml: model.encoder_weights: {path}",
-            got=str(error),
-            expected="a .safetensors file",
-            fix="correct the path",
-        ) from None
-    whole = any(name.startswith("encoder.") for name in stored)
-    state = encoder.state_dict()
-    first = next(name for name, tensor in state.items() if tensor.ndim == 4)
-    for name, tensor in state.items():
-        if name.endswith("num_batches_tracked"):
-            continue
-        found = stored.get(f"encoder.{name}" if whole else name)
-        if found is None and not whole:
-            found = stored.get(name.removeprefix("model."))  # timm's own names
-        if name == first and found is not None and found.shape[1] != in_channels:
-            bands = found.shape[1]
-            found = found[:, [band % bands for band in range(in_channels)]] * (bands / in_channels)
-        if found is None or found.shape != tensor.shape:
-            raise InputError(
-                f"params.yaml: model.encoder_weights: {path}",
-                got=f"{'no tensor' if found is None else tuple(found.shape)} for {name}",
-                expected=f"a tensor {tuple(tensor.shape)}",
-                fix="give the weights of this very encoder",
-            )
-        state[name] = found
-    encoder.load_state_dict(state)

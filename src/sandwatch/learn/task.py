@@ -29,14 +29,16 @@ from sandwatch.files import sha256, whole
 from sandwatch.learn.calibrate import temperature
 from sandwatch.learn.card import CLASSES, Card, Model, Spec
 from sandwatch.learn.data import Batch, Batches, Chips, Draws, Indices, TrainingBatches, in_batches
-from sandwatch.learn.metrics import ScoreHistogram
+from sandwatch.learn.metrics import LogitHistogram, ScoreHistogram
 from sandwatch.learn.model import Predictor, build, mine_logit, normalise
 from sandwatch.learn.params import Loss, Scoring, Train
+from sandwatch.learn.weights import load
 from sandwatch.origin import About
 from sandwatch.parquet import write_parquet
+from sandwatch.picture import image
 from sandwatch.reproducible import Compute
+from sandwatch.scoring import Scored, reaches, score, to_scores, to_steps
 from sandwatch.stack import HIGH, LOW, counted, mines
-from sandwatch.stitch import Predict, stitch_whole
 
 ensure_torchvision()
 # After the guard, because it imports torchvision.
@@ -158,7 +160,7 @@ class Segmentation(lightning.LightningModule):
         self.register_buffer("mean", torch.tensor(mean), persistent=False)
         self.register_buffer("std", torch.tensor(std), persistent=False)
         self.train_loss, self.val_loss = _Mean(), _Mean()
-        self.histogram = ScoreHistogram.empty()
+        self.histogram = LogitHistogram.empty()
         self.rate = 0.0
 
     def configure_optimizers(self) -> Any:
@@ -170,7 +172,7 @@ class Segmentation(lightning.LightningModule):
             lr=self.train_params.learning_rate,
             weight_decay=self.train_params.weight_decay,
             # In mixed precision Lightning can't clip gradients beside it, and nobody asks for the same bits.
-            fused=self.trainer.precision == "32-true" or None,
+            fused=True if self.trainer.precision == "32-true" else None,
         )
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer, self.train_params.learning_rate, total_steps=int(self.trainer.estimated_stepping_batches)
@@ -196,7 +198,7 @@ class Segmentation(lightning.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Starts to count anew."""
-        self.val_loss, self.histogram = _Mean(), ScoreHistogram.empty()
+        self.val_loss, self.histogram = _Mean(), LogitHistogram.empty()
 
     def validation_step(self, batch: Batch, _: int) -> None:
         """Adds a batch to the loss and the histogram; it has no window where there are more processes than windows."""
@@ -213,7 +215,7 @@ class Segmentation(lightning.LightningModule):
             )
         self.val_loss.add(loss(logits, mask, method=self.method, weights=self.train_params.loss), len(mask))
         keep = counted(mask, self.method)
-        self.histogram += ScoreHistogram.of_logits(
+        self.histogram += LogitHistogram.of(
             mine_logit(logits)[keep].float().cpu().numpy(), mines(mask, self.method)[keep].cpu().numpy()
         )
 
@@ -221,7 +223,7 @@ class Segmentation(lightning.LightningModule):
         """Adds up the histograms of all processes and logs what early stopping watches."""
         counts = torch.tensor(np.stack([self.histogram.positives, self.histogram.negatives]), device=self.device)
         total = self.trainer.strategy.reduce(counts, reduce_op="sum")
-        self.histogram = ScoreHistogram(positives=total[0].cpu().numpy(), negatives=total[1].cpu().numpy())
+        self.histogram = LogitHistogram(positives=total[0].cpu().numpy(), negatives=total[1].cpu().numpy())
         self.log("val/AP", self.histogram.average_precision(), sync_dist=True)
 
 
@@ -313,6 +315,7 @@ def learn(
     compute: Compute,
     scoring: Scoring,
     provenance: Provenance,
+    weights: Path,
     models: Path,
     results: Path,
     report: Report,
@@ -330,6 +333,7 @@ def learn(
         compute: section of params.yaml; unless it asks for reproducibility, Lightning chooses devices and strategy.
         scoring: section of params.yaml: how windows are put together, to choose temperature and threshold here.
         provenance: for the card.
+        weights: folder of the files to start from.
         models: folder of the model.
         results: folder of metrics and plots.
         report: is given a line now and then.
@@ -338,15 +342,18 @@ def learn(
         Facts of the run (devices, durations), which no output may hold; None in all but the first of several processes.
 
     Raises:
-        InputError: there is nothing to train or to validate on, the network can't be built, or params contradict each
-            other.
+        InputError: there is nothing to train or to validate on, the network can't be built, the weights to start from
+            are not those of params.yaml, or params contradict each other.
     """
-    _check(chips, bands, model, compute, scoring)
+    _check(chips, bands, model, scoring)
     training, validating = chips.of("train"), chips.of("val")
     mean, std = chips.moments(training)
     torch.manual_seed(train.seed)
+    network = build(model, in_channels=len(bands), size_px=chips.size_px)
+    if model.encoder_weights is not None:
+        load(network.get_submodule("encoder"), model.encoder_weights, weights, in_channels=len(bands))
     task = Segmentation(
-        build(model, in_channels=len(bands), size_px=chips.size_px),
+        network,
         method=model.method,
         mean=mean,
         std=std,
@@ -392,19 +399,21 @@ def learn(
         weights_sha256="0" * 64,  # known once they are written, with this spec in their header
     )
     report("choosing temperature and threshold on the validation observations")
-    predictor = calibrated(task.network, draft, chips, device=trainer.strategy.root_device)
-    weights = models / "model.safetensors"
-    with whole(weights) as partial:
+    predictor = calibrated(
+        Predictor(task.network, draft, trainer.strategy.root_device, precision=compute.precision), chips
+    )
+    trained = models / "model.safetensors"
+    with whole(trained) as partial:
         save_file(tracker.best_weights, partial, metadata=predictor.spec.header())
     Card(
-        **predictor.spec.model_dump() | {"weights_sha256": sha256(weights)},
+        **predictor.spec.model_dump() | {"weights_sha256": sha256(trained)},
         inputs=provenance.inputs,
         code=provenance.code,
         params_sha256=provenance.params_sha256,
     ).write(models / "model.json")
     _write_exposures(models / "exposures.parquet", chips, training, draws.exposures(tracker.best_epoch + 1))
-    for name, image in pictures(predictor, chips, chips.thin(validating)):
-        tracker.live.log_image(f"{name}.png", image)
+    for name, drawn in pictures(predictor, chips, chips.thin(validating)):
+        tracker.live.log_image(f"{name}.png", drawn)
     tracker.live.summary = {
         "val_ap": tracker.best["val/AP"],
         "val_f1": tracker.best["val/F1"],
@@ -432,38 +441,35 @@ def learn(
     }
 
 
-def calibrated(network: nn.Module, draft: Spec, chips: Chips, *, device: torch.device | str) -> Predictor:
-    """Fits temperature, then threshold, on whole validation scenes put together as ``infer`` will.
+def calibrated(predictor: Predictor, chips: Chips) -> Predictor:
+    """Fits temperature, then threshold, on whole validation scenes, scored as maps are.
+
+    The scenes are scored twice, so that no more than some rows of one are in memory.
 
     Args:
-        network: with its final weights.
-        draft: its spec; temperature and threshold in it don't matter.
+        predictor: with its final weights; temperature and threshold in its spec don't matter.
         chips: the windows; pixels under those of fold ``val`` count.
-        device: to compute on.
+
+    Returns:
+        The same with a spec that holds both.
     """
-    covers = chips.cover(chips.of("val"))
+    covers, method = chips.cover(chips.of("val")), predictor.spec.method
 
-    def count(predict: Predict, into: Callable[[Any, Any], ScoreHistogram]) -> ScoreHistogram:
-        total = ScoreHistogram.empty()
+    def validated(predictor: Predictor) -> Iterator[tuple[Scored, npt.NDArray[np.bool_], npt.NDArray[np.bool_]]]:
+        """(rows, which of their pixels count, whether those are mines)."""
         for obs_id, cover in covers.items():
-            scores = stitch_whole(
-                chips.pixels(obs_id),
-                predict,
-                size_px=chips.size_px,
-                overlap_px=draft.overlap_px,
-                batch_size=draft.batch_size,
-                region=cover,
-            )
             mask = chips.mask(obs_id)
-            keep = cover & counted(mask, draft.method)
-            total += into(scores[keep], mines(mask, draft.method)[keep])
-        return total
+            keep, truth = cover & counted(mask, method), mines(mask, method)
+            for part in score(chips.pixels(obs_id), predictor, cover):
+                yield part, keep[part.rows], truth[part.rows][keep[part.rows]]
 
-    raw = Predictor(network, draft, device)
-    fitted = draft.model_copy(update={"temperature": temperature(count(raw.logits, ScoreHistogram.of_logits))})
-    warm = Predictor(network, fitted, device)
-    _, threshold = count(warm, ScoreHistogram.of).best_f1()
-    return Predictor(network, fitted.model_copy(update={"threshold": threshold}), device)
+    log_odds, scores = LogitHistogram.empty(), ScoreHistogram.empty()
+    for part, keep, truth in validated(predictor):
+        log_odds += LogitHistogram.of(part.log_odds[0][keep], truth)
+    predictor = predictor.changed(temperature=temperature(log_odds))
+    for part, keep, truth in validated(predictor):
+        scores += ScoreHistogram.of(part.steps[keep], truth)
+    return predictor.changed(threshold=scores.best_f1()[1])
 
 
 def pictures(predictor: Predictor, chips: Chips, windows: Indices) -> Iterator[tuple[str, npt.NDArray[np.uint8]]]:
@@ -480,21 +486,18 @@ def pictures(predictor: Predictor, chips: Chips, windows: Indices) -> Iterator[t
         (chip_id, uint8 (y, x, 3)).
     """
     spec = predictor.spec
-    natural = [spec.bands.index(band) for band in ("B4", "B3", "B2") if band in spec.bands]
-    shown = natural if len(natural) == 3 else ([0, 1, 2] if len(spec.bands) >= 3 else [0, 0, 0])
     order = windows[np.argsort(-chips.mine_px(spec.method)[windows], kind="stable")]
     _, firsts = np.unique(chips.obs_id[order], return_index=True)
     for index in order[np.sort(firsts)][:SAMPLES]:
         pixels, masks = chips.gather(np.array([index]))
-        score = predictor(pixels)[0]
-        mean, std = (np.array(values)[shown][:, None, None] for values in (spec.mean, spec.std))
-        bright = (pixels[0][shown] - mean) / (4 * std) + 0.5  # two standard deviations either side of the mean
-        panels = [np.moveaxis(bright, 0, -1), np.repeat(score[:, :, None], 3, axis=2)]
-        canvas = [np.rint(panel.clip(0, 1) * 255).astype(np.uint8).repeat(2, 0).repeat(2, 1) for panel in panels]
+        steps = to_steps(predictor(pixels)[0, 0], spec.temperature)
+        grey = np.rint(to_scores(steps) * 255).astype(np.uint8)
+        panels = [image(pixels[0], spec.bands, spec.mean, spec.std), np.stack([grey] * 3)]
+        canvas = [np.moveaxis(panel, 0, -1).repeat(2, 0).repeat(2, 1) for panel in panels]
         for area, colour in ((masks[0] == LOW, (255, 165, 0)), (masks[0] == HIGH, (255, 0, 0))):
             for panel in canvas:
                 panel[_outline(area.repeat(2, 0).repeat(2, 1))] = colour
-        canvas[1][_outline((score >= spec.threshold).repeat(2, 0).repeat(2, 1))] = (0, 255, 255)
+        canvas[1][_outline(reaches(steps, spec.threshold).repeat(2, 0).repeat(2, 1))] = (0, 255, 255)
         gap = np.full((len(canvas[0]), 8, 3), 255, np.uint8)
         yield str(chips.chip_id[index]), np.concatenate([canvas[0], gap, canvas[1]], axis=1)
 
@@ -506,15 +509,8 @@ def _outline(area: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     return area & ~inner
 
 
-def _check(chips: Chips, bands: tuple[str, ...], model: Model, compute: Compute, scoring: Scoring) -> None:
+def _check(chips: Chips, bands: tuple[str, ...], model: Model, scoring: Scoring) -> None:
     """Raises InputError before time is spent on what can't end well."""
-    if compute.reproducible and compute.precision != "32-true":
-        raise InputError(
-            "params.yaml: compute.precision",
-            got=f"{compute.precision} with compute.reproducible: true",
-            expected="32-true",
-            fix="set compute.precision: 32-true, or compute.reproducible: false",
-        )
     if scoring.overlap_px >= chips.size_px:
         raise InputError(
             "params.yaml: scoring.overlap_px",

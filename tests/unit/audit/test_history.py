@@ -105,6 +105,26 @@ def test_what_is_no_lock_is_refused(text: str) -> None:
         Lock(text).maker("x")
 
 
+@pytest.mark.parametrize("path", ["../made", "/tmp/made", "data/../../made", "3"])
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_lock_with_an_output_out_of_the_repository_is_refused(path: str, as_json: bool) -> None:
+    text = LOCK.replace("path: made\n", f"path: {path}\n")
+    lock = Lock(json.dumps(read_yaml(text)) if as_json else text)
+    if path == "3":
+        assert lock.stage("first") is not None
+        return
+    with pytest.raises(InputError, match=f"got an output '{path}', which does not lie in the repository"):
+        lock.maker("x")
+
+
+def test_a_lock_with_other_names_than_hashes_is_refused() -> None:
+    for wrong in ("../../../etc/passwd", 3):
+        lock = read_yaml(LOCK)
+        lock["stages"]["first"]["outs"][0]["md5"] = wrong
+        with pytest.raises(InputError, match=r"got .*; expected a lock of DVC 3"):
+            Lock(json.dumps(lock)).maker("x")
+
+
 def test_a_folder_hashes_as_dvc_hashes_it(tmp_path: Path) -> None:
     for name in ("b/c.txt", "b c.txt", "a.txt", "b/a/z.txt"):
         (tmp_path / "folder" / name).parent.mkdir(parents=True, exist_ok=True)

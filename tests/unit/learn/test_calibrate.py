@@ -6,7 +6,8 @@ from sklearn.calibration import calibration_curve
 from sklearn.metrics import log_loss
 
 from sandwatch.learn.calibrate import COLDEST, HOTTEST, ece, reliability, temperature
-from sandwatch.learn.metrics import ScoreHistogram
+from sandwatch.learn.metrics import LogitHistogram, ScoreHistogram
+from sandwatch.scoring import to_steps
 
 
 def calibrated(seed: int = 0, pixels: int = 200_000):
@@ -17,7 +18,11 @@ def calibrated(seed: int = 0, pixels: int = 200_000):
 
 
 def fit_temperature(logits, truth):
-    return temperature(ScoreHistogram.of_logits(logits, truth))
+    return temperature(LogitHistogram.of(logits, truth))
+
+
+def scored(logits, truth, by=1.0):
+    return ScoreHistogram.of(to_steps(logits, by), truth)
 
 
 def sigmoid(logits):
@@ -51,24 +56,21 @@ def test_separable_and_inverted_logits_stop_at_the_limits():
 
 def test_ece_of_calibrated_scores_is_small_and_temperature_brings_it_back():
     logits, truth = calibrated()
-    overconfident = ScoreHistogram.of_logits(logits * 3, truth)
-    assert ece(ScoreHistogram.of_logits(logits, truth), 15) < 0.005
-    assert ece(overconfident, 15) > 0.05
-    assert ece(overconfident, 15, temperature=3.0) < 0.005
+    assert ece(LogitHistogram.of(logits, truth), 15) < 0.005
+    assert ece(LogitHistogram.of(logits * 3, truth), 15) > 0.05
+    assert ece(scored(logits * 3, truth, 3.0), 15) < 0.005
 
 
-def test_the_inverse_temperature_undoes_it():
+def test_log_odds_and_scores_at_temperature_1_have_the_same_error():
     logits, truth = calibrated()
-    cooled = ScoreHistogram.of(sigmoid(logits / 3), truth)
-    assert ece(cooled, 15, temperature=1 / 3) == pytest.approx(
-        ece(ScoreHistogram.of_logits(logits, truth), 15), abs=1e-3
-    )
+    assert ece(scored(logits * 2, truth), 15) == pytest.approx(ece(LogitHistogram.of(logits * 2, truth), 15), abs=1e-3)
 
 
 def test_ece_of_a_known_case():
     scores = np.array([0.9] * 10 + [0.3] * 10)
     truth = np.array([True] * 6 + [False] * 4 + [True] * 3 + [False] * 7)
-    assert ece(ScoreHistogram.of(scores, truth), 10) == pytest.approx((0.3 * 10 + 0.0 * 10) / 20, abs=1e-3)
+    found = ece(ScoreHistogram.of((scores * 10_000).astype(int), truth), 10)
+    assert found == pytest.approx((0.3 * 10 + 0.0 * 10) / 20, abs=1e-9)
 
 
 def test_ece_without_pixels_is_undefined():
@@ -77,17 +79,16 @@ def test_ece_without_pixels_is_undefined():
 
 def test_reliability_is_that_of_scikit_learn():
     logits, truth = calibrated(2)
-    scores = sigmoid(logits * 2)
-    got = reliability(ScoreHistogram.of(scores, truth), 10)
-    observed, mean = calibration_curve(truth, scores, n_bins=10)
-    assert got.observed == pytest.approx(observed, abs=0.01)
-    assert got.score == pytest.approx(mean, abs=2e-3)
+    got = reliability(scored(logits * 2, truth), 10)
+    observed, mean = calibration_curve(truth, sigmoid(logits * 2), n_bins=10)
+    assert got.observed == pytest.approx(observed, abs=2e-3)
+    assert got.score == pytest.approx(mean, abs=2e-4)
     assert got.pixels.sum() == truth.size
     assert got.lower == pytest.approx(np.arange(10) / 10)
 
 
 def test_an_empty_bin_is_undefined_not_zero():
-    got = reliability(ScoreHistogram.of(np.array([0.95]), np.array([True])), 10)
+    got = reliability(ScoreHistogram.of(np.array([9_500]), np.array([True])), 10)
     assert np.isnan(got.score[:9]).all()
     assert np.isnan(got.observed[:9]).all()
     assert got.observed[9] == 1.0

@@ -17,8 +17,8 @@ from sandwatch.learn.params import Loss, Scoring, Train
 from sandwatch.learn.task import Provenance, augment, learn, loss, pictures
 from sandwatch.origin import About
 from sandwatch.reproducible import Compute
+from sandwatch.scoring import score
 from sandwatch.stack import counted, mines
-from sandwatch.stitch import stitch_whole
 from tests import tiny_chips
 
 
@@ -163,6 +163,7 @@ ARGUMENTS: dict[str, Any] = {
     "train": TRAIN,
     "compute": Compute(reproducible=True, threads=1, precision="32-true"),
     "scoring": Scoring(overlap_px=8, batch_size=4),
+    "weights": Path("data/weights"),
     "provenance": Provenance(
         about=About(label_fingerprint="1" * 64, imagery="synthetic", labels="mixed"),
         inputs={},
@@ -241,17 +242,21 @@ def test_exposures_count_what_the_kept_weights_have_seen(trained: tuple[Path, li
     assert 0 < barren < sum(exposures.values()) / 2
 
 
-def validation(folder: Path, models: Path) -> tuple[Spec, ScoreHistogram, Any, Any]:
-    """The saved model's spec, and over the whole validation scene its scores, logits and the truth."""
-    predictor, chips = Predictor.load(models / "model.safetensors", "cpu"), Chips(folder)
-    stitching: dict[str, Any] = {"size_px": 32, "overlap_px": 8, "batch_size": 4}
-    pixels, mask = chips.pixels("c_2020-01-01"), chips.mask("c_2020-01-01")
-    cover = chips.cover(chips.of("val"))["c_2020-01-01"]
+def loaded(models: Path, precision: Any = "32-true") -> Predictor:
+    return Predictor.load(models / "model.safetensors", "cpu", precision=precision)
+
+
+def validation(folder: Path, models: Path, precision: Any = "32-true") -> tuple[Spec, ScoreHistogram, Any, Any]:
+    """The saved model's spec, and over the whole validation scene its scores, log-odds and the truth."""
+    predictor, chips = loaded(models, precision), Chips(folder)
+    parts = list(score(chips.pixels("c_2020-01-01"), predictor))
+    steps = np.concatenate([part.steps for part in parts])
+    log_odds = np.concatenate([part.log_odds[0] for part in parts])
+    mask, cover = chips.mask("c_2020-01-01"), chips.cover(chips.of("val"))["c_2020-01-01"]
     assert not cover.all()
     keep = cover & counted(mask, "binary")
     truth = mines(mask, "binary")[keep]
-    scores = ScoreHistogram.of(stitch_whole(pixels, predictor, **stitching)[keep], truth)
-    return predictor.spec, scores, stitch_whole(pixels, predictor.logits, **stitching)[keep].astype(np.float64), truth
+    return predictor.spec, ScoreHistogram.of(steps[keep], truth), log_odds[keep].astype(np.float64), truth
 
 
 def test_temperature_and_threshold_come_from_whole_validation_scenes(
@@ -271,7 +276,7 @@ def test_temperature_and_threshold_come_from_whole_validation_scenes(
 
 
 def test_pictures_show_score_and_outlines(trained: tuple[Path, list[str]], folder: Path) -> None:
-    predictor, chips = Predictor.load(trained[0] / "models/model.safetensors", "cpu"), Chips(folder)
+    predictor, chips = loaded(trained[0] / "models"), Chips(folder)
     ((name, image),) = pictures(predictor, chips, chips.thin(chips.of("val")))
     assert (trained[0] / "results/plots/images" / f"{name}.png").is_file()
     assert chips.px_high[chips.chip_id == name] == chips.px_high[chips.thin(chips.of("val"))].max()
@@ -301,17 +306,22 @@ def test_three_classes_are_told_apart(folder: Path, tmp_path: Path) -> None:
     assert card.classes == ("other", "low", "high")
     assert json.loads((tmp_path / "results/metrics.json").read_text())["val_ap"] > 0.6
     pixels, _ = Chips(folder).gather(np.array([0]))
-    assert Predictor.load(tmp_path / "models/model.safetensors", "cpu").classes(pixels).shape == (1, 3, 32, 32)
+    assert loaded(tmp_path / "models")(pixels).shape == (1, 2, 32, 32)
+
+
+def test_the_threshold_is_chosen_in_the_precision_of_training(folder: Path, tmp_path: Path) -> None:
+    half = Compute(reproducible=False, threads=1, precision="bf16-mixed")
+    run(folder, tmp_path, compute=half, train=TRAIN.model_copy(update={"epochs": 2}))
+    found = {precision: validation(folder, tmp_path / "models", precision) for precision in ("32-true", "bf16-mixed")}
+    assert not np.array_equal(found["32-true"][2], found["bf16-mixed"][2])
+    spec, scores, _, _ = found["bf16-mixed"]
+    assert spec.threshold == scores.best_f1()[1]
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"bands": ("B2", "B3")}, "params.yaml: bands: got 2 bands; expected 3"),
-        (
-            {"compute": Compute(reproducible=True, threads=1, precision="bf16-mixed")},
-            "compute.precision: got bf16-mixed with compute.reproducible: true; expected 32-true",
-        ),
         (
             {"scoring": Scoring(overlap_px=32, batch_size=4)},
             "scoring.overlap_px: got 32; expected less than chips.size_px = 32",

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from sandwatch.errors import InputError
+from sandwatch.errors import InputError, unsigned
 from sandwatch.retries import ATTEMPTS, retrying
 
 URL = "SANDWATCH_EARTHENGINE_URL"
@@ -44,7 +44,7 @@ def start() -> None:
     except ee.EEException as error:  # of the client itself: it was given no project
         raise InputError(
             f"environment variable {PROJECT}",
-            got=repr(project) if project else f"nothing ({error})",
+            got=repr(project) if project else f"nothing ({unsigned(error)})",
             expected="the id of a Google Cloud project that is registered for Earth Engine",
             fix=f"run: export {PROJECT}=<id>",
         ) from None
@@ -128,7 +128,7 @@ def _transient(error: Exception) -> bool:
 def _refusal(what: str, status: int, message: str) -> InputError:
     """One line for what Earth Engine refuses."""
     project = os.environ.get(PROJECT, "of the credentials")
-    place = f"Earth Engine, {what}"
+    place, message = f"Earth Engine, {what}", unsigned(message)
     lower = message.lower()
     if status == 429 or "quota" in lower:
         return InputError(
