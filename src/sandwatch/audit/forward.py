@@ -55,7 +55,7 @@ from sandwatch.origin import About
 FOLDS = ("train", "val", "test")
 PIXELS = "data/scenes"
 """Output of the stage that exports rasters. Source: dvc.yaml."""
-NOT_READ = "pixels, masks and rasters are not read here: sandwatch audit verify derives them again"
+NOT_READ = "not run again, and its pixels not read: sandwatch audit verify does"
 BEHIND_CARD = ("chips", "fingerprint", "labels", "snapshot", "imagery")
 """The links that only the model's card leads to."""
 

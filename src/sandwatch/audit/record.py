@@ -13,6 +13,7 @@ import pandera.pandas as pa
 from pandera.typing import Series
 
 from sandwatch.learn.card import Card, Spec
+from sandwatch.reproducible import RECORD
 from sandwatch.schemas import OBS_ID, PRODUCTS, SHA256, Geometries, Table
 
 State = Literal["verified", "skipped", "unverified", "uncommitted", "broken"]
@@ -70,7 +71,10 @@ REMEDIES: Mapping[str, str] = {
 }
 """What to do about a link that is broken; where none is named, ``AGAIN``."""
 SEE = "run dvc pull, or dvc repro, and ask again"
-COMMIT = "git diff dvc.lock shows it; git commit dvc.lock keeps it, git checkout dvc.lock and dvc checkout undo it"
+COMMIT = (
+    f"git diff dvc.lock shows it; git add dvc.lock {RECORD} and git commit keep it, "
+    f"git checkout dvc.lock {RECORD} and dvc checkout undo it"
+)
 USES = ("trained", "left out", "never drawn", "validated", "tested", "no chip")
 """What a model did with a label; a label whose windows lie in two folds has two of these, '+' between.
 

@@ -70,6 +70,7 @@ def test_on_another_arithmetic_a_model_is_not_accused(tmp_path: Path) -> None:
         state="unverified",
         detail="can't be proven to the bit here: exp, new give other bits here than where it was trained; metrics "
         "agree within 0.0120 (val_ap, val_f1; arithmetic explains 0.05)",
+        remedy="run it again on a processor that gives the same bits",
     )
 
 

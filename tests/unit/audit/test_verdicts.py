@@ -114,10 +114,10 @@ def test_what_only_the_working_tree_holds_is_not_broken(clone: Path, monkeypatch
     assert done.exit_code == 3, done.output
     last = done.output.rstrip().splitlines()[-2:]
     assert last[0].startswith("NOT COMMITTED YET: only the working tree holds it; 12 links verified; not looked at: ")
-    assert "git commit dvc.lock" in last[1]
+    assert "git add dvc.lock" in last[1]
     values = json.loads(CliRunner().invoke(app, ["models", "--json"]).stdout)
     assert values["state"] == "uncommitted"
-    assert "git commit dvc.lock" in values["remedy"]
+    assert "git add dvc.lock" in values["remedy"]
     said: list[str] = []
     found = verify("models", where=clone, report=said.append)
     assert found.state == "uncommitted"
