@@ -186,7 +186,13 @@ def region(tmp_path: Path) -> Region:
             raster.write_cog(tmp_path / "scenes" / obs_id / "s2.tif", s2, grid, bands=BANDS.s2, nodata=0)
             raster.write_cog(tmp_path / "scenes" / obs_id / "s1.tif", s1, grid, bands=BANDS.s1, nodata=np.nan)
             scenes += [
-                {"obs_id": obs_id, "product": product, "status": "exported", "path": f"{obs_id}/{product}.tif"}
+                {
+                    "obs_id": obs_id,
+                    "product": product,
+                    "status": "exported",
+                    "path": f"{obs_id}/{product}.tif",
+                    "source": "files",
+                }
                 for product in ("s2", "s1")
             ]
             observations.append({"obs_id": obs_id, "site_id": site})
@@ -403,7 +409,13 @@ def test_more_observations_than_a_process_may_have_files_open(region: Region) ->
     region["aoi"] = region["aoi"].iloc[:1]
     region["observations"] = pd.DataFrame({"obs_id": ids, "site_id": "s1"})
     region["manifest"] = pd.DataFrame(
-        {"obs_id": obs_id, "product": product, "status": "exported", "path": f"s1_2020-01-01/{product}.tif"}
+        {
+            "obs_id": obs_id,
+            "product": product,
+            "status": "exported",
+            "path": f"s1_2020-01-01/{product}.tif",
+            "source": "files",
+        }
         for obs_id in ids
         for product in ("s2", "s1")
     )

@@ -635,10 +635,8 @@ def by_section(params: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in params.items():
         section, _, rest = key.partition(".")
-        if rest:
-            found.setdefault(section, {})[rest] = value
-        else:
-            found[section] = value
+        values = {rest: value} if rest else value
+        found[section] = {**found.get(section, {}), **values} if isinstance(values, Mapping) else values
     return found
 
 

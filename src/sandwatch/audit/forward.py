@@ -163,7 +163,9 @@ def _alone(hand: InHand, why: str, fix: str, notes: tuple[str, ...] = ()) -> Aud
 def _params(lock: Lock) -> dict[str, Any]:
     """What the stages behind a model ran with, by section."""
     stages = (lock.stage(name) for name in lock.upstream(chain.TRAIN))
-    return {section: values for stage in stages if stage is not None for section, values in stage.params.items()}
+    return chain.by_section(
+        {key: value for stage in stages if stage is not None for key, value in stage.params.items()}
+    )
 
 
 def _behind(

@@ -109,7 +109,7 @@ def test_a_statement_names_the_model_and_all_that_it_was_made_from(made: Made, t
     params = read_yaml((made.root / "params.yaml").read_text())
     sections = build["externalParameters"]["params"]
     assert build["externalParameters"]["region"] == params["region"]
-    assert sections == {section: params[section] for section in sections}
+    assert sections == {section: {key: params[section][key] for key in keys} for section, keys in sections.items()}
     assert {"train", "chips", "annotations", "imagery", "aoi"} <= sections.keys()
     assert build["internalParameters"]["label_fingerprint"] == made.fingerprints[-1]
     assert build["internalParameters"]["params_sha256"] == found.card.params_sha256

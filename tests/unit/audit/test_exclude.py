@@ -58,6 +58,7 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         rivers=inputs,
         inputs=inputs,
         folder=tmp_path / "data/annotations",
+        canonical_folder=tmp_path / "data/canonical",
     )
     monkeypatch.chdir(tmp_path)
     return tmp_path
