@@ -140,7 +140,7 @@ def test_doctor_shows_the_line_of_a_wrong_key(clone, monkeypatch, capsys):
     assert code == 1
     line = "params.yaml: scoring.overlap_px: got 'wide'; expected a valid integer; edit params.yaml"
     assert f"!! scoring                        {line}" in out
-    assert out.rstrip().endswith(f"solve params.yaml, infer: {line}")
+    assert out.rstrip().endswith(f"solve params.yaml, scoring: {line}")
 
 
 @pytest.mark.parametrize(
