@@ -159,8 +159,8 @@ def text(evaluation: Evaluation) -> str:
     lines = [f"# Evaluation on {_rivers(evaluation)}, never trained on", ""]
     if evaluation.said is not None:
         lines += [
-            f"**{evaluation.said}.** What is synthetic is invented: figures that rest on it say how the pipeline works, "
-            "not how well real mines are found.",
+            f"**{evaluation.said}.** What is synthetic is invented; figures that rest on it say how the pipeline "
+            "works, not how well real mines are found.",
             "",
         ]
     lines += [f"| pixels, {_rivers(evaluation)} | value | 95 % interval |", "|---|---|---|"]

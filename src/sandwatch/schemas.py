@@ -195,7 +195,7 @@ class Scenes(Table):
 
 
 class Labels(Table):
-    """data/annotations/labels.parquet: one row a polygon that a person drew, or the source synthetic in a person's place."""
+    """data/annotations/labels.parquet: one row a polygon that a person drew, or a generator (``source``)."""
 
     _sort_by: ClassVar[list[str]] = ["obs_id", "feature_id"]
     feature_id: Series[str] = pa.Field(unique=True)

@@ -181,9 +181,7 @@ def _model_item(spec: Spec, weights: Path) -> pystac.Item:
         start_datetime=ALWAYS[0],
         end_datetime=ALWAYS[1],
         properties={
-            **_titled(
-                f"{spec.architecture} with {spec.encoder}, {spec.method}", origin.words(**_learnt_from(spec))
-            ),
+            **_titled(f"{spec.architecture} with {spec.encoder}, {spec.method}", origin.words(**_learnt_from(spec))),
             **_provenance(spec),
         },
     )

@@ -13,7 +13,8 @@ import pandera.pandas as pa
 from pandera.typing import Series
 
 from sandwatch.learn.card import Card, Spec
-from sandwatch.schemas import OBS_ID, PRODUCTS, SHA256, Geometries, Table
+from sandwatch.origin import drawn, marked, words
+from sandwatch.schemas import LABEL_SOURCES, OBS_ID, PRODUCTS, SHA256, Geometries, Table
 
 State = Literal["verified", "skipped", "unverified", "uncommitted", "broken"]
 WORDS: Mapping[State, str] = {
@@ -296,7 +297,7 @@ class Audit(Chain):
 
     @property
     def origin(self) -> str | None:
-        """What of that which the model learnt from is invented, in a sentence; None where nothing is, or nobody knows."""
+        """What is invented of what the model learnt from, in a sentence; None where nothing is, or nobody knows."""
         if self.spec is None or (said := words(imagery=self.spec.imagery, labels=self.spec.labels)) is None:
             return None
         return marked(f"Its labels were {drawn(self.spec.labels)}", said)
