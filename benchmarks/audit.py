@@ -76,7 +76,7 @@ def make(root: Path, size: dict[str, int]) -> None:
     from tests.audit_history import write_history
 
     root.mkdir(parents=True, exist_ok=True)
-    write_history(root, **size, shifted=10)
+    write_history(root, **size, shifted=10, kind="synthetic")
 
 
 def measure(root: Path, arguments: list[str]) -> tuple[float, float, float]:

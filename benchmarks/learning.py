@@ -53,7 +53,7 @@ SEED = 0
 KEPT = ("ap", "ap_low95", "ap_high95", "prevalence")
 """Names of metrics."""
 
-Figures = dict[str, float | int | None]
+Figures = dict[str, float | int | str | None]
 
 
 class Contender(StrEnum):

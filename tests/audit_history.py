@@ -24,6 +24,7 @@ from sandwatch.annotations.canonical import canonical_rows, fingerprint_of
 from sandwatch.audit.history import read_yaml
 from sandwatch.code import meaning
 from sandwatch.learn.card import Card, hash_params
+from sandwatch.origin import Kind
 from sandwatch.parquet import write_parquet
 
 ROOT = Path(__file__).parents[1]
@@ -106,7 +107,15 @@ class Cache:
 
 
 def write_history(
-    root: Path, *, labels: int, revisions: int, experiments: int, snapshots: int, models: int, shifted: int = 0
+    root: Path,
+    *,
+    labels: int,
+    revisions: int,
+    experiments: int,
+    snapshots: int,
+    models: int,
+    shifted: int = 0,
+    kind: Kind = "synthetic",
 ) -> Made:
     """Writes a repository.
 
@@ -118,15 +127,18 @@ def write_history(
         snapshots: of the labels.
         models: on main.
         shifted: labels of the last snapshot that are moved against the one before.
+        kind: of imagery and labels.
     """
     subprocess.run(["git", "init", "-q", "-b", "main", str(root)], check=True)
     (root / ".dvc/tmp").mkdir(parents=True)
     (root / ".dvc/config").write_text("[core]\n    analytics = false\n")
     cache, scratch = Cache(root), root / ".dvc/tmp/scratch.parquet"
     params = dict(read_yaml((ROOT / "params.yaml").read_text()))
-    base = _labels(labels)
+    base = _labels(labels, "synthetic" if kind == "synthetic" else "labelbox")
     tables = [
-        _snapshot(cache, scratch, base, max(labels * (i + 1) // snapshots, 1), params, shifted * (i == snapshots - 1))
+        _snapshot(
+            cache, scratch, base, max(labels * (i + 1) // snapshots, 1), params, shifted * (i == snapshots - 1), kind
+        )
         for i in range(snapshots)
     ]
     locks = []
@@ -164,7 +176,7 @@ def write_history(
     return Made(root=root, labels=tables[-1]["labels"], fingerprints=[table["fingerprint"] for table in tables])
 
 
-def _labels(count: int) -> gpd.GeoDataFrame:
+def _labels(count: int, source: str) -> gpd.GeoDataFrame:
     rng = np.random.default_rng(0)
     at = np.arange(count)
     obs = at // LABELS_PER_OBSERVATION
@@ -178,6 +190,7 @@ def _labels(count: int) -> gpd.GeoDataFrame:
             "feature_id": [f"f{i:023d}" for i in at],
             "label_id": [f"l{i:023d}" for i in obs],
             "obs_id": [f"site{i:05d}_2021-03-01" for i in obs],
+            "source": source,
             "class_name": "Sand mine",
             "confidence": np.where(at % 4, "high", "low"),
             "area_m2": 1000.0,
@@ -193,7 +206,13 @@ def _labels(count: int) -> gpd.GeoDataFrame:
 
 
 def _snapshot(
-    cache: Cache, scratch: Path, base: gpd.GeoDataFrame, count: int, params: dict[str, Any], shifted: int
+    cache: Cache,
+    scratch: Path,
+    base: gpd.GeoDataFrame,
+    count: int,
+    params: dict[str, Any],
+    shifted: int,
+    kind: Kind,
 ) -> dict[str, Any]:
     labels = base.iloc[:count].copy()
     if shifted:
@@ -211,6 +230,7 @@ def _snapshot(
             "site_id": [*(obs_id[:9] for obs_id in obs_ids), "negative"],
             "date": "2021-03-01",
             "label_id": [*labels.drop_duplicates("obs_id")["label_id"], "lnegative"],
+            "source": labels["source"].iloc[0],
             "has_mines": [True] * len(obs_ids) + [False],
             "polygons": [*labels.groupby("obs_id", sort=False).size(), 0],
             "created_by": "annotator0@example.org",
@@ -224,7 +244,7 @@ def _snapshot(
          "reason": ["not_done"], "detail": ["d"], "row_sha256": [next(iter(raw_of.values()))]}
     ).astype(dict.fromkeys(("obs_id", "label_id", "feature_id"), "str"))  # fmt: skip
     windows, parts = _chips(labels, [*obs_ids, "negative_2021-03-01"])
-    scenes = _scenes([*obs_ids, "negative_2021-03-01"])
+    scenes = _scenes([*obs_ids, "negative_2021-03-01"], "synthetic" if kind == "synthetic" else "files")
     annotations = {
         "export.ndjson": cache.put(b"\n".join(raw) + b"\n"),
         "labels.parquet": cache.table(schemas.Labels, labels, scratch)[0],
@@ -236,9 +256,10 @@ def _snapshot(
         "chip_labels.parquet": cache.table(schemas.ChipLabels, parts, scratch),
     }
     metrics = json.dumps({"label_fingerprint": fingerprint}).encode()
-    about = json.dumps({"label_fingerprint": fingerprint, "imagery": "synthetic", "labels": "synthetic"}).encode()
+    about = json.dumps({"label_fingerprint": fingerprint, "imagery": kind, "labels": kind}).encode()
     chips["about.json"] = (cache.put(about), hashlib.sha256(about).hexdigest())
     return {
+        "kind": kind,
         "labels": labels,
         "windows": windows,
         "fingerprint": fingerprint,
@@ -294,7 +315,7 @@ def _chips(labels: gpd.GeoDataFrame, obs_ids: list[str]) -> tuple[pd.DataFrame, 
     return windows, parts
 
 
-def _scenes(obs_ids: list[str]) -> pd.DataFrame:
+def _scenes(obs_ids: list[str], source: str) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "obs_id": obs_ids,
@@ -312,7 +333,7 @@ def _scenes(obs_ids: list[str]) -> pd.DataFrame:
             "dtype": "uint16",
             "nodata": 0.0,
             "valid_fraction": 1.0,
-            "source": "synthetic",
+            "source": source,
             "source_images": '[{"id": "S2_1", "date": "2021-03-03", "processing_baseline": "05.00"}]',
             "sha256": hashlib.sha256(b"scene").hexdigest(),
         }
@@ -341,8 +362,8 @@ def _model(cache: Cache, scratch: Path, tables: dict[str, Any], params: dict[str
         temperature=1.0,
         threshold=0.5,
         label_fingerprint=tables["fingerprint"],
-        imagery="synthetic",
-        labels="synthetic",
+        imagery=tables["kind"],
+        labels=tables["kind"],
         inputs=tables["inputs"],
         code=LISTING,
         params_sha256=hash_params({section: params[section] for section in PARAMS["train"]}),

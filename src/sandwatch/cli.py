@@ -113,7 +113,7 @@ def show(
     out: Annotated[Path | None, typer.Option(help="PNG to write  [default: <obs_id>.png]")] = None,
 ) -> None:
     """Draw a scene with its labels and, if there, its prediction, as a PNG."""
-    from sandwatch import infer, params, picture, raster, report, schemas
+    from sandwatch import infer, origin, params, picture, raster, report, schemas
 
     data = Path("data")
     manifest = schemas.Scenes.read(data / "scenes.parquet")
@@ -126,16 +126,25 @@ def show(
         image, colours = raster.read(scene, bands=params.RGB_BANDS), None
     else:
         image, colours = picture.scene(raster.read(scene, bands=bands), bands)
-    prediction = data / "predictions" / obs_id
+    score = data / "predictions" / obs_id / "score.tif"
+    tags = raster.read_tags(score) if score.is_file() else {}
+    labels = _rows(data / "annotations" / "labels.parquet", obs_id, schemas.Labels)
+    said = origin.words(
+        imagery=origin.kind_of(exported["source"]),
+        labels=None if labels is None or labels.empty else origin.kind_of(labels["source"]),
+        model_imagery=tags.get("MODEL_IMAGERY"),
+        model_labels=tags.get("MODEL_LABELS"),
+    )
     path = out or Path(f"{obs_id}.png")
     report.scene_picture(
         path,
         image,
         raster.read_grid(scene),
         title=obs_id if colours is None else f"{obs_id}, {colours}",
-        labels=_rows(data / "annotations" / "labels.parquet", obs_id, schemas.Labels),
-        detections=_rows(prediction / "detections.parquet", obs_id, schemas.Detections),
-        score=infer.read_score(prediction / "score.tif") if (prediction / "score.tif").is_file() else None,
+        said=said,
+        labels=labels,
+        detections=_rows(score.with_name("detections.parquet"), obs_id, schemas.Detections),
+        score=infer.read_score(score) if score.is_file() else None,
     )
     print(path)
 

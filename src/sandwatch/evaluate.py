@@ -24,7 +24,7 @@ import numpy.typing as npt
 import pandas as pd
 from pydantic import Field
 
-from sandwatch import picture, split, stack
+from sandwatch import origin, picture, split, stack
 from sandwatch.errors import InputError
 from sandwatch.grid import RESOLUTION_M, Grid, Window
 from sandwatch.learn.calibrate import Reliability, ece, reliability
@@ -141,7 +141,7 @@ class Evaluation:
     Attributes:
         holdout_rivers: with test observations. Nothing of them is trained or validated on. All that is not said to be
             of something else is of them alone.
-        metrics: flat, rounded; None where a figure is undefined.
+        metrics: flat, rounded, and the kinds of imagery and labels; None where a figure is undefined.
         intervals: metric to (low, high), 95 %, by bootstrap over sites; NaN where undefined, as with one site.
         observations: a row an observation of the validation and test folds.
         rivers: a row a fold and river. Column ``part`` says what of: holdout river, other test site, validation; column
@@ -158,11 +158,11 @@ class Evaluation:
         min_distance_km: the least train-test distance that the split was asked for.
         blocks_gap_m: distance between validation and training windows where blocks of one river validate; else None.
         blocks_rivers: the rivers that were cut into blocks.
-        synthetic: whether pixels are invented.
+        said: what is invented, of what is judged and of what the model learnt from (:func:`sandwatch.origin.words`).
     """
 
     holdout_rivers: tuple[str, ...]
-    metrics: dict[str, float | int | None]
+    metrics: dict[str, float | int | str | None]
     intervals: dict[str, tuple[float, float]]
     observations: pd.DataFrame
     rivers: pd.DataFrame
@@ -178,7 +178,7 @@ class Evaluation:
     min_distance_km: float
     blocks_gap_m: float | None
     blocks_rivers: tuple[str, ...]
-    synthetic: bool
+    said: str | None
 
 
 def evaluate(
@@ -227,7 +227,7 @@ def evaluate(
         min_distance_km=min_distance_km,
         blocks_gap_m=_blocks_gap_m(aoi, windows),
         blocks_rivers=tuple(sorted(aoi.river[aoi.fold == "blocks"].unique())),
-        synthetic=bool((manifest.source == "synthetic").any()),
+        imagery=origin.kind_of(manifest.source[manifest.obs_id.isin(judged.obs_id)]),
     )
 
 
@@ -418,7 +418,7 @@ def _summary(
     min_distance_km: float,
     blocks_gap_m: float | None,
     blocks_rivers: tuple[str, ...],
-    synthetic: bool,
+    imagery: origin.Kind,
 ) -> Evaluation:
     held = [one for one in observed if one.part == HOLDOUT]
     sites = [
@@ -462,7 +462,11 @@ def _summary(
         metrics |= {f"iou_{name}": _class_iou(confusion, index) for index, name in enumerate(spec.classes)}
     return Evaluation(
         holdout_rivers=tuple(sorted({one.river for one in held})),
-        metrics={name: _rounded(value) for name, value in metrics.items()},
+        metrics={
+            **{name: _rounded(value) for name, value in metrics.items()},
+            "imagery": imagery,
+            "labels": spec.labels,
+        },
         intervals=intervals,
         observations=pd.DataFrame(
             [
@@ -514,7 +518,7 @@ def _summary(
         min_distance_km=min_distance_km,
         blocks_gap_m=blocks_gap_m,
         blocks_rivers=blocks_rivers,
-        synthetic=synthetic,
+        said=origin.words(imagery=imagery, labels=spec.labels, model_imagery=spec.imagery),
     )
 
 

@@ -18,6 +18,7 @@ from sandwatch.errors import InputError
 from sandwatch.files import sha256
 from sandwatch.imagery import Raster, Site, Source, Unfetched, river_lines
 from sandwatch.imagery.params import EarthEngine, Imagery, Synthetic
+from sandwatch.origin import kind_of
 from sandwatch.params import RGB_BANDS
 
 if TYPE_CHECKING:
@@ -135,7 +136,12 @@ def _export(
         path = Path(obs_id) / f"{product.name}.tif"
         if not lacking and isinstance(product.raster, Raster):
             raster.write_cog(
-                folder / path, product.raster.pixels, site.grid, bands=product.bands, nodata=product.nodata
+                folder / path,
+                product.raster.pixels,
+                site.grid,
+                bands=product.bands,
+                nodata=product.nodata,
+                tags={"IMAGERY": kind_of([imagery.source])},
             )
         rows.append(
             {

@@ -22,6 +22,7 @@ from sandwatch import raster, scoring, stac
 from sandwatch.errors import InputError
 from sandwatch.geometry import WGS84, reproject, snap
 from sandwatch.grid import Grid, Window
+from sandwatch.origin import Kind, kind_of
 from sandwatch.params import S1_BANDS, NotNegative, Section
 from sandwatch.schemas import Detections
 from sandwatch.scoring import Scorer
@@ -52,6 +53,7 @@ class Scene:
         aoi: what to map, EPSG:4326.
         paths: raster by product, ``s2`` and, where the model uses radar, ``s1``.
         sha256: hash by product.
+        imagery: what its rasters are.
     """
 
     obs_id: str
@@ -63,6 +65,7 @@ class Scene:
     aoi: BaseGeometry
     paths: Mapping[str, Path]
     sha256: Mapping[str, str]
+    imagery: Kind
 
 
 def infer(
@@ -152,6 +155,7 @@ def scenes_to_map(aoi: gpd.GeoDataFrame, manifest: pd.DataFrame, folder: Path, b
                 aoi=site.geometry,
                 paths={product: folder / products[product]["path"] for product in needed},
                 sha256={product: products[product]["sha256"] for product in needed},
+                imagery=kind_of(products[product]["source"] for product in needed),
             )
         )
     if not found:
@@ -178,9 +182,9 @@ def map_scene(scene: Scene, scorer: Scorer, folder: Path) -> float:
     tags = {
         "SOFTWARE": "sandwatch",
         "OBS_ID": scene.obs_id,
-        "MODEL_SHA256": spec.weights_sha256,
-        "LABEL_FINGERPRINT": spec.label_fingerprint,
+        **{name.upper(): value for name, value in spec.said.items()},
         "THRESHOLD": repr(spec.threshold),
+        "IMAGERY": scene.imagery,
         **{f"SCENE_{product.upper()}_SHA256": value for product, value in sorted(scene.sha256.items())},
     }
     stack, region = SceneStack(scene.paths, scene.grid, spec.bands), Region(scene.aoi, scene.grid)
@@ -236,8 +240,8 @@ def detections(scene: Scene, spec: Spec, folder: Path, min_object_m2: float) -> 
         site_id=scene.site_id,
         river=scene.river,
         date=scene.date,
-        model_sha256=spec.weights_sha256,
-        label_fingerprint=spec.label_fingerprint,
+        **spec.said,
+        imagery=scene.imagery,
         scene_sha256=json.dumps(dict(scene.sha256), sort_keys=True),
     )
 

@@ -20,6 +20,7 @@ from sandwatch import gcs
 from sandwatch.annotations.labelbox import carefully, connect, finished
 from sandwatch.errors import InputError, unsigned
 from sandwatch.geometry import WGS84, transformer
+from sandwatch.origin import kind_of, marked, words
 from sandwatch.stage import progress
 
 Links = Literal["public", "signed", "iam"]
@@ -173,7 +174,7 @@ def _data_row(picture: Mapping[Any, Any], url: str) -> dict[str, Any]:
         "media_type": "TMS_GEO",
         "metadata_fields": [
             {"name": DATE, "value": f"{picture['date']}T00:00:00Z"},
-            {"name": SITE, "value": picture["site_id"]},
+            {"name": SITE, "value": marked(picture["site_id"], words(imagery=kind_of([picture["source"]])))},
         ],
     }
 

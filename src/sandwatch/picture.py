@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from textwrap import wrap
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +44,25 @@ def image(
     middle, deviation = (np.array(values)[shown][:, None, None] for values in (mean, std))
     bright = np.rint(((pixels[shown] - middle) / (4 * deviation) + 0.5).clip(0, 1) * 254).astype(np.uint8) + np.uint8(1)
     return np.where((pixels[shown] == NODATA).any(axis=0), np.uint8(0), bright)
+
+
+def banded(pixels: npt.NDArray[np.uint8], said: str | None) -> npt.NDArray[np.uint8]:
+    """A picture under a black band with words in white; the picture alone where there are none.
+
+    Args:
+        pixels: uint8 (y, x, 3).
+        said: what of it is invented (:func:`sandwatch.origin.words`).
+    """
+    if said is None:
+        return pixels
+    from PIL import Image, ImageDraw, ImageFont
+
+    font = ImageFont.load_default_imagefont()  # drawn as bitmaps: the same pixels everywhere
+    *_, width, height = font.getbbox("M")
+    lines = wrap(said, max(pixels.shape[1] // width - 1, 1))
+    band = Image.new("RGB", (pixels.shape[1], height * (len(lines) + 1)))
+    ImageDraw.Draw(band).text((width // 2, height // 2), "\n".join(lines), "white", font, spacing=0)
+    return np.concatenate([np.asarray(band), pixels])
 
 
 def scene(s2: npt.NDArray[np.uint16], bands: Sequence[str]) -> tuple[npt.NDArray[np.uint8], str]:

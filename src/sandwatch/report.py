@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from textwrap import fill
 from typing import Any, Literal
 
 import geopandas as gpd
@@ -20,6 +21,7 @@ import pandas as pd
 from sandwatch.evaluate import HOLDOUT, OTHER_TEST, Evaluation, Miss, grid_of
 from sandwatch.files import whole, write_json
 from sandwatch.grid import Grid
+from sandwatch.origin import marked
 from sandwatch.scoring import reaches, to_scores
 
 OUTLINES: dict[str, tuple[str, Literal["-", ":"]]] = {
@@ -40,6 +42,7 @@ def scene_picture(
     grid: Grid,
     *,
     title: str,
+    said: str | None = None,
     labels: gpd.GeoDataFrame | None = None,
     detections: gpd.GeoDataFrame | None = None,
     score: npt.NDArray[np.float32] | None = None,
@@ -51,6 +54,7 @@ def scene_picture(
         rgb: uint8 (3, y, x), red, green, blue; 0 in all three is no data.
         grid: of the scene.
         title: written above.
+        said: what of it is invented (:func:`sandwatch.origin.words`); written first.
         labels: polygons with a column ``confidence`` (low, high), any CRS; outlined in yellow, dotted where low.
         detections: polygons, any CRS; outlined in cyan.
         score: probability of mine (y, x), NaN without data; drawn beside the scene.
@@ -67,7 +71,7 @@ def scene_picture(
         for axis in axes:
             _draw_outlines(axis, grid, labels, detections)
             _draw_scale(axis, grid)
-        figure.suptitle(title)
+        _title(figure, title, said)
         _draw_legend(figure, labels, detections)
 
 
@@ -113,11 +117,12 @@ def reliability_picture(path: Path, evaluation: Evaluation) -> None:
                 color=colour,
                 label=f"{name}, ECE {curve.ece:.4f}",
             )
-        top.set(ylabel="observed share of mine pixels", ylim=(-0.02, 1.02), title=f"Reliability, {_rivers(evaluation)}")
+        top.set(ylabel="observed share of mine pixels", ylim=(-0.02, 1.02))
         top.legend(loc="upper left", fontsize="small")
         curve = evaluation.reliability
         bottom.bar(curve.lower, curve.pixels, width=1 / len(curve.lower), align="edge", color="#1b9e77")
         bottom.set(xlabel="score", ylabel="pixels", xlim=(0, 1), yscale="symlog")
+        _title(figure, f"Reliability, {_rivers(evaluation)}", evaluation.said)
 
 
 def misses_picture(path: Path, evaluation: Evaluation, *, aoi: gpd.GeoDataFrame, labels: gpd.GeoDataFrame) -> None:
@@ -131,11 +136,13 @@ def misses_picture(path: Path, evaluation: Evaluation, *, aoi: gpd.GeoDataFrame,
         for index, miss in enumerate(misses):
             left, right = axes[index // 2, 2 * (index % 2) : 2 * (index % 2) + 2]
             _draw_miss(left, right, miss, evaluation.threshold, aoi=aoi, labels=labels)
-        figure.suptitle(
+        _title(
+            figure,
             f"Worst misses, {_rivers(evaluation)}: yellow labels (dotted: low confidence), cyan detections; "
             f"{evaluation.colours}"
             if misses
-            else f"No mine was missed and there is no false alarm, {_rivers(evaluation)}"
+            else f"No mine was missed and there is no false alarm, {_rivers(evaluation)}",
+            evaluation.said,
         )
 
 
@@ -150,10 +157,10 @@ def text(evaluation: Evaluation) -> str:
         "iou": "IoU",
     }
     lines = [f"# Evaluation on {_rivers(evaluation)}, never trained on", ""]
-    if evaluation.synthetic:
+    if evaluation.said is not None:
         lines += [
-            "**Synthetic data.** Rivers, pixels and labels are invented; the figures say how the pipeline works, not "
-            "how well real mines are found.",
+            f"**{evaluation.said}.** What is synthetic is invented; figures that rest on it say how the pipeline "
+            "works, not how well real mines are found.",
             "",
         ]
     lines += [f"| pixels, {_rivers(evaluation)} | value | 95 % interval |", "|---|---|---|"]
@@ -185,13 +192,14 @@ def summary(evaluation: Evaluation) -> str:
     metrics = evaluation.metrics
     ap = "undefined (no mine pixel)" if metrics["ap"] is None else _cell(metrics["ap"])
     interval = _interval(*evaluation.intervals["ap"])
-    return (
+    return marked(
         f"test: {_count(evaluation.test_observations, 'observation')} of {_count(evaluation.test_sites, 'site')} "
         f"({', '.join(evaluation.holdout_rivers)}), AP {ap}"
         f"{f' (95 %: {interval})' if interval else ''}, guessing has {_cell(metrics['prevalence'])}; "
         f"{metrics['mines_found']} of {metrics['mines']} mines found, "
         f"{_cell(metrics['false_alarms_per_100km2'])} false alarms per 100 km2, "
-        f"{_cell(metrics['train_test_km'])} km from the nearest training site"
+        f"{_cell(metrics['train_test_km'])} km from the nearest training site",
+        evaluation.said,
     )
 
 
@@ -299,6 +307,15 @@ def _figure(path: Path, width_in: float, height_in: float) -> Iterator[Any]:
         yield figure
         with whole(path) as partial:
             figure.savefig(partial, format="png", metadata={"Software": None})
+
+
+def _title(figure: Any, title: str, said: str | None) -> None:
+    """The title of a figure; where anything of it is invented, white on black, and that first."""
+    if said is None:
+        figure.suptitle(title)
+        return
+    wide = fill(said, int(11 * figure.get_figwidth()))
+    figure.suptitle(f"{wide}\n{title}", color="white", backgroundcolor="black")
 
 
 def _draw_image(axis: Any, pixels: npt.NDArray[np.uint8]) -> None:

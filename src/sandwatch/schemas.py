@@ -24,6 +24,7 @@ from pandera.typing.geopandas import GeoSeries
 from sandwatch import ids
 from sandwatch.errors import InputError
 from sandwatch.files import below
+from sandwatch.origin import KINDS
 from sandwatch.parquet import write_parquet
 
 WGS84 = "EPSG:4326"
@@ -34,6 +35,8 @@ SHA256 = r"^[0-9a-f]{64}$"
 FOLDS = ("train", "val", "test", "blocks", "infer")
 """``blocks``: cut into blocks that train and blocks that validate (split.py). ``infer``: not learnt from."""
 PRODUCTS = ("s2", "s1", "rgb")
+LABEL_SOURCES = ("synthetic", "labelbox", "labelbox_export", "geojson")
+"""As params.yaml names them, annotations.source; the first one invents them."""
 REASONS = (
     "malformed_row",
     "no_label",
@@ -192,12 +195,13 @@ class Scenes(Table):
 
 
 class Labels(Table):
-    """data/annotations/labels.parquet: one row a polygon that a person drew."""
+    """data/annotations/labels.parquet: one row a polygon that a person drew, or a generator (``source``)."""
 
     _sort_by: ClassVar[list[str]] = ["obs_id", "feature_id"]
     feature_id: Series[str] = pa.Field(unique=True)
     label_id: Series[str]
     obs_id: Series[str] = pa.Field(str_matches=OBS_ID)
+    source: Series[str] = pa.Field(isin=LABEL_SOURCES, description="synthetic: generated, drawn by nobody")
     class_name: Series[str] = pa.Field(description="the class in the ontology")
     confidence: Series[str] = pa.Field(isin=["low", "high"])
     area_m2: Series[float] = pa.Field(gt=0, description="in the site's UTM zone, rounded to 0.1")
@@ -219,6 +223,7 @@ class Observations(Table):
     site_id: Series[str]
     date: Series[str] = pa.Field(str_matches=r"^\d{4}-\d{2}-01$")
     label_id: Series[str]
+    source: Series[str] = pa.Field(isin=LABEL_SOURCES, description="synthetic: generated, looked at by nobody")
     has_mines: Series[bool] = pa.Field(description="some label is left; else it is a negative, but for ignored areas")
     polygons: Series[int] = pa.Field(ge=0, description="usable ones")
     created_by: Series[str] = pa.Field(nullable=True)
@@ -321,5 +326,8 @@ class Detections(Table):
     area_m2: Series[float] = pa.Field(gt=0)
     model_sha256: Series[str] = pa.Field(str_matches=SHA256)
     label_fingerprint: Series[str] = pa.Field(str_matches=SHA256)
+    model_imagery: Series[str] = pa.Field(isin=KINDS, description="what the model learnt from")
+    model_labels: Series[str] = pa.Field(isin=KINDS, description="what the model learnt from")
+    imagery: Series[str] = pa.Field(isin=KINDS, description="what the scene is")
     scene_sha256: Series[str] = pa.Field(description="JSON object: SHA-256 of the scene's raster by product")
     geometry: Geometries

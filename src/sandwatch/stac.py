@@ -12,8 +12,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sandwatch import scoring
+from sandwatch import origin, scoring
 from sandwatch.files import sha256, write_json
+from sandwatch.origin import SYNTHETIC
 
 if TYPE_CHECKING:
     import pystac
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from sandwatch.learn.card import Spec
 
 COLLECTION_ID = "sandwatch-predictions"
+KEYWORDS = ("sand mines", "rivers")
 RASTER = "https://stac-extensions.github.io/raster/v2.0.0/schema.json"
 EO = "https://stac-extensions.github.io/eo/v1.1.0/schema.json"
 """Where a model's bands are described: MLM 1.4.0 takes STAC 1.1's own ``bands`` only where STAC 1.1 forbids them."""
@@ -45,6 +47,7 @@ def scene_item(scene: Scene, spec: Spec, folder: Path, detections: int) -> pysta
     import shapely
     from pystac.extensions.projection import ProjectionExtension
 
+    said = origin.words(imagery=scene.imagery, **_learnt_from(spec))
     year, month, _ = (int(part) for part in scene.date.split("-"))
     item = pystac.Item(
         scene.obs_id,
@@ -54,12 +57,13 @@ def scene_item(scene: Scene, spec: Spec, folder: Path, detections: int) -> pysta
         start_datetime=datetime(year, month, 1, tzinfo=UTC),
         end_datetime=datetime(year, month, calendar.monthrange(year, month)[1], 23, 59, 59, tzinfo=UTC),
         properties={
-            "title": f"Sand mines on the {scene.river}, {scene.district}, {scene.date[:7]}",
+            **_titled(f"Sand mines on the {scene.river}, {scene.district}, {scene.date[:7]}", said),
             "processing:lineage": "Sentinel composite of a month, scored by a segmentation model in blended windows",
             "sandwatch:site_id": scene.site_id,
             "sandwatch:detections": detections,
             "sandwatch:threshold": spec.threshold,
             **_provenance(spec),
+            "sandwatch:imagery": scene.imagery,
             "sandwatch:scene_sha256": dict(sorted(scene.sha256.items())),
         },
     )
@@ -78,10 +82,16 @@ def scene_item(scene: Scene, spec: Spec, folder: Path, detections: int) -> pysta
 
 def _provenance(spec: Spec) -> dict[str, str]:
     """What leads from an item to the revision that made it."""
-    return {
-        "sandwatch:model_sha256": spec.weights_sha256,
-        "sandwatch:label_fingerprint": spec.label_fingerprint,
-    }
+    return {f"sandwatch:{name}": value for name, value in spec.said.items()}
+
+
+def _learnt_from(spec: Spec) -> dict[str, str]:
+    return {"model_imagery": spec.imagery, "model_labels": spec.labels}
+
+
+def _titled(title: str, said: str | None) -> dict[str, Any]:
+    """Title and keywords of something, whose title says first what of it is invented."""
+    return {"title": origin.marked(title, said), "keywords": [*KEYWORDS, *([SYNTHETIC] if said else [])]}
 
 
 def write(items: Sequence[pystac.Item], spec: Spec, weights: Path, predictions: Path) -> None:
@@ -99,10 +109,13 @@ def write(items: Sequence[pystac.Item], spec: Spec, weights: Path, predictions: 
     starts, ends = ([item.properties[key] for item in items] for key in ("start_datetime", "end_datetime"))
     interval = [datetime.fromisoformat(text) for text in (min(starts), max(ends))]
     west, south, east, north = zip(*boxes, strict=True)
+    imagery = origin.kind_of(item.properties["sandwatch:imagery"] for item in items)
+    said = origin.words(imagery=imagery, **_learnt_from(spec))
+    description = "Score maps, masks and polygons of sand mines on rivers, from monthly composites, by sandwatch."
     collection = pystac.Collection(
         COLLECTION_ID,
-        title="Sand mines on rivers",
-        description="Score maps, masks and polygons of sand mines on rivers, from monthly composites, by sandwatch.",
+        **_titled("Sand mines on rivers", said),
+        description=origin.marked(description, said),
         extent=pystac.Extent(
             pystac.SpatialExtent([[min(west), min(south), max(east), max(north)]]),
             pystac.TemporalExtent([interval]),
@@ -167,7 +180,10 @@ def _model_item(spec: Spec, weights: Path) -> pystac.Item:
         datetime=None,
         start_datetime=ALWAYS[0],
         end_datetime=ALWAYS[1],
-        properties={"title": f"{spec.architecture} with {spec.encoder}, {spec.method}", **_provenance(spec)},
+        properties={
+            **_titled(f"{spec.architecture} with {spec.encoder}, {spec.method}", origin.words(**_learnt_from(spec))),
+            **_provenance(spec),
+        },
     )
     task = [TaskType.SEMANTIC_SEGMENTATION]
     window = [spec.size_px, spec.size_px]

@@ -147,7 +147,7 @@ def test_every_exported_picture_becomes_a_data_row(
     assert (82.9 < west < east < 83.0, 21.6 < south < north < 21.8) == (True, True)
     values = {field["value"] for field in row["metadata_fields"]}
     assert any(value.startswith("2023-02-01T00:00:00") for value in values)
-    assert "west" in values
+    assert "SYNTHETIC imagery. west" in values
     (dataset,) = server.datasets.values()
     assert (dataset["name"], dataset["signer"]) == ("rivers", {"id": "clgcp"})
     held = bucket.objects("pictures")

@@ -16,6 +16,7 @@ from shapely import LineString
 
 from sandwatch.files import sha256
 from sandwatch.geometry import reproject
+from sandwatch.raster import read_tags
 from sandwatch.schemas import Aoi, Scenes
 from tests.conftest import GRID, ROOT, Workspace, a_site, reflectance, write_geojson, write_raster
 
@@ -63,6 +64,7 @@ def test_files_twice(region: Workspace) -> None:
     assert region.run("export", **PATHS).returncode == 0
     assert hashes(region.root / "scenes") | {"manifest": sha256(region.root / "s.parquet")} == once
     assert Scenes.read(region.root / "s.parquet")["source"].tolist() == ["files", "files"]
+    assert {read_tags(path)["IMAGERY"] for path in (region.root / "scenes").rglob("*.tif")} == {"real"}
 
 
 def test_a_mistake_is_one_line(region: Workspace) -> None:
@@ -89,6 +91,7 @@ def test_one_synthetic_site(region: Workspace) -> None:
     table = Scenes.read(region.root / "s.parquet")
     assert set(table["product"]) == {"s2", "s1", "rgb"}
     assert set(table["source"]) == {"synthetic"}
+    assert {read_tags(path)["IMAGERY"] for path in (region.root / "scenes").rglob("*.tif")} == {"synthetic"}
     assert (table["valid_fraction"] > 0.5).any()
 
 

@@ -299,7 +299,8 @@ def scene(clone):
     schemas.Scenes.write(pd.DataFrame([row]), clone / "data" / "scenes.parquet")
     square = gpd.GeoSeries([shapely.box(500_200, 2_499_600, 500_500, 2_499_900)], crs=grid.crs).to_crs(4326)
     label = {
-        "feature_id": "f1", "label_id": "l1", "obs_id": obs_id, "class_name": "Sand mine", "confidence": "high",
+        "feature_id": "f1", "label_id": "l1", "obs_id": obs_id, "source": "labelbox", "class_name": "Sand mine",
+        "confidence": "high",
         "area_m2": 90_000.0, "created_by": None, "created_at": None, "updated_at": None, "reviews": "[]",
         "workflow_status": "DONE", "row_sha256": "0" * 64, "label_sha256": "0" * 64, "geometry": square[0],
     }  # fmt: skip
@@ -315,7 +316,8 @@ def predict(root, obs_id, grid, polygon):
     row = {
         "detection_id": f"{obs_id}/00001", "obs_id": obs_id, "site_id": "kanhan", "river": "Kanhan",
         "date": "2023-02-01", "score_mean": 0.9, "score_max": 0.9, "area_m2": 90_000.0, "model_sha256": "0" * 64,
-        "label_fingerprint": "0" * 64, "scene_sha256": "{}", "geometry": polygon,
+        "label_fingerprint": "0" * 64, "model_imagery": "real", "model_labels": "real", "imagery": "real",
+        "scene_sha256": "{}", "geometry": polygon,
     }  # fmt: skip
     schemas.Detections.write(gpd.GeoDataFrame([row], crs=4326), folder / "detections.parquet")
 

@@ -26,12 +26,19 @@ from sandwatch.errors import InputError
 from sandwatch.files import sha256
 from sandwatch.grid import Grid
 from sandwatch.infer import Infer, Region, Scene, SceneStack, infer, map_scene, read_score
+from sandwatch.learn.card import Spec
 from sandwatch.stack import NODATA, encode
 
 BANDS = ("B2", "B3", "B8", "VV")
 CRS = "EPSG:32644"
 SETTINGS = Infer(min_object_m2=1000.0)
-SPEC = SimpleNamespace(
+SPEC = Spec(
+    encoder_depth=4,
+    decoder_channels=(64, 32, 16, 16),
+    mean=(0.0,) * 4,
+    std=(1.0,) * 4,
+    imagery="mixed",
+    labels="real",
     bands=BANDS,
     size_px=32,
     overlap_px=12,
@@ -161,10 +168,72 @@ def test_rasters_say_where_they_come_from(mapped, name):
         "OBS_ID": "kanhan_2023-02-01",
         "MODEL_SHA256": "3" * 64,
         "LABEL_FINGERPRINT": "1" * 64,
+        "MODEL_IMAGERY": "mixed",
+        "MODEL_LABELS": "real",
         "THRESHOLD": "0.6",
+        "IMAGERY": "real",
         "SCENE_S2_SHA256": sha256(mapped.scenes / mapped.obs_id / "s2.tif"),
         "SCENE_S1_SHA256": sha256(mapped.scenes / mapped.obs_id / "s1.tif"),
     }
+
+
+@pytest.mark.parametrize(
+    ("sources", "learnt", "imagery", "title"),
+    [
+        (("synthetic",), ("synthetic", "synthetic"), "synthetic", "SYNTHETIC imagery, training imagery and training "
+         "labels. "),
+        (("synthetic",), ("real", "real"), "synthetic", "SYNTHETIC imagery. "),
+        (("files",), ("real", "synthetic"), "real", "SYNTHETIC training labels. "),
+        (("files", "earthengine"), ("mixed", "real"), "real", "SYNTHETIC in part: training imagery. "),
+        (("files", "synthetic"), ("real", "real"), "mixed", "SYNTHETIC in part: imagery. "),
+        (("earthengine",), ("real", "real"), "real", ""),
+    ],
+)  # fmt: skip
+def test_all_that_is_written_says_what_is_invented(tmp_path, weights, sources, learnt, imagery, title):
+    """Of the scene's imagery, and of what the model learnt from."""
+    aoi, manifest = tables(make_site(tmp_path / "scenes"))
+    manifest["source"] = (sources * 2)[:2]
+    scorer = Pointwise()
+    scorer.spec = SPEC.model_copy(update=dict(zip(("imagery", "labels"), learnt, strict=True)))
+    predictions = tmp_path / "predictions"
+    infer(aoi, manifest, tmp_path / "scenes", scorer, SETTINGS, weights=weights, predictions=predictions)
+    folder = predictions / "kanhan_2023-02-01"
+    expected = {"imagery": imagery, "model_imagery": learnt[0], "model_labels": learnt[1]}
+    for name in ("score.tif", "mask.tif"):
+        tags = raster.read_tags(folder / name)
+        assert {key: tags[key.upper()] for key in expected} == expected
+    for path in (folder / "detections.parquet", predictions / "detections.parquet"):
+        table = schemas.Detections.read(path)
+        assert len(table) > 0
+        assert table[list(expected)].drop_duplicates().to_dict("records") == [expected]
+    item, collection, model = (
+        json.loads(path.read_text())
+        for path in (folder / "item.json", predictions / "collection.json", predictions / "model.json")
+    )
+    assert {key: item["properties"][f"sandwatch:{key}"] for key in expected} == expected
+    assert item["properties"]["title"] == f"{title}Sand mines on the Kanhan, Nagpur, 2023-02"
+    assert collection["title"] == f"{title}Sand mines on rivers"
+    assert collection["description"].startswith(f"{title}Score maps")
+    for keywords in (item["properties"]["keywords"], collection["keywords"]):
+        assert ("synthetic" in keywords) == bool(title)
+    assert [model["properties"][f"sandwatch:model_{name}"] for name in ("imagery", "labels")] == list(learnt)
+    invented = learnt != ("real", "real")
+    assert model["properties"]["title"].startswith("SYNTHETIC") == invented
+    assert ("synthetic" in model["properties"]["keywords"]) == invented
+
+
+def test_the_collection_of_scenes_of_both_kinds_is_synthetic_in_part(tmp_path, weights):
+    aoi, manifest = tables(make_site(tmp_path / "scenes"), make_site(tmp_path / "scenes", "other", left=600_000.0))
+    manifest.loc[manifest["site_id"] == "other", "source"] = "synthetic"
+    scorer = Pointwise()
+    scorer.spec = SPEC.model_copy(update={"imagery": "real"})
+    infer(aoi, manifest, tmp_path / "scenes", scorer, SETTINGS, weights=weights, predictions=tmp_path / "p")
+    collection = json.loads((tmp_path / "p" / "collection.json").read_text())
+    assert collection["description"].startswith("SYNTHETIC in part: imagery. ")
+    together = schemas.Detections.read(tmp_path / "p" / "detections.parquet")
+    assert together.groupby("site_id")["imagery"].unique().map(list).to_dict() == {
+        "kanhan": ["real"], "other": ["synthetic"],
+    }  # fmt: skip
 
 
 def test_rasters_are_cloud_optimised(mapped):
@@ -431,7 +500,7 @@ def test_refuses_a_scene_on_another_grid(tmp_path, weights):
 def test_refuses_an_overlap_as_wide_as_a_window_and_leaves_nothing_behind(tmp_path, weights):
     aoi, manifest = tables(make_site(tmp_path / "scenes"))
     wide = Pointwise()
-    wide.spec = SimpleNamespace(**vars(SPEC) | {"overlap_px": 32})
+    wide.spec = SPEC.model_copy(update={"overlap_px": 32})
     with pytest.raises(InputError, match=r"scoring.overlap_px: got 32; expected 0 to 31"):
         infer(aoi, manifest, tmp_path / "scenes", wide, SETTINGS, weights=weights, predictions=tmp_path / "p")
     assert [path for path in (tmp_path / "p").rglob("*") if path.is_file()] == []

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sandwatch.picture import colours, image, scene
+from sandwatch.picture import banded, colours, image, scene
 from sandwatch.stack import NODATA
 
 ALL = ("B1", "B2", "B3", "B4", "B8", "VV")
@@ -40,3 +40,15 @@ def test_a_scene_has_the_contrast_of_its_own_pixels():
     assert picture[0, 0, 2] == 128
     assert 1 < picture[0, 0, 1] < 128 < picture[0, 0, 3] < 255
     assert (scene(np.zeros_like(s2), ("B8", "B11"))[0] == 0).all()
+
+
+@pytest.mark.parametrize("width", [60, 300])
+def test_what_is_invented_stands_on_a_band_above_a_picture(width):
+    pixels = np.full((40, width, 3), 90, np.uint8)
+    drawn = banded(pixels, "SYNTHETIC imagery and labels")
+    band = drawn[:-40]
+    np.testing.assert_array_equal(drawn[-40:], pixels)
+    assert set(np.unique(band)) == {0, 255}
+    assert 0.02 < (band == 255).mean() < 0.3
+    assert (band[:, -2:] == 0).all()  # no letter is cut off
+    assert banded(pixels, None) is pixels

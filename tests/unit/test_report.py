@@ -130,6 +130,8 @@ def test_all_files_are_written_and_metrics_are_flat_json(written):
     }
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics == evaluation.metrics
+    kinds = {name: metrics.pop(name) for name in ("imagery", "labels")}
+    assert kinds == {"imagery": "real", "labels": "real"}
     assert all(value is None or isinstance(value, int | float) for value in metrics.values())
 
 
@@ -160,7 +162,7 @@ def test_the_report_says_how_far_test_is_and_why_one_site_has_no_interval(writte
     assert re.search(r"\| average precision \(AP\) \| [\d.]+ \|  \|", text)
     assert f"are {evaluation.metrics['train_test_km']:.4g} km apart (split.min_distance_km: 50)" in text
     assert "3 of 4 mines found" in text
-    assert "Synthetic" not in text
+    assert "synthetic" not in text.lower()
     assert "blocks" not in text
     assert "Other test sites" not in text
     assert report.summary(evaluation).startswith("test: 2 observations of 1 site (Bera), AP ")
@@ -197,9 +199,43 @@ def test_other_test_sites_whose_rivers_are_not_trained_on_are_said_to_be(larger)
     assert "trained on no other stretch of their rivers" in other
 
 
-def test_the_report_of_invented_data_says_so(world):
-    world.manifest = pd.DataFrame({"source": ["synthetic"]})
-    assert "**Synthetic data.**" in report.text(world.evaluate())
+@pytest.mark.parametrize(
+    ("painted", "learnt", "kinds", "said"),
+    [
+        ({"low_2024-01-01", "mid_2024-01-01", "low_2024-05-01"}, ("synthetic", "synthetic"),
+         ("synthetic", "synthetic"), "SYNTHETIC imagery, labels and training imagery"),
+        ({"low_2024-01-01"}, ("mixed", "real"), ("mixed", "real"), "SYNTHETIC in part: imagery and training imagery"),
+        ({"up_2024-01-01"}, ("mixed", "real"), ("real", "real"), "SYNTHETIC in part: training imagery"),
+        (set(), ("real", "synthetic"), ("real", "synthetic"), "SYNTHETIC labels"),
+    ],
+)  # fmt: skip
+def test_an_evaluation_says_what_is_invented_in_all_that_people_look_at(world, tmp_path, painted, learnt, kinds, said):
+    """Of the imagery that is judged alone, not of that which only trained."""
+    world.manifest["source"] = ["synthetic" if obs_id in painted else "files" for obs_id in world.manifest.obs_id]
+    scorer, empty = Pointwise(), gpd.GeoDataFrame({"confidence": [], "obs_id": []}, geometry=[], crs="EPSG:4326")
+    report.write(world.evaluate(scorer), tmp_path / "before", aoi=world.aoi, labels=empty)
+    scorer.spec.imagery, scorer.spec.labels = learnt
+    evaluation = world.evaluate(scorer)
+    assert (evaluation.metrics["imagery"], evaluation.metrics["labels"]) == kinds
+    assert f"\n**{said}.** " in report.text(evaluation)
+    assert report.summary(evaluation).startswith(f"{said}. test: ")
+    report.write(evaluation, tmp_path / "out", aoi=world.aoi, labels=empty)
+    for name in ("reliability.png", "worst_misses.png"):
+        assert banded(tmp_path / "out" / name), name
+        assert banded(tmp_path / "before" / name) == bool(painted - {"up_2024-01-01"}), name
+
+
+def banded(path):
+    """Whether there is a black band in the uppermost part of a picture."""
+    image = np.asarray(Image.open(path).convert("L"))
+    return bool((image[: image.shape[0] // 8] < 10).mean(axis=1).max() > 0.25)
+
+
+def test_a_scene_picture_says_what_is_invented(tmp_path, rgb):
+    report.scene_picture(tmp_path / "a.png", rgb, GRID, title="t", said="SYNTHETIC imagery, labels and training labels")
+    report.scene_picture(tmp_path / "b.png", rgb, GRID, title="t")
+    assert banded(tmp_path / "a.png")
+    assert not banded(tmp_path / "b.png")
 
 
 def test_the_report_says_that_blocks_validate(world):

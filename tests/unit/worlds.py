@@ -30,6 +30,7 @@ class Pointwise:
         self.spec = SimpleNamespace(
             size_px=SIZE, overlap_px=8, batch_size=3, method=method, classes=CLASSES[method], threshold=threshold,
             temperature=temperature, bands=bands, mean=(3_000.0,) * len(bands), std=(1_000.0,) * len(bands),
+            imagery="real", labels="real",
         )  # fmt: skip
 
     def __call__(self, pixels):
@@ -66,7 +67,7 @@ class World:
                 }
             )
         self.aoi = gpd.GeoDataFrame(rows, crs="EPSG:4326")
-        self.manifest = pd.DataFrame({"source": ["files", "files"]})
+        self.manifest = pd.DataFrame({"obs_id": list(self.folds), "source": "files"})
         for name in ("pixels", "masks"):
             (root / name).mkdir()
         generator = np.random.default_rng(0)

@@ -233,6 +233,7 @@ class Judge:
         shared = {
             "obs_id": obs_id,
             "label_id": label.label_id,
+            "source": self._params.source,
             "created_by": label.created_by,
             "workflow_status": label.workflow_status,
         }

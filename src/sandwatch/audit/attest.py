@@ -184,6 +184,8 @@ def _statement(
             "internalParameters": {
                 "stage": TRAIN,
                 "label_fingerprint": card.label_fingerprint,
+                "imagery": card.imagery,
+                "labels": card.labels,
                 "params_sha256": card.params_sha256,
                 "links": {link.name: link.state for link in audit.links},
             },

@@ -25,6 +25,8 @@ SCENES, PREDICTIONS, CODE = "data/scenes.parquet", "data/predictions", "data/cod
 WEIGHTS, CARD, EXPOSURES, ABOUT = "model.safetensors", "model.json", "exposures.parquet", "about.json"
 CHECK, TRAIN = "check", "train"
 PIPELINE = "dvc.yaml"
+CLAIMS = ("label_fingerprint", "model_imagery", "model_labels")
+"""What every result says of the model beside its hash, which finds it. Source: learn/card.py, ``Spec.said``."""
 
 Files = tuple[tuple[str, str], ...]
 """A model as ``dvc.lock`` holds it: names of its files and their MD5, sorted."""
@@ -70,13 +72,16 @@ class Result:
 
     Attributes:
         md5: of the file.
-        claims: by the field of the model's card that they must equal, as text; None where it doesn't say.
+        claims: what it says of the model, as text, by the names of ``CLAIMS``, and the threshold where results of its
+            kind give one; None where it doesn't say.
         scenes: SHA-256 by product, by observation.
+        imagery: what it says that the scene is, by observation; None where it doesn't say.
     """
 
     md5: str
     claims: Mapping[str, str | None]
     scenes: Mapping[str, Mapping[str, str]]
+    imagery: Mapping[str, str | None]
 
 
 def take(target: str, history: History | None, objects: Objects | None) -> InHand:
@@ -242,8 +247,9 @@ def _raster(target: str, path: Path) -> InHand:
         for tag, value in tags.items()
         if tag.startswith("SCENE_")
     }
-    claims = {name: tags.get(name.upper()) for name in ("label_fingerprint", "threshold")}
-    return _result(target, path, tags["MODEL_SHA256"], claims, {tags.get("OBS_ID", ""): scene})
+    claims = {name: tags.get(name.upper()) for name in (*CLAIMS, "threshold")}
+    obs_id = tags.get("OBS_ID", "")
+    return _result(target, path, tags["MODEL_SHA256"], claims, {obs_id: scene}, {obs_id: tags.get("IMAGERY")})
 
 
 def _detections(target: str, path: Path) -> InHand:
@@ -251,17 +257,19 @@ def _detections(target: str, path: Path) -> InHand:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    columns = ["obs_id", "model_sha256", "label_fingerprint", "scene_sha256"]
+    of_model = ["model_sha256", *CLAIMS]
+    columns = ["obs_id", *of_model, "scene_sha256", "imagery"]
     try:
         table = pq.read_table(path, columns=columns).to_pandas()[columns].drop_duplicates()
         scenes = {obs_id: dict(json.loads(text)) for obs_id, text in table[["obs_id", "scene_sha256"]].to_numpy()}
     except (pa.ArrowInvalid, OSError, KeyError, ValueError, TypeError) as error:
         raise _no_result(target, str(error)[:200], f"the columns {', '.join(columns)}") from None
-    models = table[columns[1:3]].drop_duplicates().astype(str)
+    models = table[of_model].drop_duplicates().astype(str)
     if len(models) != 1:
         raise _no_result(target, f"rows of {len(models)} models", "detections of one model, at least one row")
-    model, fingerprint = models.iloc[0]
-    return _result(target, path, model, {"label_fingerprint": fingerprint}, scenes)
+    model, *said = models.iloc[0]
+    imagery = dict(zip(table["obs_id"], table["imagery"], strict=True))
+    return _result(target, path, model, dict(zip(CLAIMS, said, strict=True)), scenes, imagery)
 
 
 def _item(target: str, path: Path) -> InHand | None:
@@ -280,16 +288,22 @@ def _item(target: str, path: Path) -> InHand | None:
     if "model_sha256" not in said:
         raise _no_result(target, "a STAC item", "the property sandwatch:model_sha256")
     scene = said.get("scene_sha256")  # the model's own item has neither scene nor threshold
-    names = ("label_fingerprint", *(["threshold"] if scene is not None else []))
+    names = (*CLAIMS, *(["threshold"] if scene is not None else []))
     claims = {name: str(said[name]) if name in said else None for name in names}
     scenes = {str(content.get("id")): scene} if isinstance(scene, dict) else {}
-    return _result(target, path, str(said["model_sha256"]), claims, scenes)
+    imagery = {obs_id: str(said["imagery"]) if "imagery" in said else None for obs_id in scenes}
+    return _result(target, path, str(said["model_sha256"]), claims, scenes, imagery)
 
 
 def _result(
-    target: str, path: Path, model: str, claims: Mapping[str, str | None], scenes: Mapping[str, Mapping[str, str]]
+    target: str,
+    path: Path,
+    model: str,
+    claims: Mapping[str, str | None],
+    scenes: Mapping[str, Mapping[str, str]],
+    imagery: Mapping[str, str | None],
 ) -> InHand:
-    result = Result(md5=md5(path), claims=claims, scenes=scenes)
+    result = Result(md5=md5(path), claims=claims, scenes=scenes, imagery=imagery)
     return InHand(target=target, weights_sha256=model, files={}, result=result, path=path)
 
 

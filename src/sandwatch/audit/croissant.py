@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from sandwatch import origin
 from sandwatch.audit.attest import followed
 from sandwatch.audit.folders import whole_folder
 from sandwatch.audit.history import read_yaml
@@ -28,6 +29,11 @@ if TYPE_CHECKING:
     import mlcroissant as mlc
 
 METADATA, LABELS, OBSERVATIONS = "croissant.json", "labels.parquet", "observations.parquet"
+COMPOSITES = {
+    "real": "Sentinel composites",
+    "synthetic": "pictures that the painter of the sample region made up in the form of Sentinel composites",
+    "mixed": "Sentinel composites, some of them made up by the painter of the sample region",
+}
 PEOPLE = ("created_by", "reviews")
 """Columns that name people: who drew, who reviewed."""
 
@@ -149,15 +155,17 @@ def _describe(
     assert found.observations is not None
     assert found.revision is not None
     fingerprint, day = found.card.label_fingerprint, datetime.fromisoformat(found.revision.time)
-    name = citation.name or f"Sand mines on rivers: labels of the region {region}"
+    said = origin.words(imagery=found.card.imagery, labels=found.card.labels)
+    name = citation.name or origin.marked(f"Sand mines on rivers: labels of the region {region}", said)
     mines = int(found.observations["has_mines"].sum())
     metadata = mlc.Metadata(
         name=name,
-        description=(
-            f"{len(found.labels)} polygons of sand mines that people drew on monthly Sentinel composites, in {mines} "
-            f"observations with mines and {len(found.observations) - mines} without any. The SHA-256 over the "
-            f"canonical rows, those of excluded areas too, is {fingerprint}: sets with the same one hold the same "
-            "labels."
+        description=origin.marked(
+            f"{len(found.labels)} polygons of sand mines, {origin.drawn(found.card.labels)}, on monthly "
+            f"{COMPOSITES[found.card.imagery]}, in {mines} observations with mines and "
+            f"{len(found.observations) - mines} without any. The SHA-256 over the canonical rows, those of excluded "
+            f"areas too, is {fingerprint}: sets with the same one hold the same labels.",
+            said,
         ),
         license=[citation.license],
         creators=[mlc.Person(name=creator) for creator in citation.creators],
@@ -213,11 +221,11 @@ def _key(rows: pd.DataFrame) -> int:
 
 MEANINGS = {
     "feature_id": "id of the polygon",
-    "label_id": "id of the person's work on an observation",
+    "label_id": "id of one piece of work on an observation",
     "obs_id": "observation: site and first day of the month",
     "site_id": "river site",
-    "confidence": "of the person: low or high",
-    "created_by": "who drew it",
+    "confidence": "of whoever drew it: low or high",
+    "created_by": "who drew it; invented where the source is synthetic",
     "created_at": "when, ISO 8601, UTC",
     "updated_at": "when it was last changed, ISO 8601, UTC",
     "reviews": "JSON list of reviews as exported",

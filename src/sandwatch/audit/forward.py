@@ -50,7 +50,7 @@ from sandwatch.audit.statement import attested
 from sandwatch.errors import InputError
 from sandwatch.files import sha256
 from sandwatch.learn.card import Card
-from sandwatch.origin import About
+from sandwatch.origin import About, kind_of
 
 FOLDS = ("train", "val", "test")
 PIXELS = "data/scenes"
@@ -263,10 +263,11 @@ class _Walk:
     def _result(self) -> None:
         result = self.hand.result
         assert result is not None
+        truth = {**self.card.said, "threshold": str(self.card.threshold)}
         wrong = [
-            f"it says {name} {said}; the model's card says {getattr(self.card, name)}"
+            f"it says {name} {said}; the model's card says {truth[name]}"
             for name, said in result.claims.items()
-            if said != str(getattr(self.card, name))
+            if said != truth[name]
         ]
         infer = self.lock.stage("infer")
         if infer is not None and SCENES in infer.deps and not wrong:
@@ -277,6 +278,12 @@ class _Walk:
                 for obs_id, products in result.scenes.items()
                 for product, said in products.items()
                 if there.get((obs_id, product)) != said
+            ]
+            kinds = manifest.groupby("obs_id")["source"].agg(kind_of).to_dict()
+            wrong += [
+                f"it says {obs_id} is {said} imagery; that revision's is {kinds.get(obs_id)}"
+                for obs_id, said in result.imagery.items()
+                if kinds.get(obs_id) != said
             ]
         held = None
         if infer is not None:

@@ -144,7 +144,6 @@ def page(audit: Audit) -> str:
         counts=_counts(audit),
         uses=[(use, maps.COLOURS[use], MEANINGS[use]) for use in USES],
         colours=maps.COLOURS,
-        synthetic=_synthetic(audit),
         tables=[table for table in _tables(audit) if table is not None],
     )
 
@@ -207,18 +206,6 @@ def _counts(audit: Audit) -> list[tuple[str, str, str]]:
         (_number(len(people)) if len(people) else "?", "annotators",
          (who + (", ..." if len(people) > 12 else "")) or "not recorded"),
     ]  # fmt: skip
-
-
-def _synthetic(audit: Audit) -> list[str]:
-    """What of the model's data a program made up."""
-    imagery = audit.imagery
-    made = []
-    if imagery is not None and (painted := (imagery["source"] == "synthetic")).any():
-        part = "all" if painted.all() else "part"
-        made.append(f"imagery ({part} of it: {int(painted.sum())} of {len(imagery)} rasters)")
-    if audit.params.get("annotations", {}).get("source") == "synthetic":
-        made.append("labels")
-    return made
 
 
 def _texts(values: Iterable[Any]) -> list[str]:

@@ -13,8 +13,9 @@ import pandera.pandas as pa
 from pandera.typing import Series
 
 from sandwatch.learn.card import Card, Spec
+from sandwatch.origin import drawn, marked, words
 from sandwatch.reproducible import RECORD
-from sandwatch.schemas import OBS_ID, PRODUCTS, SHA256, Geometries, Table
+from sandwatch.schemas import LABEL_SOURCES, OBS_ID, PRODUCTS, SHA256, Geometries, Table
 
 State = Literal["verified", "skipped", "unverified", "uncommitted", "broken"]
 WORDS: Mapping[State, str] = {
@@ -155,12 +156,13 @@ class Holder:
 
 
 class LabelRows(Table):
-    """A label behind a model: what a person drew, and what the model did with it."""
+    """A label behind a model: what a person drew, or a generator, and what the model did with it."""
 
     _sort_by: ClassVar[list[str]] = ["obs_id", "feature_id"]
     feature_id: Series[str] = pa.Field(unique=True)
     label_id: Series[str]
     obs_id: Series[str] = pa.Field(str_matches=OBS_ID)
+    source: Series[str] = pa.Field(isin=LABEL_SOURCES, description="synthetic: generated, drawn by nobody")
     class_name: Series[str]
     confidence: Series[str] = pa.Field(isin=["low", "high"])
     created_by: Series[str] = pa.Field(nullable=True, description="the annotator")
@@ -200,6 +202,7 @@ class ObservationRows(Table):
     _sort_by: ClassVar[list[str]] = ["obs_id"]
     obs_id: Series[str] = pa.Field(unique=True, str_matches=OBS_ID)
     site_id: Series[str]
+    source: Series[str] = pa.Field(isin=LABEL_SOURCES, description="synthetic: generated, looked at by nobody")
     has_mines: Series[bool]
     polygons: Series[int] = pa.Field(ge=0)
     label_id: Series[str]
@@ -295,6 +298,13 @@ class Audit(Chain):
     imagery: pd.DataFrame | None = None
     notes: tuple[str, ...] = ()
     pictures: Mapping[str, Path] = field(default_factory=dict)
+
+    @property
+    def origin(self) -> str | None:
+        """What is invented of what the model learnt from, in a sentence; None where nothing is, or nobody knows."""
+        if self.spec is None or (said := words(imagery=self.spec.imagery, labels=self.spec.labels)) is None:
+            return None
+        return marked(f"Its labels were {drawn(self.spec.labels)}", said)
 
     @property
     def uses(self) -> dict[str, int]:

@@ -44,6 +44,7 @@ def audit_json(audit: Audit) -> str:
             "target": audit.target,
             **_came_to(audit),
             "model": None if audit.spec is None else audit.spec.model_dump(mode="json"),
+            "origin": audit.origin,
             "revision": None if audit.revision is None else _revision(audit.revision),
             "holders": [
                 {**_revision(holder.revision), "links": [vars(link) for link in holder.links]}
@@ -148,6 +149,8 @@ def print_audit(audit: Audit, console: Console) -> None:
             f"{spec.architecture} with {spec.encoder}, {spec.method}, {len(spec.bands)} bands, "
             f"threshold {spec.threshold:.3f}\nweights {spec.weights_sha256}\nlabels  {spec.label_fingerprint}"
         )
+    if audit.origin is not None:
+        console.print(f"[bold]{escape(audit.origin)}[/]")
     _chain(audit.links, console)
     if audit.holders:
         console.print("\n[bold]revisions that hold this model[/]")

@@ -105,6 +105,16 @@ class Spec(BaseModel):
             | {"encoder_weights": None}
         )
 
+    @property
+    def said(self) -> dict[str, str]:
+        """What everything that the model makes says of it, by name."""
+        return {
+            "model_sha256": self.weights_sha256,
+            "label_fingerprint": self.label_fingerprint,
+            "model_imagery": self.imagery,
+            "model_labels": self.labels,
+        }
+
     def header(self) -> dict[str, str]:
         """The spec, all but the hash of the weights, as metadata that the weights carry in their own file.
 

@@ -33,9 +33,9 @@ from sandwatch.learn.metrics import LogitHistogram, ScoreHistogram
 from sandwatch.learn.model import Predictor, build, mine_logit, normalise
 from sandwatch.learn.params import Loss, Scoring, Train
 from sandwatch.learn.weights import load
-from sandwatch.origin import About
+from sandwatch.origin import About, words
 from sandwatch.parquet import write_parquet
-from sandwatch.picture import image
+from sandwatch.picture import banded, image
 from sandwatch.reproducible import Compute
 from sandwatch.scoring import Scored, reaches, score, to_scores, to_steps
 from sandwatch.stack import HIGH, LOW, counted, mines
@@ -475,7 +475,7 @@ def calibrated(predictor: Predictor, chips: Chips) -> Predictor:
 def pictures(predictor: Predictor, chips: Chips, windows: Indices) -> Iterator[tuple[str, npt.NDArray[np.uint8]]]:
     """Draws the windows with the most mine pixels, one an observation: image and score side by side.
 
-    Outlines: label of high confidence red, of low confidence orange, detection cyan.
+    Outlines: label of high confidence red, of low confidence orange, detection cyan. A band says what is invented.
 
     Args:
         predictor: calibrated.
@@ -486,6 +486,7 @@ def pictures(predictor: Predictor, chips: Chips, windows: Indices) -> Iterator[t
         (chip_id, uint8 (y, x, 3)).
     """
     spec = predictor.spec
+    said = words(imagery=spec.imagery, labels=spec.labels)
     order = windows[np.argsort(-chips.mine_px(spec.method)[windows], kind="stable")]
     _, firsts = np.unique(chips.obs_id[order], return_index=True)
     for index in order[np.sort(firsts)][:SAMPLES]:
@@ -499,7 +500,7 @@ def pictures(predictor: Predictor, chips: Chips, windows: Indices) -> Iterator[t
                 panel[_outline(area.repeat(2, 0).repeat(2, 1))] = colour
         canvas[1][_outline(reaches(steps, spec.threshold).repeat(2, 0).repeat(2, 1))] = (0, 255, 255)
         gap = np.full((len(canvas[0]), 8, 3), 255, np.uint8)
-        yield str(chips.chip_id[index]), np.concatenate([canvas[0], gap, canvas[1]], axis=1)
+        yield str(chips.chip_id[index]), banded(np.concatenate([canvas[0], gap, canvas[1]], axis=1), said)
 
 
 def _outline(area: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:

@@ -113,6 +113,7 @@ def test_a_statement_names_the_model_and_all_that_it_was_made_from(made: Made, t
     assert {"train", "chips", "annotations", "imagery", "aoi"} <= sections.keys()
     assert build["internalParameters"]["label_fingerprint"] == made.fingerprints[-1]
     assert build["internalParameters"]["params_sha256"] == found.card.params_sha256
+    assert (build["internalParameters"]["imagery"], build["internalParameters"]["labels"]) == ("synthetic", "synthetic")
     assert build["internalParameters"]["links"]["labels"] == "verified"
     by_name = materials(statement)
     assert by_name["git"] == {"name": "git", "digest": {"gitCommit": found.revision.commit}}

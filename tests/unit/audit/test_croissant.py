@@ -1,5 +1,6 @@
 """The label set behind a model, published: as mlcroissant reads it, without people unless asked."""
 
+import io
 import json
 from pathlib import Path
 
@@ -8,15 +9,19 @@ import mlcroissant as mlc
 import pandas as pd
 import pytest
 import shapely
+from rich.console import Console
 from typer.testing import CliRunner
 
+from sandwatch.audit import render
 from sandwatch.audit.cli import app
 from sandwatch.audit.croissant import Citation, _check, publish
 from sandwatch.audit.forward import audit
+from sandwatch.audit.page import page
 from sandwatch.audit.pseudonyms import Pseudonyms
 from sandwatch.errors import InputError
 from sandwatch.files import sha256
-from tests.audit_history import Made
+from sandwatch.origin import Kind
+from tests.audit_history import Made, write_history
 
 CITATION = Citation(
     license="https://spdx.org/licenses/CC-BY-4.0.html",
@@ -42,7 +47,12 @@ def test_what_mlcroissant_reads(published: Path, made: Made) -> None:
     assert about.license == [CITATION.license]
     assert [person.name for person in about.creators] == ["Asha Rao", "River Watch"]
     assert about.url == CITATION.url
-    assert "300 polygons" in about.description
+    assert about.name.startswith("SYNTHETIC imagery and labels. ")
+    assert about.description.startswith("SYNTHETIC imagery and labels. 300 polygons")
+    assert "drawn by nobody" in about.description
+    assert "people" not in about.description
+    assert {row["labels/source"] for row in data.records("labels")} == {b"synthetic"}
+    assert {row["observations/source"] for row in data.records("observations")} == {b"synthetic"}
     assert "1 without any" in about.description
     assert "Asha Rao and River Watch" in about.cite_as
     found = audit("main", where=made.root, offline=True)
@@ -61,6 +71,33 @@ def test_what_mlcroissant_reads(published: Path, made: Made) -> None:
     assert [row["observations/obs_id"] for row in observations if not row["observations/has_mines"]] == [
         b"negative_2021-03-01"
     ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "words"),
+    [
+        ("real", "Sand mines on rivers", "polygons of sand mines, drawn by people, on monthly Sentinel composites, in"),
+        ("mixed", "SYNTHETIC in part: imagery and labels. Sand mines", "drawn by nobody, in part drawn by people, on"),
+    ],
+)
+def test_people_drew_what_is_not_synthetic(tmp_path: Path, kind: Kind, name: str, words: str) -> None:
+    """And terminal, JSON, page say no more than that of it."""
+    made = write_history(tmp_path / "clone", labels=60, revisions=1, experiments=0, snapshots=1, models=1, kind=kind)
+    publish("main", tmp_path / "set", CITATION, where=made.root, offline=True)
+    about = mlc.Dataset(jsonld=str(tmp_path / "set/croissant.json")).metadata
+    assert about.name.startswith(name)
+    assert words in about.description
+    found = audit("main", where=made.root, offline=True)
+    console = Console(file=io.StringIO(), width=200)
+    render.print_audit(found, console)
+    said = json.loads(render.audit_json(found))["origin"]
+    texts = [console.file.getvalue(), page(found)]  # type: ignore[attr-defined]
+    if kind == "real":
+        assert said is None
+        assert not any("SYNTHETIC" in text for text in texts)
+    else:
+        assert said.startswith("SYNTHETIC in part: imagery and labels. Its labels were in part generated")
+        assert all(said in text for text in texts)
 
 
 def test_labels_are_geoparquet(published: Path, made: Made) -> None:

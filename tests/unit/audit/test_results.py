@@ -33,6 +33,8 @@ def provenance(card: Card) -> dict[str, str]:
     return {
         "model_sha256": card.weights_sha256,
         "label_fingerprint": card.label_fingerprint,
+        "model_imagery": card.imagery,
+        "model_labels": card.labels,
     }
 
 
@@ -43,7 +45,7 @@ def write_detections(path: Path, card: Card, *obs_ids: str, **other: Any) -> Pat
             {
                 "detection_id": f"{obs_id}/00001", "obs_id": obs_id, "site_id": obs_id[:-11], "river": "R",
                 "date": "2021-03-01", "score_mean": 0.5, "score_max": 0.9, "area_m2": 5000.0, **provenance(card),
-                "scene_sha256": json.dumps({"s2": "a" * 64}), **other,
+                "imagery": "synthetic", "scene_sha256": json.dumps({"s2": "a" * 64}), **other,
             }
             for obs_id in filler
         ]
@@ -55,7 +57,9 @@ def write_detections(path: Path, card: Card, *obs_ids: str, **other: Any) -> Pat
 
 
 def write_item(path: Path, card: Card, **other: Any) -> Path:
-    said = provenance(card) | {"threshold": card.threshold, "scene_sha256": {"s2": "a" * 64}} | other
+    said = provenance(card) | {
+        "threshold": card.threshold, "imagery": "synthetic", "scene_sha256": {"s2": "a" * 64},
+    } | other  # fmt: skip
     properties = {f"sandwatch:{name}": value for name, value in said.items() if value is not None}
     path.write_text(json.dumps({"type": "Feature", "id": OBS_ID, "properties": properties}))
     return path
@@ -72,11 +76,13 @@ def test_what_a_result_says_of_itself(card: Card, tmp_path: Path) -> None:
     assert hand.weights_sha256 == card.weights_sha256
     assert hand.result.claims == {n: v for n, v in provenance(card).items() if n != "model_sha256"}
     assert hand.result.scenes == {OBS_ID: {"s2": "a" * 64}, "b_2021-04-01": {"s2": "a" * 64}}
+    assert hand.result.imagery == {OBS_ID: "synthetic", "b_2021-04-01": "synthetic"}
     hand = take(str(write_item(tmp_path / "item.json", card)), None, None)
     assert hand.result is not None
     assert hand.weights_sha256 == card.weights_sha256
     assert hand.result.claims["threshold"] == "0.5"
     assert hand.result.scenes == {OBS_ID: {"s2": "a" * 64}}
+    assert hand.result.imagery == {OBS_ID: "synthetic"}
 
 
 @pytest.mark.parametrize("kind", ["detections", "item"])
@@ -94,9 +100,9 @@ def test_it_leads_to_the_labels(made: Made, card: Card, tmp_path: Path, kind: st
     assert len(found.labels) == 300
 
 
-@pytest.mark.parametrize("name", ["label_fingerprint", "threshold"])
+@pytest.mark.parametrize("name", ["label_fingerprint", "model_imagery", "model_labels", "threshold"])
 def test_it_says_another_than_the_model(made: Made, card: Card, tmp_path: Path, name: str) -> None:
-    other: dict[str, Any] = {name: "0" * 64 if name != "threshold" else 0.25}
+    other: dict[str, Any] = {name: {"label_fingerprint": "0" * 64, "threshold": 0.25}.get(name, "real")}
     paths = [write_item(tmp_path / "x.json", card, **other)]
     paths.append(write_item(tmp_path / "y.json", card, **{name: None}))
     if name != "threshold":
