@@ -11,7 +11,7 @@ import yaml
 
 from .conftest import ROOT, Workspace
 
-STAGES = ["aoi", "export", "annotations", "chips", "train", "evaluate", "infer"]
+STAGES = ["check", "aoi", "export", "annotations", "chips", "train", "evaluate", "infer"]
 
 
 def test_seven_stages_run_and_a_second_repro_does_nothing(workspace: Workspace) -> None:

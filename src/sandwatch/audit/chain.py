@@ -539,16 +539,20 @@ def _code_link(
 ) -> Link:
     """The sources at the revision mean what those meant that ran, whatever their comments and formatting."""
     listings: dict[str, Mapping[str, str]] = {} if card is None else {TRAIN: card.code}
+    recorded = {
+        name: stage.deps[f"{CODE}/{name}.json"]
+        for name in stages
+        if (stage := lock.stage(name)) is not None and f"{CODE}/{name}.json" in stage.deps
+    }
+    if objects is not None:
+        objects.fetch(recorded.values())
     unseen = []
-    for name in stages:
+    for name, oid in recorded.items():
         path = f"{CODE}/{name}.json"
-        stage = lock.stage(name)
-        if stage is None or path not in stage.deps:
-            continue
         try:
             if objects is None:
                 raise MissingError(path)
-            listing = json.loads(objects.path(stage.deps[path], path).read_bytes())
+            listing = json.loads(objects.path(oid, path, pull=False).read_bytes())
         except (MissingError, CorruptError):
             if name not in listings:
                 unseen.append(name)
