@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -240,6 +241,36 @@ def test_fault_9_trained_on_a_dirty_tree(copy: Workspace) -> None:
     assert found.revision.subject == "what it was trained with"
     assert not found.broken
     assert [bool(holder.broken) for holder in found.holders] == [False, True]
+
+
+def test_a_comment_that_came_later_is_no_other_code(copy: Workspace) -> None:
+    path = copy.root / "src/sandwatch/learn/calibrate.py"
+    path.write_text(f'"""Said anew."""\n# why\n{path.read_text()}')
+    copy.run("git", "commit", "-q", "-a", "-m", "a comment")
+    found = audit("HEAD", where=copy.root)
+    assert found.revision is not None
+    assert found.revision.subject == "a comment"
+    assert found.state == "verified", found.verdict
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "what"),
+    [
+        ("stages/train.py --chips", "stages/train.py  --epochs 90 --chips", "train: command .*--epochs 90"),
+        ("      - data/canonical\n      - data/scenes\n", "      - data/scenes\n", "chips: dependencies"),
+        ("      - data/canonical\n    metrics", "    metrics", "annotations: outputs"),
+        ("      - split.block_gap_m\n", "", "chips: params"),
+    ],
+)
+def test_fault_11_the_pipeline_altered(copy: Workspace, old: str, new: str, what: str) -> None:
+    path = copy.root / "dvc.yaml"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    copy.run("git", "commit", "-q", "--amend", "-a", "-m", "another pipeline")
+    link = first_broken(audit("main", where=copy.root))
+    assert link.name == "pipeline"
+    assert re.search(rf"dvc\.yaml at .*, {what}", link.detail)
 
 
 def test_fault_10_a_scene_replaced(copy: Workspace) -> None:

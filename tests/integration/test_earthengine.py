@@ -26,7 +26,7 @@ from sandwatch.aoi import Site as RiverSite
 from sandwatch.errors import InputError
 from sandwatch.grid import Grid
 from sandwatch.imagery import Composite, Raster, Site, Unfetched, earthengine
-from sandwatch.imagery import params as settings
+from sandwatch.imagery import params as sections
 from sandwatch.imagery.earthengine.water import write_rivers
 from sandwatch.imagery.params import Imagery, Synthetic
 
@@ -106,7 +106,7 @@ def site(name: str = "Sone_Rewa", months: tuple[date, ...] = (MAY,), *, width: i
 def fetch(
     work: Path, *sites: Site, bands: params.Bands = FEW, min_coverage: float = 0.3, **settings: Any
 ) -> earthengine.Fetched:
-    made = params.check(settings.EarthEngine, {**SETTINGS, **settings})
+    made = params.check(sections.EarthEngine, {**SETTINGS, **settings})
     return earthengine.fetch(sites or (site(),), bands, made, min_coverage=min_coverage, work=work)
 
 
@@ -271,7 +271,7 @@ def test_the_manifest_tells_of_both(server: EarthEngine, tmp_path: Path, monkeyp
         imagery,
         bands=bands,
         synthetic=Synthetic(seed=0, cloud_fraction=0.0, annotator_error_m=0.0),
-        earthengine=params.check(settings.EarthEngine, SETTINGS),
+        earthengine=params.check(sections.EarthEngine, SETTINGS),
         places=[place],
         river_file=tmp_path,
         inputs=tmp_path,
