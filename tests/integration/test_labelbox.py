@@ -317,6 +317,7 @@ def built(folder: Path, source: str = "labelbox") -> dict[str, Any]:
         rivers=folder / "none",
         inputs=folder.parent / "inputs",
         folder=folder,
+        canonical_folder=folder.with_name(f"{folder.name}-canonical"),
     )
 
 
