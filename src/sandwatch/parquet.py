@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-import shapely
 
 from sandwatch.errors import InputError
 from sandwatch.files import whole
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 WRITER = "sandwatch version 1"
 """Who wrote a file, in the form that readers parse. The version is that of this layout, not of the package."""
@@ -47,18 +49,18 @@ PROJJSON = {
 """EPSG:4326 as PROJJSON, which GeoParquet wants; written out, because PROJ's own says more with each database."""
 
 
-def write_parquet(table: pd.DataFrame, path: Path) -> None:
+def write_parquet(table: pd.DataFrame | Mapping[str, Sequence[Any]], path: Path) -> None:
     """Writes a table, GeoParquet where it has a column ``geometry``; whole or not at all.
 
     Args:
-        table: columns of strings, integers, floats and booleans, and ``geometry`` in EPSG:4326; its index is left out.
+        table: columns by name: strings, integers, floats, booleans, and ``geometry`` in EPSG:4326; no index is written.
         path: a file.
 
     Raises:
         InputError: the geometry has another CRS, or pyarrow writes in a way that is not known here.
     """
     columns, metadata = {}, {}
-    for name in table.columns:
+    for name in map(str, table):
         if name == "geometry":
             columns[name], metadata["geo"] = _geometry(table[name], path.name)
         else:
@@ -77,6 +79,8 @@ def write_parquet(table: pd.DataFrame, path: Path) -> None:
 
 def _geometry(geometry: Any, name: str) -> tuple[Any, str]:
     """A column of geometries as WKB, and what GeoParquet 1.1 says about it. Source: geoparquet.org."""
+    import shapely  # here, because training writes a table too, where there is no shapely
+
     if geometry.crs != "EPSG:4326":
         raise InputError(
             f"{name}, geometry", got=str(geometry.crs), expected="EPSG:4326", fix="reproject it with to_crs"

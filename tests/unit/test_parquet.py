@@ -78,6 +78,13 @@ def test_types_and_values_come_back(tmp_path: Path) -> None:
     assert back.geometry.geom_equals_exact(table().geometry, 0).all()
 
 
+def test_a_mapping_is_a_table(tmp_path: Path) -> None:
+    rows = {"chip_id": ("a", "b"), "draws": (3, 0)}
+    write_parquet(rows, tmp_path / "a.parquet")
+    write_parquet(pd.DataFrame(rows), tmp_path / "b.parquet")
+    assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
+
+
 def test_all_tables_without_rows_keep_their_types(tmp_path: Path) -> None:
     for model in schemas.Table.__subclasses__():
         geometric = "geometry" in model.to_schema().columns

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -573,4 +572,5 @@ def _live(results: Path) -> Any:
 
 def _write_exposures(path: Path, chips: Chips, training: Indices, drawn: dict[int, int]) -> None:
     rows = sorted((str(chips.chip_id[index]), drawn.get(int(index), 0)) for index in training)
-    write_parquet(pd.DataFrame(rows, columns=["chip_id", "draws"]), path)
+    names, counts = zip(*rows, strict=True)
+    write_parquet({"chip_id": names, "draws": counts}, path)

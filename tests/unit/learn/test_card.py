@@ -130,7 +130,7 @@ def test_weights_of_others_say_nothing(tmp_path: Path) -> None:
 
 
 def test_learning_needs_no_gdal() -> None:
-    blocked = ("rasterio", "geopandas", "pandera", "pyogrio", "pyproj")
+    blocked = ("rasterio", "geopandas", "pandera", "pyogrio", "shapely", "pyproj", "pandas")
     script = (
         "import sys\n"
         f"sys.modules.update(dict.fromkeys({blocked!r}))\n"
