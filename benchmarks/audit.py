@@ -17,7 +17,7 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -70,7 +70,7 @@ def main(
         raise typer.Exit(int(late))
 
 
-def make(root: Path, size: dict[str, int]) -> None:
+def make(root: Path, size: dict[str, Any]) -> None:
     """Writes the history to a folder."""
     sys.path.insert(0, str(ROOT))
     from tests.audit_history import write_history

@@ -15,7 +15,7 @@ import shapely
 import yaml
 from PIL import Image
 
-from sandwatch import cli, doctor, raster, remote, schemas
+from sandwatch import cli, doctor, raster, remote, report, schemas
 from sandwatch.errors import InputError
 from sandwatch.files import sha256
 from sandwatch.grid import Grid
@@ -299,9 +299,9 @@ def scene(clone):
     schemas.Scenes.write(pd.DataFrame([row]), clone / "data" / "scenes.parquet")
     square = gpd.GeoSeries([shapely.box(500_200, 2_499_600, 500_500, 2_499_900)], crs=grid.crs).to_crs(4326)
     label = {
-        "feature_id": "f1", "label_id": "l1", "obs_id": obs_id, "source": "labelbox", "class_name": "Sand mine",
-        "confidence": "high",
-        "area_m2": 90_000.0, "created_by": None, "created_at": None, "updated_at": None, "reviews": "[]",
+        "feature_id": "f1", "label_id": "l1", "obs_id": obs_id, "source": "labelbox",
+        "class_name": "Sand mine", "confidence": "high", "area_m2": 90_000.0,
+        "created_by": None, "created_at": None, "updated_at": None, "reviews": "[]",
         "workflow_status": "DONE", "row_sha256": "0" * 64, "label_sha256": "0" * 64, "geometry": square[0],
     }  # fmt: skip
     schemas.Labels.write(gpd.GeoDataFrame([label], crs=4326), clone / "data" / "annotations" / "labels.parquet")
@@ -335,6 +335,36 @@ def test_show_draws_a_scene_without_natural_colours(scene, monkeypatch, capsys):
     assert call("show", obs_id, monkeypatch=monkeypatch, capsys=capsys)[:2] == (0, f"{obs_id}.png\n")
     drawn = np.asarray(Image.open(root / f"{obs_id}.png").convert("RGB")).astype(int)
     assert (drawn[..., 0] - drawn[..., 1] > 20).mean() > 0.15
+
+
+@pytest.mark.parametrize(
+    ("imagery", "labels", "learnt", "said"),
+    [
+        ("files", "labelbox", None, None),
+        ("synthetic", "labelbox", None, "SYNTHETIC imagery"),
+        ("files", "synthetic", ("real", "mixed"), "SYNTHETIC labels, SYNTHETIC in part: training labels"),
+        ("synthetic", "synthetic", ("synthetic", "synthetic"), "SYNTHETIC imagery, labels, training imagery and "
+         "training labels"),
+    ],
+)  # fmt: skip
+def test_show_says_what_is_invented(scene, monkeypatch, capsys, imagery, labels, learnt, said):
+    root, obs_id, grid, polygon = scene
+    for name, table, source in (("scenes", schemas.Scenes, imagery), ("annotations/labels", schemas.Labels, labels)):
+        path = root / "data" / f"{name}.parquet"
+        table.write(table.read(path).assign(source=source), path)
+    if learnt is not None:
+        predict(root, obs_id, grid, polygon)
+        path = root / "data/predictions" / obs_id / "score.tif"
+        tags = dict(zip(("MODEL_IMAGERY", "MODEL_LABELS"), learnt, strict=True))
+        raster.write_cog(
+            path, raster.read(path, bands=["probability of a mine"]), grid, bands=("probability of a mine",),
+            nodata=65535, tags=tags,
+        )  # fmt: skip
+    told = []
+    draw = report.scene_picture
+    monkeypatch.setattr(report, "scene_picture", lambda *a, **k: (told.append(k["said"]), draw(*a, **k)))
+    assert call("show", obs_id, monkeypatch=monkeypatch, capsys=capsys)[0] == 0
+    assert told == [said]
 
 
 def test_show_draws_a_scene_and_its_prediction_once_there_is_one(scene, monkeypatch, capsys):

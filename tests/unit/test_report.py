@@ -228,7 +228,8 @@ def test_an_evaluation_says_what_is_invented_in_all_that_people_look_at(world, t
 def banded(path):
     """Whether there is a black band in the uppermost part of a picture."""
     image = np.asarray(Image.open(path).convert("L"))
-    return bool((image[: image.shape[0] // 8] < 10).mean(axis=1).max() > 0.25)
+    dark = (image[: image.shape[0] // 8] < 10).mean(axis=1) > 0.25
+    return dark.sum() > 8  # an axis is a line of one or two
 
 
 def test_a_scene_picture_says_what_is_invented(tmp_path, rgb):
