@@ -134,7 +134,7 @@ def write_history(
     (root / ".dvc/config").write_text("[core]\n    analytics = false\n")
     cache, scratch = Cache(root), root / ".dvc/tmp/scratch.parquet"
     params = dict(read_yaml((ROOT / "params.yaml").read_text()))
-    base = _labels(labels, "synthetic" if kind == "synthetic" else "labelbox")
+    base = _labels(labels, "synthetic" if kind == "synthetic" else "real")
     tables = [
         _snapshot(
             cache, scratch, base, max(labels * (i + 1) // snapshots, 1), params, shifted * (i == snapshots - 1), kind
@@ -176,7 +176,7 @@ def write_history(
     return Made(root=root, labels=tables[-1]["labels"], fingerprints=[table["fingerprint"] for table in tables])
 
 
-def _labels(count: int, source: str) -> gpd.GeoDataFrame:
+def _labels(count: int, origin: str) -> gpd.GeoDataFrame:
     rng = np.random.default_rng(0)
     at = np.arange(count)
     obs = at // LABELS_PER_OBSERVATION
@@ -190,7 +190,7 @@ def _labels(count: int, source: str) -> gpd.GeoDataFrame:
             "feature_id": [f"f{i:023d}" for i in at],
             "label_id": [f"l{i:023d}" for i in obs],
             "obs_id": [f"site{i:05d}_2021-03-01" for i in obs],
-            "source": source,
+            "origin": origin,
             "class_name": "Sand mine",
             "confidence": np.where(at % 4, "high", "low"),
             "area_m2": 1000.0,
@@ -230,7 +230,7 @@ def _snapshot(
             "site_id": [*(obs_id[:9] for obs_id in obs_ids), "negative"],
             "date": "2021-03-01",
             "label_id": [*labels.drop_duplicates("obs_id")["label_id"], "lnegative"],
-            "source": labels["source"].iloc[0],
+            "origin": labels["origin"].iloc[0],
             "has_mines": [True] * len(obs_ids) + [False],
             "polygons": [*labels.groupby("obs_id", sort=False).size(), 0],
             "created_by": "annotator0@example.org",

@@ -35,8 +35,8 @@ SHA256 = r"^[0-9a-f]{64}$"
 FOLDS = ("train", "val", "test", "blocks", "infer")
 """``blocks``: cut into blocks that train and blocks that validate (split.py). ``infer``: not learnt from."""
 PRODUCTS = ("s2", "s1", "rgb")
-LABEL_SOURCES = ("synthetic", "labelbox", "labelbox_export", "geojson")
-"""As params.yaml names them, annotations.source; the first one invents them."""
+LABEL_ORIGINS = ("synthetic", "real")
+"""What drew a label: the painter of the sample region, or people."""
 REASONS = (
     "malformed_row",
     "no_label",
@@ -201,7 +201,7 @@ class Labels(Table):
     feature_id: Series[str] = pa.Field(unique=True)
     label_id: Series[str]
     obs_id: Series[str] = pa.Field(str_matches=OBS_ID)
-    source: Series[str] = pa.Field(isin=LABEL_SOURCES, description="synthetic: generated, drawn by nobody")
+    origin: Series[str] = pa.Field(isin=LABEL_ORIGINS, description="synthetic: generated, drawn by nobody")
     class_name: Series[str] = pa.Field(description="the class in the ontology")
     confidence: Series[str] = pa.Field(isin=["low", "high"])
     area_m2: Series[float] = pa.Field(gt=0, description="in the site's UTM zone, rounded to 0.1")
@@ -223,7 +223,7 @@ class Observations(Table):
     site_id: Series[str]
     date: Series[str] = pa.Field(str_matches=r"^\d{4}-\d{2}-01$")
     label_id: Series[str]
-    source: Series[str] = pa.Field(isin=LABEL_SOURCES, description="synthetic: generated, looked at by nobody")
+    origin: Series[str] = pa.Field(isin=LABEL_ORIGINS, description="synthetic: generated, looked at by nobody")
     has_mines: Series[bool] = pa.Field(description="some label is left; else it is a negative, but for ignored areas")
     polygons: Series[int] = pa.Field(ge=0, description="usable ones")
     created_by: Series[str] = pa.Field(nullable=True)

@@ -133,12 +133,14 @@ def test_fault_1_a_vertex_moved_by_a_millionth_of_a_degree(copy: Workspace) -> N
     assert "the labels have the fingerprint" in link.detail
 
 
+@pytest.mark.slow  # CI runs it
 def test_fault_2_a_label_dropped(copy: Workspace) -> None:
     change_labels(copy, lambda labels: labels.drop(index=5))
     forge(copy, "data/annotations")
     assert first_broken(prove(copy)).name == "fingerprint"
 
 
+@pytest.mark.slow  # CI runs it
 def test_fault_3_two_labels_classes_swapped(copy: Workspace) -> None:
     def swap(labels: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
         low, high = (labels.index[labels["confidence"] == name][0] for name in ("low", "high"))
@@ -150,6 +152,7 @@ def test_fault_3_two_labels_classes_swapped(copy: Workspace) -> None:
     assert first_broken(prove(copy)).name == "fingerprint"
 
 
+@pytest.mark.slow  # CI runs it
 def test_fault_4_the_table_edited_without_the_raw_snapshot(copy: Workspace) -> None:
     # Nothing that the fingerprint holds: only the annotator.
     change_labels(copy, lambda labels: labels.assign(created_by="somebody@example.org"))
@@ -159,6 +162,7 @@ def test_fault_4_the_table_edited_without_the_raw_snapshot(copy: Workspace) -> N
     assert link.detail == f"{LABELS} is not what annotations makes of its inputs"
 
 
+@pytest.mark.slow  # CI runs it
 def test_fault_5_a_chip_mask_edited(copy: Workspace) -> None:
     path = sorted((copy.root / "data/chips/masks").glob("*.npy"))[0]
     mask = np.load(path)
@@ -184,6 +188,7 @@ def test_fault_6_the_weights_replaced(copy: Workspace) -> None:
     assert first_broken(prove(copy)).name == "weights"
 
 
+@pytest.mark.slow  # CI runs it
 def test_fault_7_the_card_edited(copy: Workspace) -> None:
     path = copy.root / "models/model.json"
     card = json.loads(path.read_text())
@@ -222,6 +227,7 @@ def test_fault_8_a_param_in_the_lock_edited(copy: Workspace) -> None:
     assert "chips.min_valid_fraction" in link.detail
 
 
+@pytest.mark.slow  # CI runs it
 def test_fault_9_trained_on_a_dirty_tree(copy: Workspace) -> None:
     path = copy.root / "src/sandwatch/learn/calibrate.py"
     committed = path.read_text()

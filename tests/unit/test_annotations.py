@@ -70,7 +70,7 @@ def test_a_good_row_becomes_one_label_and_one_observation(tmp_path: Path) -> Non
     assert (one.created_by, one.workflow_status) == ("annotator@example.com", "DONE")
     assert one.updated_at == "2024-04-08T16:21:26.000+00:00"
     assert json.loads(one.reviews) == [{"reviewed_by": "reviewer@example.com", "score": 1}]
-    assert (one.source, frozen.observations.loc[KNOWN[0]].source) == (PARAMS.source, PARAMS.source)
+    assert (one.origin, frozen.observations.loc[KNOWN[0]].origin) == ("real", "real")
     # 20 x 12 pixels of 100 m2 and a triangle on top (1 x 0.2 / 2), less the hole: 6 x 3 with its triangle
     assert one.area_m2 == pytest.approx(1.1 * 24_000 - 1.1 * 1_800, rel=1e-4)
     assert len(one.geometry.interiors) == 1
@@ -457,8 +457,8 @@ def test_tables_say_that_labels_are_synthetic_and_what_is_learnt_does_not_change
         Frozen(tmp_path / source, GOOD, simple(KNOWN[1]), using=params(source=source))
         for source in ("synthetic", "labelbox_export")
     )
-    assert set(one.labels["source"]) == set(one.observations["source"]) == {"synthetic"}
-    assert set(other.labels["source"]) == set(other.observations["source"]) == {"labelbox_export"}
+    assert set(one.labels["origin"]) == set(one.observations["origin"]) == {"synthetic"}
+    assert set(other.labels["origin"]) == set(other.observations["origin"]) == {"real"}
     assert one.metrics == other.metrics
     for path in (tmp_path / "synthetic/canonical").iterdir():
         assert path.read_bytes() == (tmp_path / "labelbox_export/canonical" / path.name).read_bytes(), path.name

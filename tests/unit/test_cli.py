@@ -299,7 +299,7 @@ def scene(clone):
     schemas.Scenes.write(pd.DataFrame([row]), clone / "data" / "scenes.parquet")
     square = gpd.GeoSeries([shapely.box(500_200, 2_499_600, 500_500, 2_499_900)], crs=grid.crs).to_crs(4326)
     label = {
-        "feature_id": "f1", "label_id": "l1", "obs_id": obs_id, "source": "labelbox",
+        "feature_id": "f1", "label_id": "l1", "obs_id": obs_id, "origin": "real",
         "class_name": "Sand mine", "confidence": "high", "area_m2": 90_000.0,
         "created_by": None, "created_at": None, "updated_at": None, "reviews": "[]",
         "workflow_status": "DONE", "row_sha256": "0" * 64, "label_sha256": "0" * 64, "geometry": square[0],

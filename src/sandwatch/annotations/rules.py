@@ -67,6 +67,7 @@ from sandwatch.annotations.exclusions import Exclusion
 from sandwatch.annotations.params import Annotations
 from sandwatch.annotations.record import Drawn, Label, MalformedError, Row
 from sandwatch.geometry import WGS84, reproject
+from sandwatch.origin import kind_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,7 +234,7 @@ class Judge:
         shared = {
             "obs_id": obs_id,
             "label_id": label.label_id,
-            "source": self._params.source,
+            "origin": kind_of([self._params.source]),
             "created_by": label.created_by,
             "workflow_status": label.workflow_status,
         }

@@ -225,7 +225,7 @@ MEANINGS = {
     "obs_id": "observation: site and first day of the month",
     "site_id": "river site",
     "confidence": "of whoever drew it: low or high",
-    "created_by": "who drew it; invented where the source is synthetic",
+    "created_by": "who drew it; invented where the origin is synthetic",
     "created_at": "when, ISO 8601, UTC",
     "updated_at": "when it was last changed, ISO 8601, UTC",
     "reviews": "JSON list of reviews as exported",

@@ -15,7 +15,7 @@ from pandera.typing import Series
 from sandwatch.learn.card import Card, Spec
 from sandwatch.origin import drawn, marked, words
 from sandwatch.reproducible import RECORD
-from sandwatch.schemas import LABEL_SOURCES, OBS_ID, PRODUCTS, SHA256, Geometries, Table
+from sandwatch.schemas import LABEL_ORIGINS, OBS_ID, PRODUCTS, SHA256, Geometries, Table
 
 State = Literal["verified", "skipped", "unverified", "uncommitted", "broken"]
 WORDS: Mapping[State, str] = {
@@ -162,7 +162,7 @@ class LabelRows(Table):
     feature_id: Series[str] = pa.Field(unique=True)
     label_id: Series[str]
     obs_id: Series[str] = pa.Field(str_matches=OBS_ID)
-    source: Series[str] = pa.Field(isin=LABEL_SOURCES, description="synthetic: generated, drawn by nobody")
+    origin: Series[str] = pa.Field(isin=LABEL_ORIGINS, description="synthetic: generated, drawn by nobody")
     class_name: Series[str]
     confidence: Series[str] = pa.Field(isin=["low", "high"])
     created_by: Series[str] = pa.Field(nullable=True, description="the annotator")
@@ -202,7 +202,7 @@ class ObservationRows(Table):
     _sort_by: ClassVar[list[str]] = ["obs_id"]
     obs_id: Series[str] = pa.Field(unique=True, str_matches=OBS_ID)
     site_id: Series[str]
-    source: Series[str] = pa.Field(isin=LABEL_SOURCES, description="synthetic: generated, looked at by nobody")
+    origin: Series[str] = pa.Field(isin=LABEL_ORIGINS, description="synthetic: generated, looked at by nobody")
     has_mines: Series[bool]
     polygons: Series[int] = pa.Field(ge=0)
     label_id: Series[str]

@@ -51,8 +51,8 @@ def test_what_mlcroissant_reads(published: Path, made: Made) -> None:
     assert about.description.startswith("SYNTHETIC imagery and labels. 300 polygons")
     assert "drawn by nobody" in about.description
     assert "people" not in about.description
-    assert {row["labels/source"] for row in data.records("labels")} == {b"synthetic"}
-    assert {row["observations/source"] for row in data.records("observations")} == {b"synthetic"}
+    assert {row["labels/origin"] for row in data.records("labels")} == {b"synthetic"}
+    assert {row["observations/origin"] for row in data.records("observations")} == {b"synthetic"}
     assert "1 without any" in about.description
     assert "Asha Rao and River Watch" in about.cite_as
     found = audit("main", where=made.root, offline=True)
