@@ -131,7 +131,7 @@ def show(
     labels = _rows(data / "annotations" / "labels.parquet", obs_id, schemas.Labels)
     said = origin.words(
         imagery=origin.kind_of(exported["source"]),
-        labels=None if labels is None or labels.empty else origin.kind_of(labels["source"]),
+        labels=None if labels is None or labels.empty else origin.kind_of(labels["origin"]),
         model_imagery=tags.get("MODEL_IMAGERY"),
         model_labels=tags.get("MODEL_LABELS"),
     )

@@ -87,7 +87,7 @@ def test_judges_the_network_and_gives_the_same_bytes_twice(workspace):
     metrics = json.loads((results / "metrics.json").read_text())
     assert 0 < metrics["ap"] < 1
     assert metrics["mines"] == 4
-    assert "**Synthetic data.**" in (results / "report.md").read_text()
+    assert "**SYNTHETIC imagery, labels and training imagery.**" in (results / "report.md").read_text()
     once = {path.name: sha256(path) for path in results.iterdir()}
     assert {"worst_misses.png", "reliability.png", "pr_curve.csv"} <= set(once)
     shutil.rmtree(results)

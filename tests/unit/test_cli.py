@@ -340,8 +340,8 @@ def test_show_draws_a_scene_without_natural_colours(scene, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("imagery", "labels", "learnt", "said"),
     [
-        ("files", "labelbox", None, None),
-        ("synthetic", "labelbox", None, "SYNTHETIC imagery"),
+        ("files", "real", None, None),
+        ("synthetic", "real", None, "SYNTHETIC imagery"),
         ("files", "synthetic", ("real", "mixed"), "SYNTHETIC labels, SYNTHETIC in part: training labels"),
         ("synthetic", "synthetic", ("synthetic", "synthetic"), "SYNTHETIC imagery, labels, training imagery and "
          "training labels"),
@@ -349,9 +349,10 @@ def test_show_draws_a_scene_without_natural_colours(scene, monkeypatch, capsys):
 )  # fmt: skip
 def test_show_says_what_is_invented(scene, monkeypatch, capsys, imagery, labels, learnt, said):
     root, obs_id, grid, polygon = scene
-    for name, table, source in (("scenes", schemas.Scenes, imagery), ("annotations/labels", schemas.Labels, labels)):
-        path = root / "data" / f"{name}.parquet"
-        table.write(table.read(path).assign(source=source), path)
+    path = root / "data/scenes.parquet"
+    schemas.Scenes.write(schemas.Scenes.read(path).assign(source=imagery), path)
+    path = root / "data/annotations/labels.parquet"
+    schemas.Labels.write(schemas.Labels.read(path).assign(origin=labels), path)
     if learnt is not None:
         predict(root, obs_id, grid, polygon)
         path = root / "data/predictions" / obs_id / "score.tif"
