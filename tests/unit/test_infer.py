@@ -451,6 +451,7 @@ def test_memory_stays_below_the_scene(tmp_path):
     scene = Scene(
         obs_id="kanhan_2023-02-01", site_id="kanhan", river="Kanhan", district="Nagpur", date="2023-02-01", grid=grid,
         aoi=place, paths=paths, sha256={row["product"]: row["sha256"] for row in rows},
+        imagery="real",
     )  # fmt: skip
     tracemalloc.start()
     try:

@@ -48,7 +48,7 @@ def observations(obs_id: str, site_id: str) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "obs_id": [obs_id], "site_id": [site_id], "date": ["2023-01-01"], "label_id": ["l"], "has_mines": [False],
-            "polygons": [0], "created_by": [None], "workflow_status": [None], "snapshot": ["s"],
+            "origin": ["real"], "polygons": [0], "created_by": [None], "workflow_status": [None], "snapshot": ["s"],
         }
     )  # fmt: skip
 
