@@ -272,7 +272,7 @@ def test_the_browser_s_guard_can_fail(browser: Browser, tmp_path: Path) -> None:
     assert browser.abroad() == ["https://example.org/a.png"]
     assert browser.complaints()
     assert browser.run("return document.title") == "RUN"
-    text = page(Audit(target="models", card=None, links=())).replace("<main>", f"<main>{asking}")
+    text = page(Audit(target="models", spec=None, card=None, links=())).replace("<main>", f"<main>{asking}")
     (tmp_path / "ours.html").write_text(text)
     browser.open(tmp_path / "ours.html")
     assert browser.abroad() == []
