@@ -81,7 +81,7 @@ NEAR = "did you mean buffer_m? correct or remove it"
 def test_make_repro_stops_before_anything_is_removed(clone: Workspace) -> None:
     (clone.root / ".venv").symlink_to(sys.prefix)
     misspell(clone)
-    printed = clone.run("make", "--old-file", ".venv/.installed-cpu", "repro", fails=True)
+    printed = clone.run("make", "--old-file", "setup", "repro", fails=True)
     assert UNKNOWN in printed
     assert NEAR in printed
     assert "dvc repro" not in printed
