@@ -294,12 +294,6 @@ class History:
             return Lock(self._working_lock() or "")
         return self._lock(self._lock_oid[revision.commit])
 
-    def lock_text(self, revision: Revision) -> str:
-        """Its text."""
-        if revision.kind == "working tree":
-            return self._working_lock() or ""
-        return self._text(self._lock_oid[revision.commit]) or ""
-
     def resolve(self, name: str) -> Revision | None:
         """The revision that a name stands for (anything that git understands, or an experiment's name), else None."""
         for revision in self.revisions:

@@ -18,13 +18,14 @@ from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from datetime import date
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 from urllib.parse import quote, unquote
 
 import numpy as np
 import pandas as pd
 
 from sandwatch.errors import InputError
+from sandwatch.origin import Kind
 
 KEY = "SANDWATCH_PSEUDONYM_KEY"
 LEAST_BYTES = 16
@@ -37,6 +38,8 @@ PERSON = re.compile(r"(?:^|_)(?:by|reviewers?|annotators?|users?|authors?|emails
 JSON_COLUMNS = ("reviews", "source_images")
 FIXED = frozenset(("state", "kind", "confidence", "use", "fold", "change", "product", "reason", "source", "method"))
 """Fields and columns that hold words of ours: somebody who is called "high" does not change them."""
+ORIGINS = frozenset(("imagery", "labels", "model_imagery", "model_labels", "origin"))
+"""Fields and columns that say what of something is invented, in the words of :data:`sandwatch.origin.Kind`."""
 SHORTEST = 3
 """Letters of a name that is looked for in other texts; shorter ones stand in too many words."""
 T = TypeVar("T")
@@ -210,7 +213,7 @@ class _Veil:
         raise TypeError(f"pseudonyms don't know what may stand in a {type(value).__name__}")
 
     def _text(self, text: str, name: object = None) -> str:
-        if name in FIXED:
+        if name in FIXED or (name in ORIGINS and text in get_args(Kind)):
             return text
         if text and _names_person(name):
             return self._names.of(text)

@@ -195,6 +195,9 @@ def test_names_are_whole_words(open_audit: Audit) -> None:
     assert veil.links[0] == Link(name="lock", state="verified", detail=NAMES.of("high"))
     assert veil.labels is not None
     assert set(veil.labels["confidence"]) == {"low", "high"}
+    veil = NAMES.applied(open_audit, "synthetic")
+    assert veil.labels is not None
+    assert set(veil.labels["origin"]) == {"synthetic"}
 
 
 def test_what_nobody_has_thought_of_is_refused() -> None:
