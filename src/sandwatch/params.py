@@ -76,9 +76,9 @@ class StageParams:
         values: the declared params by section and key, as DVC records them.
     """
 
-    def __init__(self, stage: str, declared: Mapping[str, Any], file: Mapping[str, Any]) -> None:
-        """Takes a stage's name, what is declared for it, and all of params.yaml."""
-        self._stage, self.values, self._file = stage, declared, file
+    def __init__(self, declared: Mapping[str, Any], file: Mapping[str, Any]) -> None:
+        """Takes what is declared for a stage, and all of params.yaml."""
+        self.values, self._file = declared, file
 
     @classmethod
     def load(cls, stage: str) -> StageParams:
@@ -89,7 +89,7 @@ class StageParams:
         """
         import dvc.api
 
-        return cls(stage, dvc.api.params_show(stages=stage), read_file(Path("params.yaml")))
+        return cls(dvc.api.params_show(stages=stage), read_file(Path("params.yaml")))
 
     def __getitem__(self, model: type[S]) -> S:
         """Returns the section of ``model``, checked; a key of it that is not declared for the stage can't be read.

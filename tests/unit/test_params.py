@@ -93,12 +93,12 @@ def test_a_section_that_is_no_mapping_is_refused(values: object) -> None:
 
 def test_a_section_that_dvc_yaml_does_not_declare_is_refused() -> None:
     with pytest.raises(InputError, match=r"dvc.yaml, params of .*: got no section chips; .* add '- chips'"):
-        params.StageParams("aoi", {"aoi": VALUES["aoi"]}, VALUES)[Chips]
+        params.StageParams({"aoi": VALUES["aoi"]}, VALUES)[Chips]
 
 
 def test_a_key_that_dvc_yaml_does_not_declare_cannot_be_read() -> None:
     declared = {"split": {"seed": VALUES["split"]["seed"]}}
-    section = params.StageParams("aoi", declared, VALUES)[Split]
+    section = params.StageParams(declared, VALUES)[Split]
     assert section.seed == VALUES["split"]["seed"]
     with pytest.raises(InputError, match=r"got no split\.block_m; .* add '- split\.block_m'"):
         _ = section.block_m
@@ -109,7 +109,7 @@ def test_a_key_that_dvc_yaml_does_not_declare_cannot_be_read() -> None:
 def test_a_key_that_is_wrong_is_named_although_another_is_declared() -> None:
     values = VALUES | {"split": VALUES["split"] | {"block_m": -1}}
     with pytest.raises(InputError, match=r"params\.yaml: split\.block_m: got -1"):
-        params.StageParams("aoi", {"split": {"seed": 0}}, values)[Split]
+        params.StageParams({"split": {"seed": 0}}, values)[Split]
 
 
 def test_a_missing_section_is_refused(tmp_path: Path) -> None:

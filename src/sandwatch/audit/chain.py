@@ -480,19 +480,23 @@ def _pipeline_link(lock: Lock, stages: Sequence[str], revision: Revision, histor
     contents = history.files(revision, [PIPELINE, "params.yaml"])
     if PIPELINE not in contents:
         return unverified(name="pipeline", detail=f"not in git at {revision}: {PIPELINE}")
-    defined = read_yaml(contents[PIPELINE].decode()).get("stages", {})
-    values = read_yaml(contents.get("params.yaml", b"{}").decode())
+    try:
+        defined = read_yaml(contents[PIPELINE].decode(errors="replace")).get("stages")
+        values = read_yaml(contents.get("params.yaml", b"{}").decode(errors="replace"))
+    except InputError as error:
+        return broken(name="pipeline", detail=f"{PIPELINE} or params.yaml at {revision} can't be read: {error.got}")
     for name in stages:
         stage = lock.stage(name)
         assert stage is not None
-        if name not in defined:
+        said = defined.get(name) if isinstance(defined, Mapping) else None
+        if not isinstance(said, Mapping):
             detail = f"{PIPELINE} at {revision} has no stage {name}, which dvc.lock says ran"
             return broken(name="pipeline", detail=detail)
         says = {
-            "command": _words(defined[name].get("cmd", ""), values),
-            "dependencies": _entries(defined[name].get("deps"), values),
-            "outputs": _entries([*defined[name].get("outs", []), *defined[name].get("metrics", [])], values),
-            "params": _entries(defined[name].get("params"), values),
+            "command": _words(said.get("cmd", ""), values),
+            "dependencies": _entries(said.get("deps"), values),
+            "outputs": sorted(_entries(said.get("outs"), values) + _entries(said.get("metrics"), values)),
+            "params": _entries(said.get("params"), values),
         }
         ran = {
             "command": " ".join(stage.command.split()),
@@ -521,7 +525,8 @@ def _words(text: str, values: Mapping[str, Any]) -> str:
 
 def _entries(entries: Any, values: Mapping[str, Any]) -> list[str]:
     """Paths or keys of a list in dvc.yaml, sorted; DVC allows a mapping with options for each."""
-    return sorted(_words(next(iter(e)) if isinstance(e, Mapping) else e, values) for e in entries or [])
+    listed = entries if isinstance(entries, list) else []
+    return sorted(_words(next(iter(e), "") if isinstance(e, Mapping) else e, values) for e in listed)
 
 
 def _short(what: str | Sequence[str]) -> str:
@@ -553,10 +558,14 @@ def _code_link(
             if objects is None:
                 raise MissingError(path)
             listing = json.loads(objects.path(oid, path, pull=False).read_bytes())
-        except (MissingError, CorruptError):
+        except MissingError:
             if name not in listings:
                 unseen.append(name)
             continue
+        except (CorruptError, ValueError) as error:
+            return broken(name="code", detail=f"{path}: {error}")
+        if not isinstance(listing, dict):
+            return broken(name="code", detail=f"{path} lists no code")
         if card is not None and name == TRAIN and listing != card.code:
             return broken(name="code", detail=f"{path} and the card name other code")
         listings[name] = listing

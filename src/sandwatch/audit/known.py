@@ -91,11 +91,10 @@ class Known:
                 files = objects.tree(folder, ANNOTATIONS)
                 objects.fetch(files.values())
                 found._tables(folder, files, objects)
-                found._raw(objects.file(folder, RAW, ANNOTATIONS), params)
+                whole = found._raw(objects.file(folder, RAW, ANNOTATIONS), params)
             except (MissingError, CorruptError):
-                found.unread += 1
-            else:
-                found.read += 1
+                whole = False
+            found.read, found.unread = found.read + whole, found.unread + (not whole)
         return found
 
     def _tables(self, folder: str, files: Iterable[str], objects: Objects) -> None:
@@ -110,16 +109,17 @@ class Known:
             if "created_at" in table.column_names:
                 self.days |= {text[:10] for text in table["created_at"].to_pylist() if text}
 
-    def _raw(self, path: Path, params: Mapping[str, Any]) -> None:
-        """What was received, unfit rows too; not where another version's params say how to read it."""
+    def _raw(self, path: Path, params: Mapping[str, Any]) -> bool:
+        """Takes what was received, unfit rows too; false where another version's params say how to read it."""
         try:
             values = check(Annotations, dict(params))
         except InputError:
-            return
+            return False
         for _, label in Snapshot(path, values).labels():
             ids = [label.label_id, *(drawn.feature_id for drawn in label.drawn)]
             self._add(self.ids, ids, "the raw snapshot")
             self._add(self.people, [label.created_by], "the raw snapshot")
+        return True
 
     @staticmethod
     def _add(known: dict[str, str], names: Iterable[str | None], place: str) -> None:
