@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
@@ -53,8 +53,8 @@ def whole(path: Path, needed: int = 0) -> Iterator[Path]:
 
     The parent folder is made if needed. The temporary name keeps the suffix, because drivers choose by it.
 
-    What writes there must raise an OSError where a byte doesn't get through. GDAL, numpy's ``save``, Pillow and
-    safetensors don't, or not always, when they write themselves: take their bytes in memory, and :func:`write_bytes`.
+    What writes there must raise the system's OSError where a byte doesn't get through. GDAL raises none, numpy's
+    ``save`` and safetensors another error: where these make a file, take its bytes in memory, and :func:`write_bytes`.
 
     Args:
         path: of the file.
@@ -96,13 +96,31 @@ def _store(path: Path) -> None:
         os.close(descriptor)
 
 
-def no_room(error: OSError, path: Path, needed: int) -> InputError:
+@contextmanager
+def room(path: Path) -> Iterator[None]:
+    """Tells in one line of a disk that is full.
+
+    Args:
+        path: what the block writes, to be named where the system names no file.
+
+    Raises:
+        InputError: the block raised an OSError of :data:`FULL`.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise no_room(error, Path(error.filename or path)) from None
+
+
+def no_room(error: OSError, path: Path, needed: int = 0) -> InputError:
     """What to tell where ``path`` could not be written, which takes at least ``needed`` bytes."""
     there = next(folder for folder in path.absolute().parents if folder.is_dir())
     return InputError(
         str(path),
         got=f"{error.strerror}, with {shutil.disk_usage(there).free / 1e6:,.1f} MB free there",
-        expected=f"room for {needed / 1e6:,.1f} MB or more",
+        expected=f"room for {needed / 1e6:,.1f} MB or more" if needed else "more",
         fix="free some and run the same command again",
     )
 
@@ -144,6 +162,34 @@ def sha256(path: Path) -> str:
     """Hex SHA-256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def exactly(folder: Path, written: Mapping[str, str | None]) -> None:
+    """Checks that a folder holds what was written to it and nothing else.
+
+    Args:
+        folder: of an output.
+        written: hex SHA-256 of every file by its path in the folder; None where it isn't known.
+
+    Raises:
+        InputError: a file is missing, was changed since, or was written by somebody else.
+    """
+    found = files_below(folder)
+    for name in sorted(found.keys() | written.keys()):
+        if name not in written:
+            got = "a file that this run did not write"
+        elif name not in found:
+            got = "no file, though this run wrote it"
+        elif written[name] not in (None, sha256(found[name])):
+            got = "other bytes than this run wrote"
+        else:
+            continue
+        raise InputError(
+            str(folder / name),
+            got=got,
+            expected="what this run wrote and nothing else",
+            fix="look which program writes there, remove the folder, and run the same command again",
+        )
 
 
 def write_json(path: Path, value: Any) -> None:
