@@ -543,10 +543,12 @@ def test_labels_of_a_labelling_project_are_derived_from_the_snapshot(copy: Works
         values = json.loads(json.dumps(read_yaml((copy.root / name).read_text())))
         stages = values["stages"].values() if name == "dvc.lock" else [{"params": {"params.yaml": values}}]
         for stage in stages:
-            sections = stage.get("params", {}).get("params.yaml", {})
+            read = stage.get("params", {}).get("params.yaml", {})
             for section, source in (("imagery", "earthengine"), ("annotations", "labelbox")):
-                if section in sections:
-                    sections[section]["source"] = source
+                if section in read:
+                    read[section]["source"] = source
+                if f"{section}.source" in read:
+                    read[f"{section}.source"] = source
         dump_yaml(str(copy.root / name), values)
     copy.run("git", "commit", "-q", "--amend", "-a", "-m", "from accounts")
     found = prove(copy, "main")
