@@ -279,6 +279,7 @@ def test_fault_11_the_pipeline_altered(copy: Workspace, old: str, new: str, what
     assert re.search(rf"dvc\.yaml at .*, {what}", link.detail)
 
 
+@pytest.mark.slow  # rebuilds; CI runs it
 def test_fault_10_a_scene_replaced(copy: Workspace) -> None:
     scenes = sorted((copy.root / "data/scenes").glob("*/s2.tif"))
     with rasterio.open(scenes[0], "r+", IGNORE_COG_LAYOUT_BREAK="YES") as file:
