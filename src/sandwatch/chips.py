@@ -21,7 +21,7 @@ from pydantic import Field
 
 from sandwatch import pools, raster, stack
 from sandwatch.errors import InputError
-from sandwatch.files import whole
+from sandwatch.files import write_npy
 from sandwatch.grid import RESOLUTION_M, Grid, Window, tile
 from sandwatch.origin import Kind, kind_of
 from sandwatch.params import Bands, Count, Fraction, NotNegative, Section, Seed
@@ -220,8 +220,7 @@ def cut(
         untold = ~in_aoi | touched(left_out.get(observation.obs_id, ignored.iloc[:0]), grid)
         mask[~valid | (untold & (mask == OTHER))] = IGNORED
         for folder, array in (("pixels", pixels), ("masks", mask)):
-            with whole(out / folder / f"{observation.obs_id}.npy") as partial:
-                np.save(partial, array)
+            write_npy(out / folder / f"{observation.obs_id}.npy", array)
         windows = _count(
             choose(observation.obs_id, in_aoi, valid, _fold(observation.fold, strips, grid), chips),
             chips.size_px,

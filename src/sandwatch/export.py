@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from sandwatch import params, pools, raster
 from sandwatch.errors import InputError
-from sandwatch.files import sha256
+from sandwatch.files import exactly, sha256
 from sandwatch.imagery import Raster, Site, Source, Unfetched, river_lines
 from sandwatch.imagery.params import EarthEngine, Imagery, Synthetic
 from sandwatch.origin import kind_of
@@ -93,7 +93,8 @@ def export(
         Rows of ``schemas.Scenes``: one for each observation and product asked for.
 
     Raises:
-        InputError: the source refuses something, or no observation is covered well enough.
+        InputError: the source refuses something, no observation is covered well enough, or ``folder`` holds in the end
+            what this run did not write.
     """
     import pandas as pd
 
@@ -101,7 +102,7 @@ def export(
     tasks = [(site, month) for site in places for month in site.months]
     work = partial(_export, ask=ask, folder=folder, bands=bands, imagery=imagery)
     rows: list[dict[str, Any]] = []
-    for done, part in enumerate(pools.each(work, tasks, min(workers, len(tasks))), start=1):
+    for done, part in enumerate(pools.each(work, tasks, min(workers, len(tasks)), named=_obs_id), start=1):
         rows += part
         said = part[0]["detail"] or f"{part[0]['valid_fraction']:.0%} of the AOI valid"
         progress(f"export: {done} of {len(tasks)}, {part[0]['obs_id']} {part[0]['status']}: {said}")
@@ -112,7 +113,13 @@ def export(
             expected=f"some that cover {imagery.min_coverage:g} of their AOI",
             fix="add imagery or months, or lower imagery.min_coverage",
         )
+    exactly(folder, {row["path"]: row["sha256"] for row in rows if row["path"]})
     return pd.DataFrame(rows)
+
+
+def _obs_id(task: tuple[Site, date]) -> str:
+    site, month = task
+    return f"{site.site_id}_{month.isoformat()}"
 
 
 def _export(
@@ -120,7 +127,7 @@ def _export(
 ) -> list[dict[str, Any]]:
     """Asks for one observation, writes its files, returns its rows of the manifest."""
     site, month = task
-    obs_id = f"{site.site_id}_{month.isoformat()}"
+    obs_id = _obs_id(task)
     composite = ask(site, month)
     aoi = raster.inside(site.aoi, site.grid)
     products = [_Product(name="s2", bands=bands.s2, raster=composite.s2, dtype="uint16", nodata=0.0)]

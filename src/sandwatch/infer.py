@@ -20,6 +20,7 @@ from shapely.geometry.base import BaseGeometry
 
 from sandwatch import raster, scoring, stac
 from sandwatch.errors import InputError
+from sandwatch.files import exactly
 from sandwatch.geometry import WGS84, reproject, snap
 from sandwatch.grid import Grid, Window
 from sandwatch.origin import Kind, kind_of
@@ -93,7 +94,8 @@ def infer(
         predictions: where to write.
 
     Raises:
-        InputError: no scene can be mapped, or a scene lacks a band that the model needs.
+        InputError: no scene can be mapped, a scene lacks a band that the model needs, or ``predictions`` holds in the
+            end what this run did not write.
     """
     found = scenes_to_map(aoi, manifest, scenes, scorer.spec.bands)
     tables, items = [], []
@@ -107,6 +109,7 @@ def infer(
         progress(f"[{number}/{len(found)}] {scene.obs_id}: {mapped:.1f} km2 mapped, {len(table)} detections")
     Detections.write(gpd.GeoDataFrame(pd.concat(tables), crs=WGS84), predictions / "detections.parquet")
     stac.write(items, scorer.spec, weights, predictions)
+    exactly(predictions, stac.files(items))
 
 
 def scenes_to_map(aoi: gpd.GeoDataFrame, manifest: pd.DataFrame, folder: Path, bands: Sequence[str]) -> list[Scene]:
