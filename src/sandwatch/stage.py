@@ -13,6 +13,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from sandwatch.errors import InputError
+from sandwatch.printable import printable
 
 Input = Annotated[Path, typer.Option(exists=True, help="a dependency that dvc.yaml names")]
 Output = Annotated[Path, typer.Option(help="an output that dvc.yaml names")]
@@ -62,7 +63,7 @@ def _way_back() -> Iterator[str]:
 
 def progress(line: str) -> None:
     """Prints one line about what the stage is doing, at once, so that it shows under ``dvc repro`` and in CI."""
-    print(line, flush=True)
+    print(printable(line), flush=True)
 
 
 def workers() -> int:

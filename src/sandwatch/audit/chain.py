@@ -36,6 +36,8 @@ broken = partial(Link, state="broken")
 unverified = partial(Link, state="unverified")
 uncommitted = partial(Link, state="uncommitted")
 skipped = partial(Link, state="skipped")
+LONGEST = 4_096
+"""Letters of a value that is filled into dvc.yaml: what ran has no longer one. Source: Linux, PATH_MAX."""
 FETCH = "git fetch --all --tags and dvc exp pull bring the revisions of a remote"
 
 
@@ -330,8 +332,7 @@ def model_of(lock: Lock) -> Files | None:
 def models(history: History) -> dict[Files, list[Revision]]:
     """The models of all revisions, and the revisions that hold them, newest first."""
     found: dict[Files, list[Revision]] = {}
-    for revision in history.revisions:
-        files = model_of(history.lock(revision))
+    for revision, files in history.each(model_of):
         if files is not None:
             found.setdefault(files, []).append(revision)
     return found
@@ -518,7 +519,7 @@ def _words(text: str, values: Mapping[str, Any]) -> str:
         value: Any = values
         for key in found[1].strip().split("."):
             value = value.get(key) if isinstance(value, Mapping) else None
-        return str(value)
+        return str(value)[:LONGEST]
 
     return " ".join(re.sub(r"\$\{([^{}]*)\}", fill, str(text)).split())
 
@@ -627,7 +628,7 @@ def _inputs_link(lock: Lock, stages: Sequence[str], revision: Revision, history:
 def _params_link(card: Card | None, lock: Lock, stages: Sequence[str], revision: Revision, history: History) -> Link:
     """The params that ran are those of params.yaml at the revision, and of the card."""
     content = history.files(revision, ["params.yaml"]).get("params.yaml")
-    values = read_yaml(content.decode()) if content is not None else None
+    values = read_yaml(content.decode(errors="replace")) if content is not None else None
     for name in stages:
         stage = lock.stage(name)
         assert stage is not None
@@ -663,7 +664,9 @@ def by_section(params: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in params.items():
         section, _, rest = key.partition(".")
         values = {rest: value} if rest else value
-        found[section] = {**found.get(section, {}), **values} if isinstance(values, Mapping) else values
+        before = found.get(section)
+        both = isinstance(values, Mapping) and isinstance(before, Mapping)
+        found[section] = {**before, **values} if both else values
     return found
 
 

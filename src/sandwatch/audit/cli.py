@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from sandwatch.errors import InputError
+from sandwatch.printable import json_printable, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -171,7 +172,7 @@ def verify(
     with veiled(pseudonymous) as veil:
 
         def report(line: str) -> None:
-            print(veil(line), file=sys.stderr, flush=True)
+            print(printable(veil(line)), file=sys.stderr, flush=True)
 
         def allow(foreign: Foreign) -> bool:
             print("this is not in the history of what is checked out here:", file=sys.stderr)
@@ -226,7 +227,7 @@ def attest(
     done = attestation.attest(target, out, remote=remote, offline=offline, sign=sign)
     _say(
         as_json,
-        lambda: json.dumps(done.statement, indent=2, sort_keys=True, ensure_ascii=False),
+        lambda: json_printable(json.dumps(done.statement, indent=2, sort_keys=True, ensure_ascii=False)),
         lambda console: render.print_released(done, console),
     )
 
@@ -284,7 +285,7 @@ def croissant(
         done = publish(target, out, citation, people=people, veil=veil, remote=remote, offline=offline)
     _say(
         as_json,
-        lambda: json.dumps(done.metadata, indent=2, sort_keys=True, ensure_ascii=False),
+        lambda: json_printable(json.dumps(done.metadata, indent=2, sort_keys=True, ensure_ascii=False)),
         lambda console: render.print_published(done, console),
     )
 
@@ -335,4 +336,8 @@ def _say(as_json: bool, values: Callable[[], str], show: Callable[[Console], Non
         return
     from rich.console import Console
 
-    show(Console(highlight=False, soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 200))
+    show(
+        Console(
+            highlight=False, emoji=False, soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 200
+        )
+    )

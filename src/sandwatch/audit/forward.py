@@ -13,7 +13,7 @@ import geopandas as gpd
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import pyarrow.parquet as pq
+import pyarrow as pa
 
 from sandwatch import schemas
 from sandwatch.annotations.canonical import canonical_rows, fingerprint_of
@@ -34,7 +34,7 @@ from sandwatch.audit.chain import (
     verified,
 )
 from sandwatch.audit.history import History, Lock, Stage
-from sandwatch.audit.objects import CorruptError, MissingError, Objects
+from sandwatch.audit.objects import CorruptError, MissingError, Objects, read_table
 from sandwatch.audit.record import (
     SEE,
     Audit,
@@ -55,6 +55,8 @@ from sandwatch.origin import About, kind_of
 FOLDS = ("train", "val", "test")
 PIXELS = "data/scenes"
 """Output of the stage that exports rasters. Source: dvc.yaml."""
+DRAWN = {"chip_id": pa.string(), "draws": pa.int64()}
+"""Columns of models/exposures.parquet. Source: learn/task.py."""
 NOT_READ = "not run again, and its pixels not read: sandwatch audit verify does"
 BEHIND_CARD = ("chips", "fingerprint", "labels", "snapshot", "imagery")
 """The links that only the model's card leads to."""
@@ -100,10 +102,11 @@ def follow(hand: InHand, history: History, objects: Objects, *, pictures: bool =
     """The audit of what is in hand, in a repository."""
     models, links, notes = chain.find(hand, history, objects)
     if not models:
+        dark = (*notes, *history.notes[-1:]) if history.unread else notes
         searched = f"no revision holds it ({len(history.revisions)} searched)"
         return _alone(
             hand,
-            f"whether a revision holds it can't be told: {notes[0]}" if notes else searched,
+            f"whether a revision holds it can't be told: {dark[0]}" if dark else searched,
             SEE if notes else chain.FETCH,
             history.notes,
         )
@@ -307,7 +310,8 @@ class _Walk:
                 wrong.append(f"{CHIPS}/{name} has SHA-256 {found}; the card says {said}")
         windows = schemas.Windows.read(paths["windows.parquet"])
         parts = schemas.ChipLabels.read(paths["chip_labels.parquet"])
-        draws = pq.read_table(self.objects.path(self.files[EXPOSURES], f"{MODELS}/{EXPOSURES}")).to_pandas()
+        path = self.objects.path(self.files[EXPOSURES], f"{MODELS}/{EXPOSURES}")
+        draws = read_table(path, DRAWN).to_pandas().drop_duplicates("chip_id")
         trained = windows["fold"] == "train"
         if set(draws["chip_id"]) != set(windows["chip_id"][trained]):
             wrong.append(f"{MODELS}/{EXPOSURES} counts other windows than the {int(trained.sum())} for training")

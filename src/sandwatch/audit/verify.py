@@ -22,6 +22,7 @@ from sandwatch.audit.retraining import Retraining
 from sandwatch.errors import InputError
 from sandwatch.files import below, sha256
 from sandwatch.learn.card import Card
+from sandwatch.printable import printable
 
 Report = Callable[[str], None]
 
@@ -120,11 +121,7 @@ class Foreign:
             "subject": self.revision.subject,
             **{f"runs {stage}": command for stage, command in self.commands.items()},
         }
-        return tuple(f"  {name:<17} {_printable(text)}" for name, text in facts.items())
-
-
-def _printable(text: str) -> str:
-    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in " ".join(text.split()))
+        return tuple(f"  {name:<17} {printable(' '.join(text.split()))}" for name, text in facts.items())
 
 
 def _not_to_be_run(revision: Revision, links: Sequence[Link]) -> str | None:
