@@ -66,9 +66,8 @@ def doctor(
         if finding.topic != topic:
             topic = finding.topic
             console.print(f"[bold]{escape(topic)}[/]")
-        console.print(
-            f"  {MARKS[finding.state]} {escape(printable(finding.name)):<30} {escape(printable(finding.detail))}"
-        )
+        name, detail = (escape(printable(text)) for text in (finding.name, finding.detail))
+        console.print(f"  {MARKS[finding.state]} {name:<30} {detail}")
     console.print(f"[bold]next[/]\n  {escape(printable(next_step(findings)))}")
     if any(finding.state == "problem" for finding in findings):
         raise typer.Exit(1)

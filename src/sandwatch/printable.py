@@ -1,4 +1,4 @@
-"""What others wrote, made fit for where it is shown: a terminal, JSON, a spreadsheet, Markdown. Nothing of it acts there.
+"""What others wrote, made fit for where it is shown: nothing of it acts on a terminal, in a spreadsheet or in Markdown.
 
 Names, labels, messages of commits and contents of files reach people through these; each says what it does to them.
 """
@@ -44,7 +44,7 @@ def spreadsheet(table: pd.DataFrame) -> pd.DataFrame:
             return value
         text = value.replace("\r\n", "\n").replace(
             "\r", "\n"
-        )  # pandas quotes the one, and would end a row at the other
+        )  # pandas quotes the one, not the other
         return f"'{text}" if text.startswith(FORMULAS) else text
 
     texts = table.select_dtypes(["object", "string", "category"]).columns

@@ -25,8 +25,8 @@ def test_all_that_is_not_seen_is_known() -> None:
 
 
 def test_a_text_is_one_line_of_what_is_seen() -> None:
-    assert printable(HOSTILE) == "a�[31m�2K �b�c�� � d�".replace("� � d", "�� d")
-    assert printable("नर्म\u200dदा, Kå´ ￥ ok") == "नर्म\u200dदा, Kå´ ￥ ok"
+    assert printable(HOSTILE) == "a�[31m�2K �b�c��� d�"
+    assert printable("नर्म\u200dदा, Kå ￥ ok") == "नर्म\u200dदा, Kå ￥ ok"
 
 
 def test_json_says_the_same() -> None:

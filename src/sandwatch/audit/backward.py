@@ -35,6 +35,7 @@ from sandwatch.audit.record import USES, Revision
 from sandwatch.errors import InputError
 
 Said = tuple[str, ...]
+OF_OBSERVATIONS = {"obs_id": pa.string(), "label_id": pa.string(), "created_by": pa.string(), "has_mines": pa.bool_()}
 COLUMNS = ["feature_id", "label_id", "obs_id", "confidence", "created_by", "created_at"]
 
 
@@ -223,11 +224,11 @@ class _Search:
         # Whoever ran a part of the stages has a lock whose chips are no longer those that training read.
         self._annotations: dict[str, str] = {}
         chips: dict[str, None] = {}
-        for _, (train, cut, annotations) in history.each(
+        for _, (train, cut, labelled) in history.each(
             lambda lock: (lock.stage(TRAIN), lock.stage("chips"), annotations_of(lock))
         ):
-            if cut is not None and annotations is not None and CHIPS in cut.outs:
-                self._annotations.setdefault(cut.outs[CHIPS], annotations)
+            if cut is not None and labelled is not None and CHIPS in cut.outs:
+                self._annotations.setdefault(cut.outs[CHIPS], labelled)
             if train is not None and CHIPS in train.deps:
                 chips[train.deps[CHIPS]] = None
         self._fetch(list(chips))
@@ -296,11 +297,7 @@ class _Search:
             if labels["feature_id"].duplicated().any():
                 raise CorruptError(f"labels.parquet of {oid} names a feature twice")
             path = self._objects.file(oid, "observations.parquet", ANNOTATIONS)
-            negatives = self._question.matches_negatives(
-                read_table(
-                    path, {**dict.fromkeys(("obs_id", "label_id", "created_by"), pa.string()), "has_mines": pa.bool_()}
-                )  # fmt: skip
-            )
+            negatives = self._question.matches_negatives(read_table(path, OF_OBSERVATIONS))
             self._of_annotations[oid] = labels, negatives
             self.meant |= dict(zip(labels["feature_id"], labels["obs_id"], strict=True))
             self.negatives |= set(negatives)

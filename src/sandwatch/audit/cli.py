@@ -336,8 +336,5 @@ def _say(as_json: bool, values: Callable[[], str], show: Callable[[Console], Non
         return
     from rich.console import Console
 
-    show(
-        Console(
-            highlight=False, emoji=False, soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 200
-        )
-    )
+    people = sys.stdout.isatty()
+    show(Console(highlight=False, emoji=False, soft_wrap=not people, width=None if people else 200))

@@ -282,6 +282,9 @@ class _Walk:
                 for product, said in products.items()
                 if there.get((obs_id, product)) != said
             ]
+            claimed = [product in result.scenes.get(obs_id, ()) for obs_id, product in there]
+            if result.scenes and not wrong:
+                self.links.append(pixels(manifest[claimed], infer.deps.get(PIXELS, ""), self.objects, pull=False))
             kinds = manifest.groupby("obs_id")["source"].agg(kind_of).to_dict()
             wrong += [
                 f"it says {obs_id} is {said} imagery; that revision's is {kinds.get(obs_id)}"
@@ -409,7 +412,7 @@ class _Walk:
         self.tables["imagery"] = _in_order(SceneRows, rows.assign(fold=rows["obs_id"].map(folds)))
         without = sorted(set(folds.index) - set(rows["obs_id"]))
         wrong = [f"observation {obs_id} has windows but no scene in {SCENES}" for obs_id in without]
-        self._note("imagery", wrong, f"{SCENES} names the {len(rows)} rasters and their source images")
+        self._note("imagery", wrong, f"{SCENES} names the {len(rows)} rasters and their source images; verify reads them")
 
     def _pictures(self, oid: str) -> None:
         """Finds RGB rasters without pulling any; those that are not what the manifest says are left out."""
@@ -437,6 +440,46 @@ class _Walk:
         if other:
             self.notes.append(f"the pictures of {len(other)} observations are not what {SCENES} says: {other[0]} first")
         self.tables["pictures"] = found
+
+
+def pixels(scenes: pd.DataFrame, folder: str, objects: Objects, *, pull: bool) -> Link:
+    """Whether rasters are those that the manifest names, each read and hashed.
+
+    What a result or a model was made from is known by the manifest's hashes: whoever replaced a raster, in the cache and
+    in ``dvc.lock`` too, did not replace these.
+
+    Args:
+        scenes: rows of schemas.Scenes that were exported.
+        folder: MD5 of ``data/scenes`` as the stage read it.
+        objects: where they may be.
+        pull: those that are not here; they are large.
+    """
+    wrong, absent = [], []
+    try:
+        files = objects.tree(folder)
+        objects.fetch(files[path] for path in scenes["path"] if pull and path in files)
+        for path, said in scenes[["path", "sha256"]].itertuples(index=False, name=None):
+            if path not in files:
+                wrong.append(f"{SCENES} names {path}, which is not among the rasters that dvc.lock names")
+                continue
+            try:
+                found = sha256(objects.path(files[path], f"{PIXELS}/{path}", pull=pull))
+            except MissingError:
+                absent.append(path)
+                continue
+            if found != said:
+                wrong.append(f"{PIXELS}/{path} was replaced: SHA-256 {found}; {SCENES} says {said}")
+    except MissingError as error:
+        return unverified(name="imagery", detail=f"which rasters there were can't be told: {error}")
+    except CorruptError as error:
+        wrong.append(str(error))
+    if wrong:
+        return broken(name="imagery", detail=wrong[0] + (f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""))
+    if absent:
+        more = f" (and {len(absent) - 1} more)" if len(absent) > 1 else ""
+        detail = f"{PIXELS}/{absent[0]} is not here{more}: whether its pixels are those that {SCENES} says can't be told"
+        return unverified(name="imagery", detail=detail, remedy="run dvc pull data/scenes, and ask again")
+    return verified(name="imagery", detail=f"{len(scenes)} rasters, read, are those that {SCENES} names")
 
 
 def label_rows(labels: gpd.GeoDataFrame, parts: Parts, draws: npt.NDArray[np.int64], method: str) -> gpd.GeoDataFrame:

@@ -144,7 +144,7 @@ def _is_text(column: pd.Series) -> bool:
 def _parsed(text: str) -> Any:
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return None
 
 

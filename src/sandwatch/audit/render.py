@@ -12,7 +12,7 @@ import pandas as pd
 
 from sandwatch.audit.backward import Backward
 from sandwatch.audit.diff import Difference
-from sandwatch.audit.record import Audit, Chain, LabelRows, Link, Revision
+from sandwatch.audit.record import Audit, Chain, LabelRows, Link, Revision, source_images
 from sandwatch.errors import InputError
 from sandwatch.files import whole
 from sandwatch.printable import json_printable, printable, spreadsheet
@@ -175,7 +175,7 @@ def print_audit(audit: Audit, console: Console) -> None:
     if audit.imagery is not None:
         shown = audit.imagery.assign(
             images=[
-                ", ".join(str(image.get("id")) for image in json.loads(t)[:3]) for t in audit.imagery["source_images"]
+                ", ".join(str(image.get("id")) for image in source_images(t)[:3]) for t in audit.imagery["source_images"]
             ]
         )
         _table(console, "imagery", shown, {"obs_id": "observation", "product": "product", "fold": "fold",

@@ -10,10 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sandwatch.audit import chain
 from sandwatch.audit.chain import ANNOTATIONS, CANONICAL, MODELS, TRAIN, broken, uncommitted, unverified, verified
-from sandwatch.audit.forward import follow, not_derived
+from sandwatch.audit.forward import PIXELS, follow, not_derived, pixels
 from sandwatch.audit.hashes import hash_folder
 from sandwatch.audit.history import LOCK, History, Lock, Stage, read_yaml
 from sandwatch.audit.objects import CorruptError, MissingError, Objects
@@ -23,6 +24,9 @@ from sandwatch.errors import InputError
 from sandwatch.files import below, sha256
 from sandwatch.learn.card import Card
 from sandwatch.printable import printable
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Report = Callable[[str], None]
 
@@ -73,6 +77,8 @@ def verify(
             links = [link for link in links if link.name not in ("weights", "card")]
             links += chain.kept_weights(hand.files, audit.card, objects, pull=True)
         lock = history.lock(audit.revision)
+        if audit.imagery is not None and (scenes := _pixels(lock, audit.imagery, keep, objects)) is not None:
+            links.append(scenes)
         stages = [stage for stage in lock.upstream(TRAIN) if retrain or stage != TRAIN]
         why = _not_to_be_run(audit.revision, links)
         if why is None:
@@ -132,6 +138,14 @@ def _not_to_be_run(revision: Revision, links: Sequence[Link]) -> str | None:
         return "nothing is run that no revision holds"
     unseen = [link.name for link in links if link.name in ("lock", "pipeline", "code") and link.state != "verified"]
     return f"nothing is run that no link vouches for: {', '.join(unseen)}" if unseen else None
+
+
+def _pixels(lock: Lock, scenes: pd.DataFrame, keep: Sequence[str], objects: Objects) -> Link | None:
+    """Whether the rasters are those that the manifest names; None where they are not here and are derived again."""
+    export, chips = lock.stage("export"), lock.stage("chips")
+    pulled = export is None or _is_pulled("export", export, keep)
+    link = pixels(scenes, "" if chips is None else chips.deps.get(PIXELS, ""), objects, pull=pulled)
+    return None if link.state == "unverified" and not pulled else link
 
 
 def _ask(
