@@ -154,12 +154,18 @@ def verify(
     yes: Annotated[
         bool, typer.Option("--yes", "-y", help="run the code of a revision that is not in HEAD's history unasked")
     ] = False,
+    network: Annotated[
+        bool, typer.Option("--network", help="leave network and credentials to the code, for rasters in a bucket")
+    ] = False,
     as_json: Json = False,
     html: Html = None,
     pseudonymous: Pseudonymous = False,
     remote: Remote = None,
 ) -> None:
     """Derive everything behind a model again in a temporary clone, compare hashes, and give one verdict.
+
+    This runs the revision's own code with your rights on this machine: without the variables and the home folder that
+    hold credentials, and without a network where the system can, but with your files. Read what you did not write.
 
     Exit status 0: all that was looked at holds; 1: a link is broken, or nothing may be run; 2: something can't be seen
     from here; 3: not committed yet.
@@ -177,7 +183,7 @@ def verify(
         def allow(foreign: Foreign) -> bool:
             print("this is not in the history of what is checked out here:", file=sys.stderr)
             print(*veil(foreign).lines, sep="\n", file=sys.stderr, flush=True)
-            asked = "run it, with all that you may do on this machine?"
+            asked = "run it, with your files and your rights on this machine?"
             return yes or (sys.stdin.isatty() and typer.confirm(asked, err=True))
 
         answer = veil(
@@ -187,6 +193,7 @@ def verify(
                 keep=keep or [],
                 remote=remote,
                 pictures=html is not None,
+                network=network,
                 report=report,
                 allow=allow,
             )

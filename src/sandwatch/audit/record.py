@@ -69,6 +69,7 @@ REMEDIES: Mapping[str, str] = {
     "code": "commit the code that it ran with, or run dvc repro there and commit dvc.lock",
     "inputs": "commit the files that it read, or run dvc repro there and commit dvc.lock",
     "params": "commit the params that it ran with, or run dvc repro there and commit dvc.lock",
+    "imagery": "rely on nothing made of it; run dvc repro export there, compare, and commit",
     "rebuild": "don't rely on what was recorded; run dvc repro there, commit, and compare with sandwatch audit diff",
 }
 """What to do about a link that is broken; where none is named, ``AGAIN``."""

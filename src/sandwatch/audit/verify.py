@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sandwatch.audit import chain
+from sandwatch.audit import chain, confined
 from sandwatch.audit.chain import ANNOTATIONS, CANONICAL, MODELS, TRAIN, broken, uncommitted, unverified, verified
 from sandwatch.audit.forward import PIXELS, follow, not_derived, pixels
 from sandwatch.audit.hashes import hash_folder
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Report = Callable[[str], None]
+BUCKET = "its rasters lie in a bucket: --network lets the code reach it, with your credentials; read the code first"
+ONLINE = "this system has no way to switch the network off for the code that is run: it could reach what it likes"
 
 
 def verify(
@@ -39,6 +41,7 @@ def verify(
     keep: Sequence[str] = (),
     remote: str | None = None,
     pictures: bool = False,
+    network: bool = False,
     report: Report = print,
     allow: Callable[[Foreign], bool] = lambda _: False,
 ) -> Audit:
@@ -54,6 +57,7 @@ def verify(
         keep: stages that are not run again; what they wrote is pulled, and only its hashes are compared.
         remote: of DVC, to pull from; None for the default one.
         pictures: look for RGB rasters too, as :func:`sandwatch.audit.forward.audit` does.
+        network: leave the network and this environment, with its credentials, to the code that is run.
         report: is given a line now and then.
         allow: is asked before the code of a revision is run that whoever works here never checked out.
 
@@ -85,7 +89,10 @@ def verify(
             _ask(target, audit.revision, lock, stages, keep, history, allow)
             with tempfile.TemporaryDirectory(prefix="sandwatch-verify-") as folder:
                 report(f"cloning {audit.revision} to {folder}")
-                clone = _Clone(Path(folder), history, audit.revision.commit)
+                clone = _Clone(Path(folder), history, audit.revision.commit, network=network)
+                if not network and confined.offline() is None:
+                    audit = replace(audit, notes=(*audit.notes, ONLINE))
+                    report(f"note: {ONLINE}")
                 retraining = Retraining.before(
                     clone.root, weights_sha256=audit.card.weights_sha256 if audit.card else ""
                 )
@@ -210,7 +217,8 @@ def _working_tree(history: History) -> Link:
 class _Clone:
     """A revision checked out by itself: objects of git are shared, files and DVC's cache are not."""
 
-    def __init__(self, folder: Path, history: History, commit: str) -> None:
+    def __init__(self, folder: Path, history: History, commit: str, *, network: bool) -> None:
+        self._network = network
         top = folder / "clone"
         top.mkdir()
         self._folder = folder
@@ -230,27 +238,40 @@ class _Clone:
         said = next((line for line in lines if line.startswith("error:")), lines[-1] if lines else "no word")
         return f"{stage} can't be run again: {said}" if done.returncode else None
 
+    def lacks_network(self, stage: str) -> bool:
+        """Whether a stage reads rasters in a bucket, and was run where none can be reached."""
+        listed = self.root / "data/regions" / self._region / "imagery/scenes.csv"
+        return not self._network and stage == "export" and listed.is_file() and b"gs://" in listed.read_bytes()
+
+    @property
+    def _region(self) -> str:
+        return str(read_yaml((self.root / "params.yaml").read_text(errors="replace")).get("region"))
+
     def lock(self) -> Lock:
         """Its dvc.lock as it is now."""
-        return Lock((self.root / LOCK).read_text())
+        path = self.root / LOCK
+        return Lock(path.read_text(errors="replace") if path.is_file() else "")
 
     def _python(self, module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
         # DVC itself is this environment's (-E, -P): the path of Python that holds the clone is for its stages only.
         # DVC would keep its database of file hashes beside that of other clones.
-        env = {**os.environ, "PATH": path, "PYTHONPATH": str(self.root / "src"), "DVC_NO_ANALYTICS": "1",
+        own = dict(os.environ) if self._network else confined.environment(self._folder / "home")
+        before = () if self._network else confined.offline() or ()
+        env = {**own, "PATH": path, "PYTHONPATH": str(self.root / "src"), "DVC_NO_ANALYTICS": "1",
                "DVC_SITE_CACHE_DIR": str(self._folder / "site")}  # fmt: skip
         return subprocess.run(
-            [sys.executable, "-E", "-P", "-m", module, *arguments],
+            [*before, sys.executable, "-E", "-P", "-m", module, *arguments],
             cwd=self.root,
             env=env,
             text=True,
+            errors="replace",
             capture_output=True,
             check=False,
         )
 
     def _git(self, *arguments: str) -> None:
-        done = subprocess.run(["git", *arguments], text=True, capture_output=True, check=False)
+        done = subprocess.run(["git", *arguments], text=True, errors="replace", capture_output=True, check=False)
         if done.returncode:
             raise InputError(
                 f"git {arguments[-1]}", got=done.stderr.strip()[:300], expected="a clone", fix="run git fsck"
@@ -283,7 +304,15 @@ def _rebuild(
                 failed = clone.repro(name)
             except (MissingError, CorruptError) as error:
                 compared, failed = {}, f"{name} needs its snapshot: {error}"
-            again = None if failed else clone.lock().stage(name)
+            again = None
+            if not failed:
+                try:
+                    again = clone.lock().stage(name)
+                except InputError as error:
+                    failed = f"{name} left a dvc.lock that can't be read: {error.got}"
+            if failed and clone.lacks_network(name):
+                links.append(unverified(name=link, detail=failed, remedy=BUCKET))
+                break
             wrong = [failed] if failed else _different(compared, again, clone.root, objects, name)
             more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
             how = "derived from the recorded snapshot" if source == "labelbox" else "run again"
@@ -304,8 +333,8 @@ def _rebuild(
 def _source(name: str, recorded: Stage) -> str | None:
     """Where a stage of the outside world reads from; None for the others."""
     section = {"export": "imagery", "annotations": "annotations"}.get(name, "")
-    source: str | None = recorded.params.get(section, {}).get("source")
-    return source
+    values = chain.by_section(recorded.params).get(section)
+    return values.get("source") if isinstance(values, Mapping) else None
 
 
 def _is_pulled(name: str, recorded: Stage, keep: Sequence[str]) -> bool:
