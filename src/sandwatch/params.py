@@ -13,8 +13,10 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
+from sandwatch import ids
 from sandwatch.errors import InputError
 
 S2_L2A_BANDS = ("B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B9", "B11", "B12")
@@ -29,6 +31,16 @@ Positive = Annotated[float, Field(gt=0.0)]
 NotNegative = Annotated[float, Field(ge=0.0)]
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0)]
+
+
+def _plain(path: str) -> str:
+    if not all(ids.names_files(part) for part in path.split("/")):
+        raise PydanticCustomError("path", f"a path of plain names: {ids.RULE}")
+    return path
+
+
+PlainPath = Annotated[str, AfterValidator(_plain)]
+"""A path below a folder that ``dvc.yaml`` writes into commands, where a shell takes blanks and signs for its own."""
 S2Band = Literal["B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B9", "B10", "B11", "B12"]
 S1Band = Literal["VV", "VH"]
 
@@ -301,8 +313,12 @@ def _region(values: dict[str, Any], regions: Path) -> list[tuple[int, InputError
     if "region" not in values:
         return [(_MISSING, _nothing("region", f"a folder under data/regions: {', '.join(folders)}"))]
     region = values["region"]
-    if region in folders:
+    if region in folders and ids.names_files(region):
         return []
+    if region in folders:
+        # dvc.yaml writes it into commands, where a shell takes blanks and signs for its own.
+        fix = "rename that folder, and set region"
+        return [(_OTHER, InputError("params.yaml: region", got=repr(region), expected=ids.RULE, fix=fix))]
     near = get_close_matches(str(region), folders, n=1)
     fix = f"did you mean {near[0]}? correct it" if near else f"correct it, or make data/regions/{region}"
     expected = f"a folder under data/regions: {', '.join(folders)}"

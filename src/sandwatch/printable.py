@@ -42,9 +42,7 @@ def spreadsheet(table: pd.DataFrame) -> pd.DataFrame:
     def plain(value: object) -> object:
         if not isinstance(value, str):
             return value
-        text = value.replace("\r\n", "\n").replace(
-            "\r", "\n"
-        )  # pandas quotes the one, not the other
+        text = value.replace("\r\n", "\n").replace("\r", "\n")  # pandas quotes the one, not the other
         return f"'{text}" if text.startswith(FORMULAS) else text
 
     texts = table.select_dtypes(["object", "string", "category"]).columns

@@ -69,7 +69,9 @@ def examined(root, environment=None, home=Path("/nonexistent")):
 
 def lock(root, stages, present=True):
     outs = {name: [f"data/{name}"] for name in stages}
-    record = {name: {"cmd": "x", "outs": [{"path": path, "md5": "0" * 32} for path in paths]} for name, paths in outs.items()}
+    record = {
+        name: {"cmd": "x", "outs": [{"path": path, "md5": "0" * 32} for path in paths]} for name, paths in outs.items()
+    }
     (root / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": record}))
     for (path,) in outs.values():
         if present:

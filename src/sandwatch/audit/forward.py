@@ -412,7 +412,9 @@ class _Walk:
         self.tables["imagery"] = _in_order(SceneRows, rows.assign(fold=rows["obs_id"].map(folds)))
         without = sorted(set(folds.index) - set(rows["obs_id"]))
         wrong = [f"observation {obs_id} has windows but no scene in {SCENES}" for obs_id in without]
-        self._note("imagery", wrong, f"{SCENES} names the {len(rows)} rasters and their source images; verify reads them")
+        self._note(
+            "imagery", wrong, f"{SCENES} names the {len(rows)} rasters and their source images; verify reads them"
+        )
 
     def _pictures(self, oid: str) -> None:
         """Finds RGB rasters without pulling any; those that are not what the manifest says are left out."""
@@ -477,7 +479,9 @@ def pixels(scenes: pd.DataFrame, folder: str, objects: Objects, *, pull: bool) -
         return broken(name="imagery", detail=wrong[0] + (f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""))
     if absent:
         more = f" (and {len(absent) - 1} more)" if len(absent) > 1 else ""
-        detail = f"{PIXELS}/{absent[0]} is not here{more}: whether its pixels are those that {SCENES} says can't be told"
+        detail = (
+            f"{PIXELS}/{absent[0]} is not here{more}: whether its pixels are those that {SCENES} says can't be told"
+        )
         return unverified(name="imagery", detail=detail, remedy="run dvc pull data/scenes, and ask again")
     return verified(name="imagery", detail=f"{len(scenes)} rasters, read, are those that {SCENES} names")
 

@@ -175,7 +175,8 @@ def print_audit(audit: Audit, console: Console) -> None:
     if audit.imagery is not None:
         shown = audit.imagery.assign(
             images=[
-                ", ".join(str(image.get("id")) for image in source_images(t)[:3]) for t in audit.imagery["source_images"]
+                ", ".join(str(image.get("id")) for image in source_images(t)[:3])
+                for t in audit.imagery["source_images"]
             ]
         )
         _table(console, "imagery", shown, {"obs_id": "observation", "product": "product", "fold": "fold",
