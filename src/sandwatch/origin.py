@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from sandwatch.errors import InputError
 
@@ -44,7 +44,7 @@ class About(BaseModel):
         """
         try:
             return cls.model_validate(json.loads(path.read_text()))
-        except (OSError, ValueError, ValidationError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise InputError(
                 str(path), got=str(error)[:300], expected="what the stage chips wrote", fix="run dvc repro chips"
             ) from None
