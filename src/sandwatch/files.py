@@ -5,11 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
+
+from sandwatch.errors import InputError
+
+T = TypeVar("T")
 
 LEFT_BEHIND = (
     "*.aux.xml",
@@ -71,3 +75,22 @@ def write_json(path: Path, value: Any) -> None:
     """Writes JSON with sorted keys, two spaces and a newline at the end: the same value, the same bytes."""
     with whole(path) as partial:
         partial.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path, check: Callable[[Any], T], *, expected: str, fix: str) -> T:
+    """Reads a JSON file of ours.
+
+    Args:
+        path: of the file.
+        check: makes of the content what is wanted; may raise ValueError, KeyError or TypeError.
+        expected: what the file should be, for the error.
+        fix: the way back.
+
+    Raises:
+        InputError: there is no such file, or it is not what is expected.
+    """
+    try:
+        return check(json.loads(path.read_bytes()))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        got = "no such file" if isinstance(error, FileNotFoundError) else str(error)[:300] or type(error).__name__
+        raise InputError(str(path), got=got, expected=expected, fix=fix) from None

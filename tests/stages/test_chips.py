@@ -16,7 +16,7 @@ import yaml
 from shapely.geometry import box
 
 from sandwatch import raster
-from sandwatch.files import write_json
+from sandwatch.files import sha256, write_json
 from sandwatch.grid import Grid, Window
 from sandwatch.learn.data import Chips
 from sandwatch.schemas import Aoi, CanonicalIgnored, CanonicalLabels, CanonicalObservations, ChipLabels, Scenes, Windows
@@ -89,7 +89,7 @@ def workspace(tmp_path: Path) -> Path:
                 "valid_fraction": 1.0,
                 "source": "files",
                 "source_images": "[]",
-                "sha256": "0" * 64,
+                "sha256": sha256(tmp_path / "scenes" / obs_id / "s2.tif"),
             }
         )
         observations.append(

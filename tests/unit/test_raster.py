@@ -83,7 +83,7 @@ def test_unfit_rasters_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"b.tif: got .*not recognized.*; expected a GeoTIFF"):
         raster.read(tmp_path / "b.tif", bands=("B2",))
     write_raster(tmp_path / "c.tif", reflectance(1), crs=None)
-    with pytest.raises(InputError, match=r"c.tif: got CRS None.*; expected a CRS"):
+    with pytest.raises(InputError, match=r"c.tif: got CRS None.*; expected a projected CRS"):
         raster.read_grid(tmp_path / "c.tif")
     with pytest.raises(ValueError, match=r"pixels \(2, 30, 40\) on a grid \(30, 40\) with bands"):
         raster.write_cog(tmp_path / "d.tif", reflectance(2), GRID, bands=S2_NAMES, nodata=0)
