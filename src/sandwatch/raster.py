@@ -124,12 +124,18 @@ def polygons(path: Path, value: int) -> list[Polygon]:
 
     Returns:
         Polygons along pixel edges in the raster's CRS, from the top down, then from the left.
+
+    Raises:
+        InputError: the raster can't be read to its end.
     """
     import rasterio
     from rasterio.features import shapes
+    from rasterio.windows import Window as RasterioWindow
     from shapely import Polygon
 
     with _reading(path) as file:
+        for row in range(0, file.height, BLOCK_PX):  # shapes() leaves out what it can't read, without a word
+            file.read(1, window=RasterioWindow(0, row, file.width, min(BLOCK_PX, file.height - row)))
         band = rasterio.band(file, 1)
         found = [
             Polygon(geometry["coordinates"][0], geometry["coordinates"][1:])
@@ -279,6 +285,8 @@ def footprint(path: Path) -> BaseGeometry:
     with _reading(path) as file:
         _check_place(path, file)
         outline = box(*file.bounds)
+        if not outline.area > 0:
+            raise _nowhere(path, file)
         place = reproject(shapely.segmentize(outline, outline.length / 80.0), file.crs.to_wkt(), WGS84)
         if not np.isfinite(shapely.get_coordinates(place)).all():
             raise _nowhere(path, file)
@@ -296,8 +304,9 @@ def read_onto(
     Args:
         path: of a GeoTIFF; ``/vsigs/bucket/name`` too.
         grid: where to.
-        nodata: the value of pixels without data; None for what the file says. Where that says nothing, pixels have no
-            data that are 0 in all bands, as Sentinel-2's products mean it. NaN and masked pixels never have data.
+        nodata: the value of pixels without data; None for what the file says. Where that says nothing, or what no pixel
+            can be (NaN among integers), pixels have no data that are 0 in all bands, as Sentinel-2's products mean it.
+            NaN and masked pixels never have data.
         resampling: ``cubic``, ``bilinear`` or ``nearest``, for rasters that are not finer than the grid.
 
     Yields:
@@ -326,9 +335,10 @@ def read_onto(
         edges = (left - margin, top - margin, right + margin, bottom + margin)
         if not all(map(math.isfinite, edges)):
             raise _nowhere(path, file)
-        first_col, first_row = (max(math.floor(round(edge, 3)), 0) for edge in edges[:2])
-        last_col = min(math.ceil(round(edges[2], 3)), file.width)
-        last_row = min(math.ceil(round(edges[3], 3)), file.height)
+        # A grid's edge lies on one of the block's pixels, whatever arithmetic says.
+        left, top, right, bottom = (round(edge * block) / block if block else round(edge, 3) for edge in edges)
+        first_col, first_row = max(math.floor(left), 0), max(math.floor(top), 0)
+        last_col, last_row = min(math.ceil(right), file.width), min(math.ceil(bottom), file.height)
         if last_col <= first_col or last_row <= first_row:
             for dtype in file.dtypes:
                 yield np.dtype(dtype), np.full(grid.shape, np.nan)
@@ -338,7 +348,7 @@ def read_onto(
         pixels, invalid = file.read(window=part), file.read_masks(window=part) == 0
         if nodata is not None:
             invalid |= pixels == nodata
-        elif all(value is None for value in file.nodatavals):
+        elif not any(_can_be(value, dtype) for value, dtype in zip(file.nodatavals, file.dtypes, strict=True)):
             invalid |= (pixels == 0).all(axis=0)
         part_transform = window_transform(part, transform)
         for band, hidden in zip(pixels, invalid, strict=True):
@@ -389,6 +399,12 @@ def _check_place(path: Path, file: Any) -> None:
             expected="a projected or geographic one that PROJ can bring to EPSG:4326",
             fix="write the right one into the file with gdal_edit.py -a_srs",
         )
+
+
+def _can_be(nodata: float | None, dtype: str) -> bool:
+    """Whether there is a value of no data that a pixel can have."""
+    kind = np.dtype(dtype)
+    return nodata is not None and (kind.kind not in "iu" or np.iinfo(kind).min <= nodata <= np.iinfo(kind).max)
 
 
 def _nowhere(path: Path, file: Any) -> InputError:
@@ -450,7 +466,7 @@ def _reading(path: Path) -> Iterator[Any]:
     with _open(path) as file:
         try:
             yield file
-        except (RasterioError, CRSError, ProjError, MemoryError) as error:
+        except (RasterioError, CRSError, ProjError, MemoryError, UnicodeDecodeError) as error:
             raise InputError(
                 str(path),
                 got=unsigned(error.__cause__ or error),

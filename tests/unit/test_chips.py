@@ -432,6 +432,7 @@ def test_more_observations_than_a_process_may_have_files_open(region: Region) ->
             "status": "exported",
             "path": f"s1_2020-01-01/{product}.tif",
             "source": "files",
+            "sha256": sha256(region["scenes"] / "s1_2020-01-01" / f"{product}.tif"),
         }
         for obs_id in ids
         for product in ("s2", "s1")

@@ -169,7 +169,7 @@ def test_what_is_no_table_is_refused(tmp_path: Path, content: bytes | None) -> N
     path = tmp_path / "aoi.parquet"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(InputError, match=r"aoi.parquet: got .*; expected a table that its stage wrote; run dvc repro"):
+    with pytest.raises(InputError, match=r"aoi.parquet: got .*; expected a table that its stage wrote; run dvc check"):
         Aoi.read(path)
 
 
