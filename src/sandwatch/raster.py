@@ -304,9 +304,8 @@ def read_onto(
     Args:
         path: of a GeoTIFF; ``/vsigs/bucket/name`` too.
         grid: where to.
-        nodata: the value of pixels without data; None for what the file says. Where that says nothing, or what no pixel
-            can be (NaN among integers), pixels have no data that are 0 in all bands, as Sentinel-2's products mean it.
-            NaN and masked pixels never have data.
+        nodata: the value of pixels without data; None for what the file says. Where that says nothing, pixels have no
+            data that are 0 in all bands, as Sentinel-2's products mean it. NaN and masked pixels never have data.
         resampling: ``cubic``, ``bilinear`` or ``nearest``, for rasters that are not finer than the grid.
 
     Yields:
@@ -348,7 +347,7 @@ def read_onto(
         pixels, invalid = file.read(window=part), file.read_masks(window=part) == 0
         if nodata is not None:
             invalid |= pixels == nodata
-        elif not any(_can_be(value, dtype) for value, dtype in zip(file.nodatavals, file.dtypes, strict=True)):
+        elif all(value is None for value in file.nodatavals):
             invalid |= (pixels == 0).all(axis=0)
         part_transform = window_transform(part, transform)
         for band, hidden in zip(pixels, invalid, strict=True):
@@ -399,12 +398,6 @@ def _check_place(path: Path, file: Any) -> None:
             expected="a projected or geographic one that PROJ can bring to EPSG:4326",
             fix="write the right one into the file with gdal_edit.py -a_srs",
         )
-
-
-def _can_be(nodata: float | None, dtype: str) -> bool:
-    """Whether there is a value of no data that a pixel can have."""
-    kind = np.dtype(dtype)
-    return nodata is not None and (kind.kind not in "iu" or np.iinfo(kind).min <= nodata <= np.iinfo(kind).max)
 
 
 def _nowhere(path: Path, file: Any) -> InputError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -167,6 +168,14 @@ def test_the_stage_writes_chips_that_training_reads(workspace: Path) -> None:
     shutil.rmtree(workspace / "chips")
     assert run(workspace).returncode == 0
     assert contents(workspace) == first
+
+
+def test_a_fingerprint_that_is_none_is_one_line(workspace: Path) -> None:
+    (workspace / "canonical" / "fingerprint.json").write_bytes(b"")
+    done = run(workspace)
+    assert done.returncode == 1
+    assert re.match(r"error: canonical/fingerprint.json: got .+; expected .+; run dvc checkout annot", done.stderr)
+    assert done.stderr.count("\n") == 1
 
 
 def test_a_label_revision_leaves_the_pixels_as_they_are(workspace: Path) -> None:

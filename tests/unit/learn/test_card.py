@@ -70,6 +70,14 @@ def test_what_is_no_card_is_refused_by_name(tmp_path: Path) -> None:
         Card.read(path)
 
 
+@pytest.mark.parametrize("content", [b"", b"null", b"[]", b"\xff", b"[" * 100_000, b'{"inputs": NaN}'])
+def test_a_card_that_is_none_is_one_line(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "model.json").write_bytes(content)
+    with pytest.raises(InputError, match=r"model\.json: got .+; expected a model card; run dvc checkout") as error:
+        Card.read(tmp_path / "model.json")
+    assert "\n" not in str(error.value)
+
+
 def test_every_input_file_is_hashed(tmp_path: Path) -> None:
     (tmp_path / "chips" / "masks").mkdir(parents=True)
     for name in ("chips/b", "chips/masks/a", "metrics.json"):

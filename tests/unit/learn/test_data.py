@@ -99,6 +99,35 @@ def test_a_band_without_data_is_refused(tmp_path: Path) -> None:
         chips.moments(chips.of("train"))
 
 
+@pytest.mark.parametrize("damage", ["gone", "empty", "short", "other shape", "other bands", "smaller"])
+@pytest.mark.parametrize("kind", ["pixels", "masks"])
+def test_arrays_that_are_not_whole_are_found_before_training(tmp_path: Path, kind: str, damage: str) -> None:
+    folder = tiny_chips.write(tmp_path)
+    path = folder / kind / "c_2020-01-01.npy"
+    content, array = path.read_bytes(), np.load(path)
+    path.unlink()
+    if damage in ("empty", "short"):
+        path.write_bytes(content[:-1] if damage == "short" else b"")
+    elif damage == "other shape":
+        np.save(path, array[..., :-1])
+    elif damage == "other bands":
+        np.save(path, array[:-1])
+    elif damage == "smaller":  # both, so that they fit each other
+        for name in ("pixels", "masks"):
+            whole = np.load(folder / name / "t_2020-01-01.npy")
+            np.save(folder / name / "c_2020-01-01.npy", whole[..., :50, :])
+    with pytest.raises(InputError, match=r"c_2020-01-01.*: got .+; expected .+; run dvc checkout chips, or dvc repro"):
+        Chips(folder)
+
+
+@pytest.mark.parametrize("length", [0, 4, 100, -1])
+def test_a_table_of_windows_that_is_not_whole_is_refused(tmp_path: Path, length: int) -> None:
+    path = tiny_chips.write(tmp_path) / "windows.parquet"
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(InputError, match=r"windows\.parquet: got .+; expected a table of windows; run dvc"):
+        Chips(tmp_path)
+
+
 def test_a_folder_without_windows_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"windows\.parquet: got .*; expected a table of windows; run dvc"):
         Chips(tmp_path)
