@@ -39,7 +39,9 @@ def npy(path: Path) -> None:
 
 
 def parquet(path: Path) -> None:
-    write_parquet({"chip_id": [str(value) for value in NOISE[0].ravel()[:15_000]], "n": NOISE[0].ravel()[:15_000]}, path)
+    write_parquet(
+        {"chip_id": [str(value) for value in NOISE[0].ravel()[:15_000]], "n": NOISE[0].ravel()[:15_000]}, path
+    )
 
 
 def geoparquet(path: Path) -> None:

@@ -86,7 +86,7 @@ class Waits:
     def __call__(self, task: str) -> str:
         (self.folder / f"{task}.pid").write_text(str(os.getpid()))
         if self.stubborn:
-            return str(3 ** 10**9)  # no other thread of this process runs meanwhile
+            return str(3**10**9)  # no other thread of this process runs meanwhile
         time.sleep(60)
         return task
 
