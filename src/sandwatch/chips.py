@@ -20,13 +20,14 @@ import pandas as pd
 from pydantic import Field
 
 from sandwatch import pools, raster, stack
+from sandwatch.distance import min_distance_km
 from sandwatch.errors import InputError
 from sandwatch.files import write_npy
 from sandwatch.grid import RESOLUTION_M, Grid, Window, tile
 from sandwatch.origin import Kind, kind_of
 from sandwatch.params import Bands, Count, Fraction, NotNegative, Section, Seed
 from sandwatch.scene import SceneReader, exported
-from sandwatch.split import Blocks, Split, blocks, check_leak, check_windows, footprints, ground, min_distance_km
+from sandwatch.split import Blocks, Split, blocks, check_leak, check_windows, footprints, ground
 from sandwatch.stack import HIGH, IGNORED, LOW, OTHER
 
 CONFIDENCE = {"low": LOW, "high": HIGH}
