@@ -61,7 +61,7 @@ class _Worker:
 
     def __init__(self, module: str, seed: int, scratch: Path) -> None:
         self._mark = uuid.uuid4().hex
-        self._said = tempfile.TemporaryFile("w+", dir=scratch, errors="replace")
+        self._said = (scratch / f"said-{self._mark}").open("w+", errors="replace")  # end() closes it
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.torture.worker", module, str(seed), str(scratch)],
             cwd=ROOT,
@@ -193,7 +193,8 @@ def torture_all(modules: Sequence[str], *, seed: int, minutes: float, lanes: int
 
 def _row(result: Result) -> str:
     counts = "".join(f"{result.outcomes[outcome]:>12,}" for outcome in OUTCOMES)
-    return f"{result.name:<10}{result.tries:>9,}{sum(result.outcomes.values()):>9,}{counts}{len(result.failures):>8,}{result.seconds:>7.0f} s"
+    heads = f"{result.name:<10}{result.tries:>9,}{sum(result.outcomes.values()):>9,}"
+    return f"{heads}{counts}{len(result.failures):>8,}{result.seconds:>7.0f} s"
 
 
 def _sort(detail: str) -> str:

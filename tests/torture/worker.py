@@ -19,7 +19,7 @@ from pathlib import Path
 
 from tests.torture.attack import Failure, Kind, attempt, drawn_from
 
-MOST_MEMORY = 4 << 30
+MOST_MEMORY = 10 << 30
 """Bytes that a try may take: more than that at once is an attack on the machine."""
 
 

@@ -1,1 +1,1 @@
-"""One module a kind of attack, with a class ``Attack`` (:class:`tests.torture.attack.Kind`). A new file is a new kind."""
+"""A module a kind of attack, with a class ``Attack`` (:class:`tests.torture.attack.Kind`): a new file is a new kind."""

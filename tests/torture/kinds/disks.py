@@ -42,7 +42,7 @@ class Attack:
     """Writes one file, or one folder, with a random room left: from none to somewhat more than it needs."""
 
     share = 2.0
-    deadline_s = 60.0
+    deadline_s = 120.0
 
     def __init__(self, scratch: Path) -> None:
         """Mounts the disks, and learns what each writer writes where there is room."""

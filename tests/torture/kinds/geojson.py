@@ -25,7 +25,7 @@ class Attack:
     """Freezes a snapshot of many spoilt files and a good one."""
 
     share = 1.5
-    deadline_s = 20.0
+    deadline_s = 60.0
 
     def __init__(self, scratch: Path) -> None:
         """Nothing to prepare."""

@@ -1,4 +1,4 @@
-"""Signals to every process of a run of ``dvc repro`` at any moment; the next run gives what an undisturbed one gives."""
+"""Signals to every process of a run of ``dvc repro`` at any moment; the next run gives what an undisturbed one does."""
 
 from __future__ import annotations
 

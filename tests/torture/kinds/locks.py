@@ -13,7 +13,8 @@ from tests.torture.attack import ROOT, expect
 
 ODD = (
     "\n", "\n\n", " \n", "# a comment\n", "<<<<<<< HEAD\n", "=======\n", ">>>>>>> other\n", "\t\n", "---\n", "...\n",
-    "  &a x: *a\n", "%YAML 1.1\n", "\r", "\r\n", "'", '"', ": ", "- ", "{", "[", "!!python/object:os.system", "\0", "\ufeff",
+    "\r", "\r\n", "  &a x: *a\n", "%YAML 1.1\n", "'", '"', ": ", "- ", "{", "[", "!!python/object:os.system",
+    "\0", "\ufeff",
 )  # fmt: skip
 
 
@@ -21,7 +22,7 @@ class Attack:
     """Reads spoilt locks, each stage of them, and what each rests on."""
 
     share = 1.0
-    deadline_s = 10.0
+    deadline_s = 60.0
 
     def __init__(self, scratch: Path) -> None:
         """Takes the repository's own lock."""

@@ -1,4 +1,4 @@
-"""Releases of which a byte, a field or a file is another: none passes for what was signed, and each is told in a line."""
+"""Releases of which a byte, a field or a file is another: none passes for what was signed, each is told in a line."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Attack:
     """Reads its card and its attestation, and checks all of it."""
 
     share = 1.5
-    deadline_s = 30.0
+    deadline_s = 60.0
 
     def __init__(self, scratch: Path) -> None:
         """Signs a release of a model that a small history holds."""

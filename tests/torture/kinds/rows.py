@@ -22,7 +22,7 @@ class Attack:
     """Freezes a snapshot of many spoilt rows and a good one."""
 
     share = 2.0
-    deadline_s = 20.0
+    deadline_s = 60.0
 
     def __init__(self, scratch: Path) -> None:
         """Nothing to prepare."""

@@ -1,4 +1,4 @@
-"""A canary in every place of an address where a credential may stand: none survives the redaction, nothing else goes."""
+"""A canary in every place of an address where a credential may stand: none survives, and nothing else goes."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from tests.torture import fuzz
 from tests.torture.attack import expect
 
 NAMES = (
-    "X-Goog-Signature", "X-Amz-Signature", "X-Amz-Security-Token", "sig", "se", "sv", "token", "access_token", "key", "apikey",
-    "api_key", "secret", "password", "passwd", "pwd", "jwt", "st", "hmac", "bearer", "Policy", "Key-Pair-Id", "auth", "code",
-    "AWSAccessKeyId", "GoogleAccessId", "Expires", "Signature", "session", "sid", "ticket", "assertion", "client_secret", "q",
+    "X-Goog-Signature", "X-Amz-Signature", "X-Amz-Security-Token", "sig", "se", "sv", "token", "access_token", "key",
+    "apikey", "api_key", "secret", "password", "passwd", "pwd", "jwt", "st", "hmac", "bearer", "Policy",
+    "Key-Pair-Id", "auth", "code", "AWSAccessKeyId", "GoogleAccessId", "Expires", "Signature", "session", "sid",
+    "ticket", "assertion", "client_secret", "q",
 )  # fmt: skip
 SCHEMES = ("https", "http", "HTTPS", "Http", "s3", "gs", "ftp", "wss", "postgresql", "abfss")
 HOSTS = (
@@ -35,7 +36,7 @@ class Attack:
     """Redacts rows that hold such addresses, plain, escaped, encoded, within others."""
 
     share = 1.0
-    deadline_s = 10.0
+    deadline_s = 60.0
 
     def __init__(self, scratch: Path) -> None:
         """Nothing to prepare."""
@@ -44,18 +45,17 @@ class Attack:
         for _ in range(INPUTS):
             canary = f"CANARY{draw.getrandbits(48):012X}"
             address = _address(draw, canary)
-            shown = unsigned(f"could not read {address}")
-            expect(canary not in shown, "secret", f"shown of {address!r}: {shown!r}")
-            row = _row(draw, address)
-            line = json.dumps(row, ensure_ascii=draw.random() < 0.5).encode("utf-8", "surrogatepass")
+            line = json.dumps(_row(draw, address), ensure_ascii=draw.random() < 0.5).encode("utf-8", "surrogatepass")
             if draw.random() < 0.3:
                 line = line.replace(b"/", b"\\/")
             if draw.random() < 0.3:
                 line = line.replace(b"&", b"\\u0026")
             kept, _ = redact(line + b"\n")
             expect(canary.encode() not in kept, "secret", f"kept of {line[:600]!r}: {kept[:600]!r}")
-            after = json.loads(kept.decode("utf-8", "surrogatepass"))
-            expect(after["plain"] == row["plain"], "wrong", f"{row['plain']!r} became {after['plain']!r}")
+            before, after = (json.loads(text.decode("utf-8", "surrogatepass"))["plain"] for text in (line, kept))
+            expect(before == after, "wrong", f"{before!r} became {after!r}")
+            shown = unsigned(f"could not read {address}")
+            expect(canary not in shown, "secret", f"shown of {address!r}: {shown!r}")
         return Counter(right=2 * INPUTS)
 
 
@@ -69,6 +69,11 @@ def _row(draw: Random, address: str) -> dict[str, Any]:
         ("What? Yes & no", "50 % of it", "a@b.example", "12:30", "x=1", fuzz.text(draw).replace("/", ""))
     )
     return {"row_data": held, "plain": plain}
+
+
+def _free(text: str) -> str:
+    """A text without what makes an address, or the end of one."""
+    return text.translate(dict.fromkeys(map(ord, "/=")))
 
 
 def _address(draw: Random, canary: str) -> str:

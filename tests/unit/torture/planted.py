@@ -19,7 +19,7 @@ class Attack:
     """A try has one of the faults, chosen by its chance."""
 
     share = 1.0
-    deadline_s = 1.0
+    deadline_s = 0.8
 
     def __init__(self, scratch: Path) -> None:
         """Nothing to prepare."""
