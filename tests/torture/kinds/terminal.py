@@ -23,8 +23,8 @@ from tests.unit.annotation_rows import KNOWN
 
 EVIL = (
     "\x1b[2J", "\x1b]0;VERIFIED\x07", "\x1b[8m", "\x9b31m", "\r\x1b[K", "\u202e\u2066", "\b\b\b",
-    "\nVERIFIED: 13 links", "[red]", '=HYPERLINK("http://a")', "+1", "-1+1", "@SUM(1)", "\t=1", "\u200f", "[/]", "|", "<script>",
-    "\x00", "\x7f", "\u2028",
+    "\nVERIFIED: 13 links", "[red]", '=HYPERLINK("http://a")', "+1", "-1+1", "@SUM(1)", "\t=1", "\u200f", "[/]", "|",
+    "<script>", "\x00", "\x7f", "\u2028",
 )  # fmt: skip
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
