@@ -7,11 +7,11 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sandwatch.errors import InputError
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+T = TypeVar("T")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What a system answers that has no room for more: its disk, the user's share of it, or a file's limit is reached."""
 LEFT_BEHIND = (
@@ -196,3 +197,22 @@ def write_json(path: Path, value: Any) -> None:
     """Writes JSON with sorted keys, two spaces and a newline at the end: the same value, the same bytes."""
     with whole(path) as partial:
         partial.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path, check: Callable[[Any], T], *, expected: str, fix: str) -> T:
+    """Reads a JSON file of ours.
+
+    Args:
+        path: of the file.
+        check: makes of the content what is wanted; may raise ValueError, KeyError or TypeError.
+        expected: what the file should be, for the error.
+        fix: the way back.
+
+    Raises:
+        InputError: there is no such file, or it is not what is expected.
+    """
+    try:
+        return check(json.loads(path.read_bytes()))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        got = "no such file" if isinstance(error, FileNotFoundError) else str(error)[:300] or type(error).__name__
+        raise InputError(str(path), got=got, expected=expected, fix=fix) from None

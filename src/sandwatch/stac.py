@@ -64,7 +64,7 @@ def scene_item(scene: Scene, spec: Spec, folder: Path, detections: int) -> pysta
             "sandwatch:threshold": spec.threshold,
             **_provenance(spec),
             "sandwatch:imagery": scene.imagery,
-            "sandwatch:scene_sha256": dict(sorted(scene.sha256.items())),
+            "sandwatch:scene_sha256": scene.sha256,
         },
     )
     ProjectionExtension.ext(item, add_if_missing=True).apply(

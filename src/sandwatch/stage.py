@@ -16,6 +16,7 @@ import typer
 from sandwatch import running, storage
 from sandwatch.errors import InputError
 from sandwatch.files import room
+from sandwatch.printable import printable
 
 Input = Annotated[Path, typer.Option(exists=True, help="a dependency that dvc.yaml names")]
 Output = Annotated[Path, typer.Option(help="an output that dvc.yaml names")]
@@ -78,7 +79,7 @@ def _not_kept() -> InputError | None:
 
 def progress(line: str) -> None:
     """Prints one line about what the stage is doing, at once, so that it shows under ``dvc repro`` and in CI."""
-    print(line, flush=True)
+    print(printable(line), flush=True)
 
 
 @contextmanager
