@@ -11,11 +11,14 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, Thr
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from itertools import islice
+from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
 from sandwatch.errors import InputError
 from sandwatch.running import end_with_parent
 
+LOOK_S = 1.0
+"""How long to wait before looking whether all processes live."""
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
@@ -55,6 +58,7 @@ def each(
         processes, mp_context=multiprocessing.get_context("spawn"), initializer=_begin, initargs=(work,)
     )
     waiting, begun = iter(tasks), dict[Future[Result], Task]()
+    ours = set[BaseProcess]()
 
     def begin() -> None:
         """Gives every process a task, and no more: what has begun is what is being worked on."""
@@ -65,27 +69,32 @@ def each(
                 begun[pool.submit(_do, task)] = task
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        ours.update(child for child in multiprocessing.active_children() if child not in others)
 
     try:
         begin()
         while begun:
-            for future in wait(begun, return_when=FIRST_COMPLETED).done:
+            done = wait(begun, LOOK_S, FIRST_COMPLETED).done
+            # The pool itself overlooks the end of a process that it started last, until another task is done.
+            if not done and any(child.exitcode is not None for child in ours):
+                raise BrokenProcessPool
+            for future in done:
                 result = future.result()
                 del begun[future]
                 begin()
                 yield result
-    except BrokenProcessPool:
-        raise InputError(
-            f"a process that worked on {' or '.join(map(named, begun.values()))}",
-            got="its end, by the system or by somebody",
-            expected="a result",
-            fix="run the same command again; if memory runs out, with fewer processes: "
-            f"SANDWATCH_WORKERS={max(processes // 2, 1)}",
-        ) from None
-    except BaseException:
+    except BaseException as error:
         for child in multiprocessing.active_children():
             if child not in others:
                 child.terminate()
+        if isinstance(error, BrokenProcessPool):
+            raise InputError(
+                f"a process that worked on {' or '.join(map(named, begun.values()))}",
+                got="its end, by the system or by somebody",
+                expected="a result",
+                fix="run the same command again; if memory runs out, with fewer processes: "
+                f"SANDWATCH_WORKERS={max(processes // 2, 1)}",
+            ) from None
         raise
     finally:
         pool.shutdown(cancel_futures=True)
