@@ -33,8 +33,11 @@ def main(*, chips: Input, code: Input, weights: Input, models: Output, results: 
     compute, model = params[Compute], params[Model]
     if compute.reproducible:
         pin(compute.threads)
+    from sandwatch import arithmetic
     from sandwatch.learn import card, data, task
+    from sandwatch.work import Work
 
+    operations = arithmetic.probe() if compute.reproducible else {}
     start = model.encoder_weights
     facts = task.learn(
         chips=data.Chips(chips),
@@ -49,6 +52,7 @@ def main(*, chips: Input, code: Input, weights: Input, models: Output, results: 
             code=json.loads(code.read_text()),
             params_sha256=card.hash_params(params.values),
         ),
+        work=Work.open(Path(__file__), computed_on=arithmetic.here(operations)),
         weights=weights,
         models=models,
         results=results,
@@ -57,9 +61,6 @@ def main(*, chips: Input, code: Input, weights: Input, models: Output, results: 
     if facts is None:
         return
     if compute.reproducible:
-        from sandwatch import arithmetic
-
-        operations = arithmetic.probe()
         facts["arithmetic"] = {"fingerprint": arithmetic.fingerprint(operations), "operations": operations}
         arithmetic.record(operations, weights_sha256=sha256(models / "model.safetensors"))
     write_json(Path("runs/train.json"), facts)
