@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import geopandas as gpd
@@ -112,6 +113,7 @@ def running(region: Workspace) -> Iterator["subprocess.Popen[str]"]:
     with subprocess.Popen(
         command, cwd=region.root, env={**os.environ, "SANDWATCH_WORKERS": "2"}, text=True, start_new_session=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # tests in the background inherit "ignored"
     ) as process:  # fmt: skip
         assert process.stdout is not None
         assert process.stderr is not None
