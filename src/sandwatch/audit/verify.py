@@ -228,7 +228,9 @@ class _Clone:
         # DVC itself is this environment's (-E, -P): the path of Python that holds the clone is for its stages only.
         # DVC would keep its database of file hashes beside that of other clones.
         env = {**os.environ, "PATH": path, "PYTHONPATH": str(self.root / "src"), "DVC_NO_ANALYTICS": "1",
-               "DVC_SITE_CACHE_DIR": str(self._folder / "site")}  # fmt: skip
+               "DVC_SITE_CACHE_DIR": str(self._folder / "site"),
+               # Everything is computed anew: nothing is taken that an earlier run, or the revision itself, left lying.
+               "SANDWATCH_CACHE": str(self._folder / "work")}  # fmt: skip
         return subprocess.run(
             [sys.executable, "-E", "-P", "-m", module, *arguments],
             cwd=self.root,
