@@ -15,11 +15,12 @@ Writes:
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-from sandwatch.files import sha256, write_json
-from sandwatch.learn.card import Model
+from pydantic import TypeAdapter
+
+from sandwatch.files import read_json, sha256, write_json
+from sandwatch.learn.card import Model, Sha256
 from sandwatch.learn.params import Scoring, Train
 from sandwatch.origin import About
 from sandwatch.params import Bands, StageParams
@@ -49,7 +50,12 @@ def main(*, chips: Input, code: Input, weights: Input, models: Output, results: 
         provenance=task.Provenance(
             about=About.read(chips / "about.json"),
             inputs=card.hash_inputs([chips, *([weights / start.file] if start else [])]),
-            code=json.loads(code.read_text()),
+            code=read_json(
+                code,
+                TypeAdapter(dict[str, Sha256]).validate_python,
+                expected="the list that the stage check wrote",
+                fix="run dvc repro check",
+            ),
             params_sha256=card.hash_params(params.values),
         ),
         work=Work.open(Path(__file__), computed_on=arithmetic.here(operations)),

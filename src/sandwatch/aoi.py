@@ -10,11 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import numpy as np
 import shapely
-from pydantic import Field
 from shapely.geometry import Point, box
 from shapely.geometry.base import BaseGeometry
 
@@ -22,7 +21,7 @@ from sandwatch import ids, split
 from sandwatch.errors import InputError
 from sandwatch.geometry import WGS84, reproject, snap, transformer
 from sandwatch.grid import Grid, utm_crs
-from sandwatch.params import NotNegative, Positive, Section
+from sandwatch.params import NotNegative, PlainPath, Positive, Section
 from sandwatch.rivers import Rivers
 from sandwatch.split import Split
 
@@ -41,7 +40,7 @@ class Aoi(Section):
     """From sites and rivers to areas of interest."""
 
     section = "aoi"
-    rivers: Annotated[str, Field(min_length=1)]
+    rivers: PlainPath
     extent_m: Positive
     simplify_tolerance_m: NotNegative
     buffer_m: NotNegative

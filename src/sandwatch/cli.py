@@ -12,6 +12,7 @@ import typer
 from sandwatch import cli_labelbox
 from sandwatch.audit import cli as cli_audit
 from sandwatch.errors import InputError
+from sandwatch.printable import printable
 
 if TYPE_CHECKING:
     import geopandas as gpd
@@ -59,14 +60,15 @@ def doctor(
     if hooks:
         install(Path())
         findings = examine(Path(), os.environ, Path.home())
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, emoji=False, soft_wrap=True)
     topic = None
     for finding in findings:
         if finding.topic != topic:
             topic = finding.topic
             console.print(f"[bold]{escape(topic)}[/]")
-        console.print(f"  {MARKS[finding.state]} {escape(finding.name):<30} {escape(finding.detail)}")
-    console.print(f"[bold]next[/]\n  {escape(next_step(findings))}")
+        name, detail = (escape(printable(text)) for text in (finding.name, finding.detail))
+        console.print(f"  {MARKS[finding.state]} {name:<30} {detail}")
+    console.print(f"[bold]next[/]\n  {escape(printable(next_step(findings)))}")
     if any(finding.state == "problem" for finding in findings):
         raise typer.Exit(1)
 
@@ -177,7 +179,7 @@ def migrate(
     made = write_region(source if source.startswith("gs://") else Path(source), region)
     print(f"{region}: {made.sites} sites, {made.scenes} rasters, {made.annotations} annotation files")
     for path in made.left:
-        print(f"left aside: {path}")
+        print(f"left aside: {printable(path)}")
     print(
         f"next: in params.yaml set region: {region.name}, imagery.source: files, annotations.source: geojson and "
         "aoi.buffer_m: 0 (these rivers are buffered already), then run: sandwatch doctor"

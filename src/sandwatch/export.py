@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from sandwatch import params, pools, raster
 from sandwatch.errors import InputError
+from sandwatch.files import exactly
 from sandwatch.imagery import Raster, Site, Source, Unfetched, river_lines
 from sandwatch.imagery.params import EarthEngine, Imagery, Synthetic
 from sandwatch.origin import kind_of
@@ -95,7 +96,8 @@ def export(
         Rows of ``schemas.Scenes``: one for each observation and product asked for.
 
     Raises:
-        InputError: the source refuses something, or no observation is covered well enough.
+        InputError: the source refuses something, no observation is covered well enough, or ``folder`` holds in the end
+            what this run did not write.
     """
     import pandas as pd
 
@@ -103,7 +105,7 @@ def export(
     tasks = [(site, month) for site in places for month in site.months]
     do = partial(_export, ask=ask, folder=folder, bands=bands, imagery=imagery, work=work)
     rows: list[dict[str, Any]] = []
-    for number, done in enumerate(pools.each(do, tasks, min(workers, len(tasks))), start=1):
+    for number, done in enumerate(pools.each(do, tasks, min(workers, len(tasks)), named=_obs_id), start=1):
         part = done.value
         rows += part
         said = part[0]["detail"] or f"{part[0]['valid_fraction']:.0%} of the AOI valid"
@@ -116,7 +118,13 @@ def export(
             expected=f"some that cover {imagery.min_coverage:g} of their AOI",
             fix="add imagery or months, or lower imagery.min_coverage",
         )
+    exactly(folder, {row["path"]: row["sha256"] for row in rows if row["path"]})
     return pd.DataFrame(rows)
+
+
+def _obs_id(task: tuple[Site, date]) -> str:
+    site, month = task
+    return f"{site.site_id}_{month.isoformat()}"
 
 
 def _export(
@@ -124,7 +132,7 @@ def _export(
 ) -> Done:
     """One observation: its files, and as the value its rows of the manifest."""
     site, month = task
-    obs_id = f"{site.site_id}_{month.isoformat()}"
+    obs_id = _obs_id(task)
 
     def inputs() -> Any:
         source = ask.inputs(site, month)
@@ -140,7 +148,7 @@ def _export(
         }
 
     def function(folder: Path) -> list[dict[str, Any]]:
-        return _observe(site, month, ask=ask, folder=folder, bands=bands, imagery=imagery)
+        return _observe(task, ask=ask, folder=folder, bands=bands, imagery=imagery)
 
     done = work.run(Unit(name=obs_id, inputs=inputs, function=function), folder / obs_id)
     for row in done.value:
@@ -149,10 +157,11 @@ def _export(
 
 
 def _observe(
-    site: Site, month: date, *, ask: Source, folder: Path, bands: params.Bands, imagery: Imagery
+    task: tuple[Site, date], *, ask: Source, folder: Path, bands: params.Bands, imagery: Imagery
 ) -> list[dict[str, Any]]:
     """Asks for one observation, writes its files, returns its rows of the manifest, all but their hashes."""
-    obs_id = f"{site.site_id}_{month.isoformat()}"
+    site, month = task
+    obs_id = _obs_id(task)
     composite = ask(site, month)
     aoi = raster.inside(site.aoi, site.grid)
     products = [_Product(name="s2", bands=bands.s2, raster=composite.s2, dtype="uint16", nodata=0.0)]

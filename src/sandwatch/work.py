@@ -172,9 +172,9 @@ class Work:
             self._make_room(sum((folder / path).stat().st_size for path in hashes) + len(text))
             for path, digest in hashes.items():
                 if not self._file(digest).exists():
-                    with whole(self._file(digest)) as partial:
+                    with _fresh(self._file(digest)) as partial:
                         _copy(folder / path, partial)
-            with whole(self._unit(key)) as partial:
+            with _fresh(self._unit(key)) as partial:
                 partial.write_bytes(hashlib.sha256(text).hexdigest().encode() + b"\n" + text)
             for digest in before - set(hashes.values()):
                 self._file(digest).unlink(missing_ok=True)
@@ -303,6 +303,18 @@ def _kept(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
             stat = path.stat()
             if S_ISREG(stat.st_mode):
                 yield path, stat
+
+
+@contextmanager
+def _fresh(path: Path) -> Iterator[Path]:
+    """As :func:`sandwatch.files.whole`, without waiting for the disk: what it loses is noticed by its hash."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial{os.getpid()}")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _used(path: Path) -> None:

@@ -14,9 +14,10 @@ from safetensors.torch import save_file
 
 from sandwatch import raster, schemas
 from sandwatch.files import sha256
-from sandwatch.infer import SceneStack, read_score
+from sandwatch.infer import read_score
 from sandwatch.learn.card import CLASSES, Model, Spec
 from sandwatch.learn.model import Predictor, build
+from sandwatch.scene import SceneReader, exported
 from sandwatch.scoring import score, to_scores
 from tests.unit.test_infer import BANDS, make_site, tables
 
@@ -84,10 +85,9 @@ def test_maps_a_scene_with_the_network_and_the_same_bytes_twice(workspace):
 
     predictor = Predictor.load(workspace / "models" / "model.safetensors", "cpu", precision="32-true")
     folder = workspace / "data" / "scenes" / OBS_ID
-    stack = SceneStack(
-        {name: folder / f"{name}.tif" for name in ("s2", "s1")}, raster.read_grid(folder / "s2.tif"), BANDS
-    )
-    expected = to_scores(np.concatenate([part.steps for part in score(stack, predictor)]))
+    rasters = exported(schemas.Scenes.read(workspace / "data" / "scenes.parquet"), folder.parent)[OBS_ID]
+    with SceneReader(OBS_ID, rasters, raster.read_grid(folder / "s2.tif"), BANDS) as scene:
+        expected = to_scores(np.concatenate([part.steps for part in score(scene, predictor)]))
     stored = read_score(predictions / OBS_ID / "score.tif")
     inside = ~np.isnan(stored)
     assert inside.sum() > 10_000

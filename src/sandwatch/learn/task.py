@@ -18,21 +18,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Sampler
 
 from sandwatch._torchvision import ensure_torchvision
 from sandwatch.errors import InputError
-from sandwatch.files import sha256, whole
+from sandwatch.files import sha256
 from sandwatch.learn.calibrate import temperature
 from sandwatch.learn.card import CLASSES, Card, Model, Spec
 from sandwatch.learn.data import Batch, Batches, Chips, Draws, Indices, TrainingBatches, in_batches
 from sandwatch.learn.metrics import LogitHistogram, ScoreHistogram
 from sandwatch.learn.model import Predictor, build, mine_logit, normalise
 from sandwatch.learn.params import Loss, Scoring, Train
-from sandwatch.learn.weights import load
+from sandwatch.learn.weights import load, save
 from sandwatch.origin import About, words
 from sandwatch.parquet import write_parquet
 from sandwatch.picture import banded, image
@@ -505,8 +504,7 @@ def learn(
         Predictor(task.network, draft, trainer.strategy.root_device, precision=compute.precision), chips
     )
     trained = models / "model.safetensors"
-    with whole(trained) as partial:
-        save_file(tracker.best_weights, partial, metadata=predictor.spec.header())
+    save(trained, tracker.best_weights, predictor.spec.header())
     Card(
         **predictor.spec.model_dump() | {"weights_sha256": sha256(trained)},
         inputs=provenance.inputs,
