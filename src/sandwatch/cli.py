@@ -12,6 +12,7 @@ import typer
 from sandwatch import cli_labelbox
 from sandwatch.audit import cli as cli_audit
 from sandwatch.errors import InputError
+from sandwatch.files import room
 from sandwatch.printable import printable
 
 if TYPE_CHECKING:
@@ -35,7 +36,8 @@ def main() -> None:
     # Reading tables loads hypothesis where it is installed, and that its plugins: half a second for nothing.
     os.environ.setdefault("HYPOTHESIS_NO_PLUGINS", "1")
     try:
-        app()
+        with room(Path()):
+            app()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None

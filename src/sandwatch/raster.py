@@ -158,10 +158,10 @@ def _profile(grid: Grid, dtype: npt.DTypeLike, count: int, nodata: float | None)
 
 def _write_as_cog(file: Any, path: Path) -> None:
     """Writes an open raster as a COG. Made in memory: on a full disk, GDAL prints, and returns as if all were well."""
-    from rasterio import MemoryFile
+    import rasterio
     from rasterio.shutil import copy
 
-    with MemoryFile(ext=path.suffix) as made:
+    with rasterio.MemoryFile(ext=path.suffix) as made:
         copy(
             file,
             made.name,

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, NoReturn, get_type_hints
@@ -79,6 +80,15 @@ def _not_kept() -> InputError | None:
 def progress(line: str) -> None:
     """Prints one line about what the stage is doing, at once, so that it shows under ``dvc repro`` and in CI."""
     print(printable(line), flush=True)
+
+
+@contextmanager
+def aside() -> Iterator[None]:
+    """Where the block can't write what lies beside the outputs, the stage says so and goes on."""
+    try:
+        yield
+    except (InputError, OSError) as error:
+        progress(f"note: {error}; the outputs of this stage are whole without it")
 
 
 def workers() -> int:

@@ -7,7 +7,6 @@ again what the cache lacks, and removes it before. Where dvc.lock doesn't fit, i
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -55,7 +54,7 @@ def _links(cache: Any) -> bool:
     from dvc_objects.fs.generic import test_links
 
     kinds = ["reflink", *(kind for kind in cache.cache_types[:1] if kind == "hardlink")]
-    return bool(test_links(kinds, cache.fs, cache.path, LocalFileSystem(), os.path.abspath("link")))
+    return bool(test_links(kinds, cache.fs, cache.path, LocalFileSystem(), str(Path("link").absolute())))
 
 
 def _md5(path: Path) -> str:

@@ -12,8 +12,9 @@ import pytest
 import shapely
 
 from sandwatch import raster, report
+from sandwatch.audit.folders import whole_folder
 from sandwatch.errors import InputError
-from sandwatch.files import whole, write_bytes, write_json, write_npy
+from sandwatch.files import exactly, sha256, whole, write_bytes, write_json, write_npy
 from sandwatch.grid import Grid
 from sandwatch.parquet import write_parquet
 from tests.disks import SmallDisk, small_disk, small_files
@@ -116,7 +117,8 @@ def test_a_full_disk(write: Callable[[Path], None], disk: SmallDisk, tmp_path: P
 
     told = sweep(write, disk.root, tmp_path, leaving)
     assert 5 < len(told) < len(SHARES)
-    assert all("No space left on device, with" in line and "expected room for" in line for line in told)
+    assert all("No space left on device, with" in line for line in told)
+    assert "expected room for 0." in told[-1]
 
 
 @pytest.mark.parametrize("write", WRITERS)
@@ -137,3 +139,27 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
 def test_errors_of_others_pass(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="elsewhere"), whole(tmp_path / "a"):
         (tmp_path / "elsewhere").read_bytes()
+
+
+def test_a_folder_is_whole_or_nothing(disk: SmallDisk) -> None:
+    disk.leave(100_000)
+    with (
+        pytest.raises(InputError, match=r"No space left on device, with .* expected more; free some"),
+        whole_folder(disk.root / "release", replaces=lambda _: True, of="another") as made,
+    ):
+        (made / "model").write_bytes(bytes(200_000))
+    assert not list(disk.root.glob("*release*"))
+
+
+def test_a_folder_holds_what_was_written_and_nothing_else(tmp_path: Path) -> None:
+    for name in ("a/s2.tif", "a/.DS_Store", "a/s2.tif.aux.xml", "item.json"):
+        write_bytes(tmp_path / name, b"sand")
+    written = {"a/s2.tif": sha256(tmp_path / "a/s2.tif"), "item.json": None}
+    exactly(tmp_path, written)
+    for changed, got in (
+        ({**written, "b.tif": None}, r"b\.tif: got no file"),
+        ({"item.json": None}, r"a/s2\.tif: got a file that this run did not write"),
+        ({**written, "a/s2.tif": "0" * 64}, r"a/s2\.tif: got other bytes"),
+    ):
+        with pytest.raises(InputError, match=got):
+            exactly(tmp_path, changed)

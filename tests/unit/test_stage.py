@@ -60,7 +60,7 @@ def repository(tmp_path: Path) -> Callable[[str], Repository]:
 
 def test_what_a_killed_dvc_began_does_not_reach_the_next_run(repository: Callable[[str], Repository]) -> None:
     made = repository("a b c d e f g h")
-    dvc = made.dvc("repro", SLEEP="0.5")
+    dvc = made.dvc("repro", SLEEP="3")
     stage = written(made.root / "pid")
     dvc.kill()
     dvc.wait()
