@@ -26,7 +26,7 @@ from sandwatch.files import whole
 from sandwatch.grid import RESOLUTION_M, Grid, Window, tile
 from sandwatch.origin import Kind, kind_of
 from sandwatch.params import Bands, Count, Fraction, NotNegative, Section, Seed
-from sandwatch.split import Blocks, Split, blocks, check_leak, check_windows, footprints, ground
+from sandwatch.split import Blocks, Split, blocks, check_leak, check_windows, footprints, grounds
 from sandwatch.stack import HIGH, IGNORED, LOW, OTHER
 
 CONFIDENCE = {"low": LOW, "high": HIGH}
@@ -191,7 +191,7 @@ def cut(
             )
     placed = observations.assign(fold=sites.loc[observations["site_id"], "fold"].to_numpy())
     learnt = placed[placed["fold"] != "infer"]
-    scene = {site.site_id: ground(Grid.of_site(site)) for site in aoi.itertuples()}
+    scene = dict(zip(aoi["site_id"], grounds([Grid.of_site(site) for site in aoi.itertuples()]), strict=True))
     check_leak(
         learnt["obs_id"].tolist(),
         learnt["fold"].tolist(),
