@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,8 +23,9 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import KDTree
 from shapely.geometry.base import BaseGeometry
 
-from sandwatch.geometry import transformer
+from sandwatch.geometry import Geometries, transformer
 
+Areas = Sequence[BaseGeometry] | Geometries
 Indices = npt.NDArray[np.int64] | npt.NDArray[np.int32]
 Metres = npt.NDArray[np.float32] | npt.NDArray[np.float64]
 
@@ -58,7 +60,7 @@ def distance_km(first: BaseGeometry, second: BaseGeometry) -> float:
     return float(EARTH.inv(*near[0], *near[1])[2]) / 1000.0
 
 
-def min_distance_km(first: Sequence[BaseGeometry], second: Sequence[BaseGeometry]) -> float:
+def min_distance_km(first: Areas, second: Areas) -> float:
     """The least distance between a geometry of ``first`` and one of ``second``, kilometres.
 
     Raises:
@@ -80,7 +82,7 @@ def min_distance_km(first: Sequence[BaseGeometry], second: Sequence[BaseGeometry
     return best
 
 
-def groups(geometries: Sequence[BaseGeometry], km: float) -> Indices:
+def groups(geometries: Areas, km: float) -> Indices:
     """Groups by single linkage: two geometries of different groups are farther apart than ``km``.
 
     Args:
@@ -112,9 +114,7 @@ def groups(geometries: Sequence[BaseGeometry], km: float) -> Indices:
     return np.argsort(np.argsort(first))[found]
 
 
-def first_too_near(
-    geometries: Sequence[BaseGeometry], kinds: Sequence[str], km: float
-) -> tuple[int, int, float] | None:
+def first_too_near(geometries: Areas, kinds: Sequence[str], km: float) -> tuple[int, int, float] | None:
     """The first two geometries of different kinds that are no farther apart than ``km``; None if there are none.
 
     Args:
@@ -147,7 +147,7 @@ class _Vertices:
         starts: where the vertices of each geometry begin.
     """
 
-    def __init__(self, geometries: Sequence[BaseGeometry]) -> None:
+    def __init__(self, geometries: Areas) -> None:
         self._geometries = np.asarray(geometries, dtype=object)
         parts, geometry = shapely.get_parts(self._geometries, return_index=True)
         areas = shapely.get_dimensions(parts) == 2
@@ -166,7 +166,8 @@ class _Vertices:
 
     def of(self, i: int) -> npt.NDArray[np.float64]:
         """Those of one geometry."""
-        return self.points[slice(*np.searchsorted(self.owner, [i, i + 1]))]
+        first, end = np.searchsorted(self.owner, [i, i + 1])
+        return self.points[first:end]
 
     def discs(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """A disc within each geometry: its centre in space, (n, 3), and radius, metres; of lines and points a point."""
@@ -199,11 +200,9 @@ class _Tree:
 
     def __init__(self, vertices: _Vertices, chosen: npt.NDArray[np.bool_]) -> None:
         self._vertices, self._owner = vertices, vertices.owner[chosen]
-        self._tree = KDTree(vertices.points[chosen])
+        self._tree: Any = KDTree(vertices.points[chosen])
 
-    def nearest(
-        self, asked: npt.NDArray[np.bool_], reach: float = math.inf
-    ) -> tuple[npt.NDArray[np.float64], Indices]:
+    def nearest(self, asked: npt.NDArray[np.bool_], reach: float = math.inf) -> tuple[npt.NDArray[np.float64], Indices]:
         """For each geometry, metres through space from its asked vertices to the tree's nearest, and whose that is.
 
         Infinite where none of its vertices is asked, or none is within ``reach``.
@@ -284,7 +283,8 @@ def _link(
 
 def _length(vectors: Metres) -> npt.NDArray[np.float64]:
     """Lengths of vectors (3, n)."""
-    return np.sqrt(np.square(vectors, dtype=np.float64).sum(axis=0))
+    length: npt.NDArray[np.float64] = np.sqrt(np.square(vectors, dtype=np.float64).sum(axis=0))
+    return length
 
 
 def _linked(label: Indices, *linked: Indices) -> Indices:
@@ -304,8 +304,7 @@ def _nearest_first(pairs: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 def _in_place(points: npt.NDArray[np.float64]) -> Indices:
-    """An order of points in which neighbours lie near each other, a power of two long: some points are there twice.
-    """
+    """An order of points in which neighbours lie near each other, a power of two long: some points are there twice."""
     longest = max(float(np.ptp(points, axis=0).max()), 1.0)
     cells = ((points - points.min(axis=0)) / longest * ((1 << 21) - 1)).astype(np.int64)
     for shift, mask in MORTON:
@@ -317,8 +316,9 @@ def _in_place(points: npt.NDArray[np.float64]) -> Indices:
 
 def _in_space(degrees: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Metres from the centre of the Earth, float32 (n, 3), of points on its ellipsoid."""
-    height = np.zeros(len(degrees))
-    return np.column_stack(transformer("EPSG:4979", "EPSG:4978").transform(*degrees.T, height)).astype(np.float32)
+    x, y = degrees.T
+    moved = transformer("EPSG:4979", "EPSG:4978").transform(x, y, np.zeros(len(x)))
+    return np.column_stack(moved).astype(np.float32)
 
 
 def _centre(geometry: BaseGeometry) -> tuple[float, float]:
