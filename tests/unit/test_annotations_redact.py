@@ -181,11 +181,11 @@ def test_what_is_left_was_there_before_in_this_order(line: bytes) -> None:
     ],
 )
 def test_the_time_is_linear(piece: str) -> None:
-    many = piece.encode() * (50_000 // len(piece))
+    many = piece.encode() * (60_000 // len(piece))
     start = time.process_time()
     redact(b'"https://example.com/?' + many + b'"')
     redact(b'"' + many + b'?"')
-    assert time.process_time() - start < 4
+    assert time.process_time() - start < 2.5
 
 
 def test_two_exports_that_differ_in_signatures_alone_freeze_to_the_same_bytes(tmp_path: Path) -> None:
