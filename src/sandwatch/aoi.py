@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import re
 from collections.abc import Sequence
@@ -18,7 +16,7 @@ from pydantic import Field
 from shapely.geometry import Point, box
 from shapely.geometry.base import BaseGeometry
 
-from sandwatch import ids, split
+from sandwatch import ids, listing, split
 from sandwatch.distance import distance_km, groups
 from sandwatch.errors import InputError
 from sandwatch.geometry import WGS84, reproject, snap, transformer
@@ -79,12 +77,7 @@ def read_sites(path: Path) -> list[Site]:
     Raises:
         InputError: names the line and site at fault.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(str(path), got=str(error), expected="UTF-8", fix="save it as UTF-8") from None
-    reader = csv.DictReader(io.StringIO(text, newline=""))
-    header = [name.strip() for name in reader.fieldnames or ()]
+    header, rows = listing.read(path)
     if sorted(header) != sorted(COLUMNS):
         raise InputError(
             f"{path}, columns",
@@ -92,17 +85,8 @@ def read_sites(path: Path) -> list[Site]:
             expected=", ".join(COLUMNS),
             fix=f"add {_list(set(COLUMNS) - set(header))}, remove {_list(set(header) - set(COLUMNS))}",
         )
-    reader.fieldnames = header
     sites: dict[str, Site] = {}
-    for row in reader:
-        where = f"{path}, line {reader.line_num}"
-        if None in row or None in row.values():
-            raise InputError(
-                where,
-                got=f"{sum(v is not None for v in row.values())} values",
-                expected=f"{len(COLUMNS)}, as in the header",
-                fix="check the commas, and quote values that hold one",
-            )
+    for where, row in rows:
         site = _site({key: value.strip() for key, value in row.items()}, where)
         if site.site_id in sites:
             raise InputError(

@@ -240,7 +240,7 @@ def test_a_manifest_that_is_missing_or_broken_is_refused(tmp_path: Path) -> None
         Files.open(tmp_path, bands=BANDS, places=[a_site()])
     (tmp_path / "scenes.csv").write_text(",".join(ROW) + f"\n{OBS},s2,a.tif,B4,B3,B2,1,0\n")
     with pytest.raises(
-        InputError, match=r"scenes.csv, line 2: got more or fewer values than columns; .* quote band lists"
+        InputError, match=r"scenes.csv, line 2: got 8 values; expected 6, as in the header; .* quote values"
     ):
         Files.open(tmp_path, bands=BANDS, places=[a_site()])
 
