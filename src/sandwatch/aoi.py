@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import shapely
-from pydantic import Field
-from shapely.geometry import Point, box
+from shapely.geometry import Point
 from shapely.geometry.base import BaseGeometry
 
 from sandwatch import ids, listing, split

@@ -22,6 +22,7 @@ from sandwatch.imagery import Composite, Raster, Site, SourceImage, Unfetched
 from sandwatch.imagery.earthengine import composites, session, transfer
 from sandwatch.imagery.params import EarthEngine
 from sandwatch.pools import threads
+from sandwatch.stack import load
 from sandwatch.stage import progress
 
 if TYPE_CHECKING:
@@ -66,7 +67,8 @@ class Fetched:
         path = self.products.get((site.site_id, month, product))
         if path is None:
             return Unfetched(valid_fraction=found.coverage, source_images=found.images)
-        pixels = np.load(path)
+        dtype = np.uint16 if product == "s2" else np.float32
+        pixels = np.array(load(path, dtype, (None, *site.grid.shape), fix="remove it, and it is fetched again"))
         return Raster(pixels=pixels if product == "s2" else decibel(pixels), source_images=found.images)
 
 
