@@ -199,7 +199,10 @@ def _areas_in(crs: str, sites: Sequence[Site], rivers: Rivers, aoi: Aoi) -> list
     squares = shapely.box(x - half, y - half, x + half, y + half)
     to_degrees = transformer(crs, WGS84)
     near, (whose, which) = rivers.near_each(
-        [to_degrees.transform_bounds(*bounds, densify_pts=21) for bounds in shapely.bounds(squares).tolist()]
+        [
+            to_degrees.transform_bounds(left, bottom, right, top, densify_pts=21)
+            for left, bottom, right, top in shapely.bounds(squares).tolist()
+        ]
     )
     projected = shapely.make_valid(reproject(near.to_numpy(), WGS84, crs))
     # A row a site, filled with None.
