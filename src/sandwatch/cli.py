@@ -12,6 +12,7 @@ import typer
 from sandwatch import cli_labelbox
 from sandwatch.audit import cli as cli_audit
 from sandwatch.errors import InputError
+from sandwatch.files import room
 from sandwatch.printable import printable
 
 if TYPE_CHECKING:
@@ -35,7 +36,8 @@ def main() -> None:
     # Reading tables loads hypothesis where it is installed, and that its plugins: half a second for nothing.
     os.environ.setdefault("HYPOTHESIS_NO_PLUGINS", "1")
     try:
-        app()
+        with room(Path()):
+            app()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None
@@ -201,6 +203,24 @@ def weights(
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB; keep it with git add, or with dvc add where it is large")
     print("write into params.yaml, section model:")
     print(f"  encoder_weights: {{file: {path.name}, sha256: {sha256(path)}}}")
+
+
+@app.command()
+def cache(
+    prune: Annotated[
+        bool, typer.Option("--prune", help="remove it all: the next run computes everything anew")
+    ] = False,
+) -> None:
+    """Say how much finished work is kept, which a run goes on with where another was killed, or remove it."""
+    from sandwatch import work
+
+    folder = work.place()
+    if prune:
+        before = work.size(folder)
+        work.prune(folder, 0)
+        print(f"{folder}: {before / 1e6:.1f} MB removed")
+    else:
+        print(f"{folder}: {work.size(folder) / 1e6:.1f} MB of at most {work.bound(folder) / 1e9:.1f} GB")
 
 
 def _rows(path: Path, obs_id: str, table: type[Table]) -> gpd.GeoDataFrame | None:

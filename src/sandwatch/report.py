@@ -6,6 +6,7 @@ metadata, because matplotlib would write its version there.
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from sandwatch.evaluate import HOLDOUT, OTHER_TEST, Evaluation, Miss, grid_of
-from sandwatch.files import whole, write_json
+from sandwatch.files import whole, write_bytes, write_json
 from sandwatch.grid import Grid
 from sandwatch.origin import marked
 from sandwatch.printable import markdown, printable, spreadsheet
@@ -309,8 +310,9 @@ def _figure(path: Path, width_in: float, height_in: float) -> Iterator[Any]:
         figure = Figure(figsize=(width_in, height_in), dpi=DPI, layout="constrained")
         FigureCanvasAgg(figure)
         yield figure
-        with whole(path) as partial:
-            figure.savefig(partial, format="png", metadata={"Software": None})
+        content = io.BytesIO()
+        figure.savefig(content, format="png", metadata={"Software": None})
+        write_bytes(path, content.getbuffer())
 
 
 def _title(figure: Any, title: str, said: str | None) -> None:

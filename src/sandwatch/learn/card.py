@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from pydantic_core import PydanticCustomError
 
 from sandwatch.errors import InputError
-from sandwatch.files import files_below, sha256, write_json
+from sandwatch.files import files_below, read_json, sha256, write_json
 from sandwatch.origin import Kind
 from sandwatch.params import Count, Section
 
@@ -162,16 +162,12 @@ class Card(Spec):
         Raises:
             InputError: there is no such file, or it is no card.
         """
-        try:
-            return cls.model_validate(json.loads(path.read_text()))
-        except FileNotFoundError:
-            raise InputError(
-                str(path), got="no such file", expected="a model card", fix="run dvc repro train or dvc pull train"
-            ) from None
-        except (OSError, ValueError, RecursionError) as error:  # of JSON, of UTF-8, of the fields
-            raise InputError(
-                str(path), got=str(error)[:300], expected="a model card", fix="run dvc repro train or dvc pull train"
-            ) from None
+        return read_json(
+            path,
+            cls.model_validate,
+            expected="a model card",
+            fix="run dvc checkout train, dvc pull train or dvc repro train",
+        )
 
     def write(self, path: Path) -> None:
         """Writes the card, whole or not at all."""
