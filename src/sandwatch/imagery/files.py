@@ -24,9 +24,10 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -125,6 +126,25 @@ class Files:
         return Composite(
             s2=_s2(s2, self.bands.s2, site) if s2 else None, s1=_s1(s1, self.bands.s1, site) if s1 else None
         )
+
+    def inputs(self, site: Site, month: date) -> Any:
+        """The observation's lines, files by what they hold; None where one is read in place from a bucket."""
+        told = []
+        for product in PRODUCTS:
+            for entry in self.entries.get((f"{site.site_id}_{month.isoformat()}", product), ()):
+                content = entry.pinned or _content(entry.path)
+                if content is None:
+                    return None
+                told.append({**asdict(entry), "where": None, "path": content})
+        return told
+
+
+def _content(path: Path) -> str | None:
+    """The hash of a file; None where it isn't on this machine, which reading it will say."""
+    try:
+        return sha256(path)
+    except OSError:
+        return None
 
 
 def _s2(entries: Sequence[_Entry], bands: Sequence[str], site: Site) -> Raster:
