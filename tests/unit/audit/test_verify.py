@@ -86,8 +86,8 @@ def test_it_is_run_where_it_is_allowed_or_checked_out(clone: Clone) -> None:
 
 def test_finished_work_that_lies_somewhere_is_not_taken(clone: Clone, monkeypatch: pytest.MonkeyPatch) -> None:
     git(clone.root, "checkout", "-q", "theirs")
-    dag = clone.root / "dvc.yaml"
-    dag.write_text(dag.read_text().replace(f"touch {clone.trace}", f"echo $SANDWATCH_CACHE > {clone.trace}"))
+    for path in (clone.root / "dvc.yaml", clone.root / "dvc.lock"):
+        path.write_text(path.read_text().replace(f"touch {clone.trace}", f"echo $SANDWATCH_CACHE > {clone.trace}"))
     git(clone.root, "commit", "-q", "-a", "-m", "where is it kept?")
     monkeypatch.setenv("SANDWATCH_CACHE", "/kept/elsewhere")
     clone.verify("HEAD")
