@@ -147,6 +147,7 @@ def shuffled() -> Figures:
             compute=compute,
             scoring=read(Scoring),
             provenance=nothing,
+            work=None,
             weights=Path("data/weights"),
             models=folder / "models",
             results=folder / "results",

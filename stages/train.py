@@ -11,6 +11,7 @@ Writes:
     --results: DVCLive's metrics.json, plots and images.
     runs/train.json: durations, devices and arithmetic of this run, for people; neither git nor DVC locks it.
     data/arithmetic.json, in reproducible mode: on what arithmetic these weights were made. Git tracks it, DVC doesn't.
+    Where either can't be written, a note says so, and the stage has not failed.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from sandwatch.learn.params import Scoring, Train
 from sandwatch.origin import About
 from sandwatch.params import Bands, StageParams
 from sandwatch.reproducible import Compute, pin
-from sandwatch.stage import Input, Output, progress, run
+from sandwatch.stage import Input, Output, aside, progress, run
 
 
 def main(*, chips: Input, code: Input, weights: Input, models: Output, results: Output) -> None:
@@ -34,8 +35,11 @@ def main(*, chips: Input, code: Input, weights: Input, models: Output, results: 
     compute, model = params[Compute], params[Model]
     if compute.reproducible:
         pin(compute.threads)
+    from sandwatch import arithmetic
     from sandwatch.learn import card, data, task
+    from sandwatch.work import Work
 
+    operations = arithmetic.probe() if compute.reproducible else {}
     start = model.encoder_weights
     facts = task.learn(
         chips=data.Chips(chips),
@@ -55,6 +59,7 @@ def main(*, chips: Input, code: Input, weights: Input, models: Output, results: 
             ),
             params_sha256=card.hash_params(params.values),
         ),
+        work=Work.open(Path(__file__), computed_on=arithmetic.here(operations)),
         weights=weights,
         models=models,
         results=results,
@@ -63,12 +68,11 @@ def main(*, chips: Input, code: Input, weights: Input, models: Output, results: 
     if facts is None:
         return
     if compute.reproducible:
-        from sandwatch import arithmetic
-
-        operations = arithmetic.probe()
         facts["arithmetic"] = {"fingerprint": arithmetic.fingerprint(operations), "operations": operations}
-        arithmetic.record(operations, weights_sha256=sha256(models / "model.safetensors"))
-    write_json(Path("runs/train.json"), facts)
+        with aside():
+            arithmetic.record(operations, weights_sha256=sha256(models / "model.safetensors"))
+    with aside():
+        write_json(Path("runs/train.json"), facts)
 
 
 if __name__ == "__main__":

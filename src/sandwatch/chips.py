@@ -20,13 +20,14 @@ import pandas as pd
 from pydantic import Field
 
 from sandwatch import pools, raster, stack
+from sandwatch.distance import min_distance_km
 from sandwatch.errors import InputError
-from sandwatch.files import whole
+from sandwatch.files import write_npy
 from sandwatch.grid import RESOLUTION_M, Grid, Window, tile
 from sandwatch.origin import Kind, kind_of
 from sandwatch.params import Bands, Count, Fraction, NotNegative, Section, Seed
 from sandwatch.scene import SceneReader, exported
-from sandwatch.split import Blocks, Split, blocks, check_leak, check_windows, footprints, ground, min_distance_km
+from sandwatch.split import Blocks, Split, blocks, check_leak, check_windows, footprints, grounds
 from sandwatch.stack import HIGH, IGNORED, LOW, OTHER
 
 CONFIDENCE = {"low": LOW, "high": HIGH}
@@ -191,11 +192,11 @@ def cut(
             )
     placed = observations.assign(fold=sites.loc[observations["site_id"], "fold"].to_numpy())
     learnt = placed[placed["fold"] != "infer"]
-    grounds = {site.site_id: ground(Grid.of_site(site)) for site in aoi.itertuples()}
+    of_site = dict(zip(aoi["site_id"], grounds([Grid.of_site(site) for site in aoi.itertuples()]), strict=True))
     check_leak(
         learnt["obs_id"].tolist(),
         learnt["fold"].tolist(),
-        learnt["site_id"].map(grounds).tolist(),
+        learnt["site_id"].map(of_site).tolist(),
         min_distance_km=split.min_distance_km,
     )
     in_blocks = aoi.loc[aoi["fold"] == "blocks", "geometry"].tolist()
@@ -218,8 +219,7 @@ def cut(
         untold = ~in_aoi | touched(left_out.get(observation.obs_id, ignored.iloc[:0]), grid)
         mask[~valid | (untold & (mask == OTHER))] = IGNORED
         for folder, array in (("pixels", pixels), ("masks", mask)):
-            with whole(out / folder / f"{observation.obs_id}.npy") as partial:
-                np.save(partial, array)
+            write_npy(out / folder / f"{observation.obs_id}.npy", array)
         windows = _count(
             choose(observation.obs_id, in_aoi, valid, _fold(observation.fold, strips, grid), chips),
             chips.size_px,

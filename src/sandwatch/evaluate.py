@@ -24,7 +24,7 @@ import numpy.typing as npt
 import pandas as pd
 from pydantic import Field
 
-from sandwatch import origin, picture, split, stack
+from sandwatch import distance, origin, picture, split, stack
 from sandwatch.errors import InputError
 from sandwatch.grid import RESOLUTION_M, Grid, Window
 from sandwatch.learn.calibrate import Reliability, ece, reliability
@@ -410,14 +410,14 @@ def _distance_km(aoi: gpd.GeoDataFrame, windows: pd.DataFrame) -> float:
     """Kilometres between the windows trained on and those tested on."""
     read = split.footprints(windows, aoi)
     train, test = (list(read.geometry[read.fold == fold]) for fold in ("train", "test"))
-    return split.min_distance_km(train, test)
+    return distance.min_distance_km(train, test)
 
 
 def _blocks_gap_m(aoi: gpd.GeoDataFrame, windows: pd.DataFrame) -> float | None:
     """Metres between validation and training windows of the sites that are cut into blocks."""
     read = split.footprints(windows, aoi)
     train, val = (list(read.geometry[(read.site_fold == "blocks") & (read.fold == fold)]) for fold in ("train", "val"))
-    return 1000.0 * split.min_distance_km(train, val) if train and val else None
+    return 1000.0 * distance.min_distance_km(train, val) if train and val else None
 
 
 def _summary(

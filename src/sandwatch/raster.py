@@ -15,7 +15,7 @@ from affine import Affine
 from shapely.geometry.base import BaseGeometry
 
 from sandwatch.errors import InputError, unsigned
-from sandwatch.files import whole
+from sandwatch.files import write_bytes
 from sandwatch.geometry import WGS84, reproject, transformer
 from sandwatch.grid import Grid, Window
 
@@ -55,6 +55,7 @@ def write_cog(
 
     Raises:
         ValueError: ``pixels`` does not fit ``grid`` or ``bands``.
+        InputError: there is no room for it.
     """
     import rasterio
 
@@ -65,8 +66,8 @@ def write_cog(
             file.write(pixels)
             file.descriptions = tuple(bands)
             file.update_tags(**(tags or {}))
-        with memory.open(driver="GTiff") as file, whole(path) as partial:
-            _copy_to_cog(file, partial)
+        with memory.open(driver="GTiff") as file:
+            _write_as_cog(file, path)
 
 
 @contextmanager
@@ -80,10 +81,10 @@ def cog_by_rows(
     scale: float = 1.0,
     tags: Mapping[str, str],
 ) -> Iterator[Callable[[int, npt.NDArray[Any]], None]]:
-    """Writes a cloud-optimised GeoTIFF of one band that need not fit in memory, whole or not at all.
+    """Writes a cloud-optimised GeoTIFF of one band, whole or not at all; memory holds it compressed.
 
     Args:
-        path: where to; its folder is made. A file with the raw rows lies beside it meanwhile.
+        path: where to; its folder is made.
         grid: CRS and transform.
         band: the band's name, written as its description.
         dtype: of the pixels.
@@ -93,28 +94,25 @@ def cog_by_rows(
 
     Yields:
         A function ``write(row, pixels)`` that takes rows (y, x) of the grid's width, from ``row`` on.
+
+    Raises:
+        InputError: there is no room for it.
     """
     import rasterio
     from rasterio.windows import Window as RasterioWindow
 
-    with whole(path) as partial:
-        raw = partial.with_suffix(".rows.tif")
-        try:
-            profile = _profile(grid, dtype, 1, nodata)
-            with rasterio.open(
-                raw, "w", **profile, tiled=True, blockxsize=BLOCK_PX, blockysize=BLOCK_PX, BIGTIFF="IF_SAFER"
-            ) as file:
-                file.descriptions, file.scales = (band,), (scale,)
-                file.update_tags(**tags)
+    with rasterio.MemoryFile() as memory:
+        profile = _profile(grid, dtype, 1, nodata) | {"tiled": True, "blockxsize": BLOCK_PX, "blockysize": BLOCK_PX}
+        with memory.open(**profile, compress="ZSTD", zstd_level=1, BIGTIFF="IF_SAFER") as file:
+            file.descriptions, file.scales = (band,), (scale,)
+            file.update_tags(**tags)
 
-                def write(row: int, pixels: npt.NDArray[Any]) -> None:
-                    file.write(pixels, 1, window=RasterioWindow(0, row, grid.width, len(pixels)))
+            def write(row: int, pixels: npt.NDArray[Any]) -> None:
+                file.write(pixels, 1, window=RasterioWindow(0, row, grid.width, len(pixels)))
 
-                yield write
-            with _open(raw) as file:
-                _copy_to_cog(file, partial)
-        finally:
-            raw.unlink(missing_ok=True)
+            yield write
+        with memory.open(driver="GTiff") as file:
+            _write_as_cog(file, path)
 
 
 def polygons(path: Path, value: int) -> list[Polygon]:
@@ -158,19 +156,23 @@ def _profile(grid: Grid, dtype: npt.DTypeLike, count: int, nodata: float | None)
     }
 
 
-def _copy_to_cog(file: Any, path: Path) -> None:
+def _write_as_cog(file: Any, path: Path) -> None:
+    """Writes an open raster as a COG. Made in memory: on a full disk, GDAL prints, and returns as if all were well."""
+    import rasterio
     from rasterio.shutil import copy
 
-    copy(
-        file,
-        path,
-        driver="COG",
-        compress="ZSTD",
-        predictor="YES",
-        blocksize=BLOCK_PX,
-        overview_resampling="nearest" if file.dtypes[0] == "uint8" else "average",
-        num_threads="ALL_CPUS",
-    )
+    with rasterio.MemoryFile(ext=path.suffix) as made:
+        copy(
+            file,
+            made.name,
+            driver="COG",
+            compress="ZSTD",
+            predictor="YES",
+            blocksize=BLOCK_PX,
+            overview_resampling="nearest" if file.dtypes[0] == "uint8" else "average",
+            num_threads="ALL_CPUS",
+        )
+        write_bytes(path, made.getbuffer())
 
 
 def read_grid(path: Path) -> Grid:

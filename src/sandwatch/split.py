@@ -1,27 +1,21 @@
-"""Leak-proof splits: spatial groups, folds of whole groups, blocks where one group is all there is, and their proof.
-
-Distances are geodesic, on WGS 84, between geometries in EPSG:4326. They are found in an azimuthal equidistant
-projection centred between two geometries, whose scale is off by less than (r / R)^2 / 6 at distance r from its centre
-(Source: Snyder, Map Projections, USGS PP 1395, p. 191-202): a part in 100,000 at 50 km.
-"""
+"""Leak-proof splits: folds of whole spatial groups, blocks where one group is all there is, and their proof."""
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
-import numpy.typing as npt
-import pyproj
 import shapely
 from pydantic import Field
 from shapely.geometry.base import BaseGeometry
 
+from sandwatch.distance import first_too_near
 from sandwatch.errors import InputError
-from sandwatch.geometry import WGS84, reproject, transformer
+from sandwatch.geometry import WGS84, Geometries, reproject, transformer
 from sandwatch.grid import Grid, Window
 from sandwatch.params import NotNegative, Positive, Section, Seed
 
@@ -29,7 +23,6 @@ if TYPE_CHECKING:
     import geopandas as gpd
     import pandas as pd
 
-EARTH = pyproj.Geod(ellps="WGS84")
 M_PER_DEGREE = 110_574.0
 """Metres in a degree of latitude at the equator, the least anywhere. Source: WGS 84."""
 M_PER_DEGREE_LONGITUDE = 111_319.0
@@ -54,6 +47,17 @@ def ground(grid: Grid, windows: pd.DataFrame | None = None) -> BaseGeometry:
         left, top = grid.left + col, grid.top - row
         area = shapely.union_all(shapely.box(left, top - size, left + size, top)).intersection(area)
     return reproject(shapely.segmentize(area, EDGE_M), grid.crs, WGS84)
+
+
+def grounds(grids: Sequence[Grid]) -> Geometries:
+    """As :func:`ground`, of each grid, at once for those of one CRS."""
+    made = np.empty(len(grids), dtype=object)
+    crs = np.array([grid.crs for grid in grids], dtype=object)
+    for one in set(crs):
+        places = np.flatnonzero(crs == one).tolist()
+        areas = shapely.box(*np.transpose([grids[i].bounds for i in places]))
+        made[places] = reproject(shapely.segmentize(areas, EDGE_M), one, WGS84)
+    return made
 
 
 def footprints(windows: pd.DataFrame, aoi: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
@@ -89,62 +93,6 @@ class Split(Section):
     seed: Seed
 
 
-def distance_km(first: BaseGeometry, second: BaseGeometry) -> float:
-    """Geodesic distance between the nearest points of two geometries, kilometres; 0 where they touch.
-
-    Args:
-        first: any geometry in EPSG:4326 that doesn't cross the antimeridian; the pair may lie on either side of it.
-        second: another.
-    """
-    near = [_centre(first), _centre(second)]
-    for _ in range(2):  # again around the nearest points themselves, where the projection is true
-        centre = _midpoint(*near)
-        line = shapely.shortest_line(_to_plane(first, *centre), _to_plane(second, *centre))
-        near = [_from_plane(x, y, *centre) for x, y in line.coords]
-    return float(EARTH.inv(*near[0], *near[1])[2]) / 1000.0
-
-
-def min_distance_km(first: Sequence[BaseGeometry], second: Sequence[BaseGeometry]) -> float:
-    """The least distance between a geometry of ``first`` and one of ``second``, kilometres.
-
-    Raises:
-        ValueError: one of them is empty.
-    """
-    if not len(first) or not len(second):
-        raise ValueError("no distance to nothing")
-    best = math.inf
-    for bound, i, j in sorted(_bounded_pairs(first, second)):
-        if bound > best:
-            break
-        best = min(best, distance_km(first[i], second[j]))
-    return best
-
-
-def groups(geometries: Sequence[BaseGeometry], min_distance_km: float) -> npt.NDArray[np.int64]:
-    """Groups by single linkage: two geometries of different groups are farther apart than ``min_distance_km``.
-
-    Args:
-        geometries: points or areas in EPSG:4326; of sites, all that may be read of them (:func:`ground`).
-        min_distance_km: geometries this near, or nearer, are in one group.
-
-    Returns:
-        The group of each geometry, int64 (n,), numbered in the order of their first members.
-    """
-    group = list(range(len(geometries)))
-
-    def root(i: int) -> int:
-        while group[i] != i:
-            group[i] = i = group[group[i]]
-        return i
-
-    for _, i, j in _bounded_pairs(geometries, geometries, within_km=min_distance_km):
-        if i < j and root(i) != root(j) and distance_km(geometries[i], geometries[j]) <= min_distance_km:
-            low, high = sorted((root(i), root(j)))
-            group[high] = low
-    numbers: dict[int, int] = {}
-    return np.array([numbers.setdefault(root(i), len(numbers)) for i in range(len(group))], dtype=np.int64)
-
-
 def folds(
     *,
     site_ids: Sequence[str],
@@ -163,7 +111,7 @@ def folds(
         site_ids: names, which the hash is made of.
         rivers: as ``split.holdout_rivers`` names them.
         observations: number of months of each site.
-        group: from :func:`groups`.
+        group: from :func:`sandwatch.distance.groups`, of all that may be read of each site (:func:`ground`).
         split: section of params.yaml.
 
     Returns:
@@ -335,65 +283,11 @@ def _nearest_folds(
     """Two observations of different folds no farther apart than ``km``, in words, and their distance; None if none."""
     first = {(f, area.wkb): i for i, (f, area) in reversed(list(enumerate(zip(fold, areas, strict=True))))}
     rows = sorted(i for (f, _), i in first.items() if f in LEARNING_FOLDS)
-    places = [areas[i] for i in rows]
-    for _, i, j in _bounded_pairs(places, places, within_km=km):
-        a, b = rows[i], rows[j]
-        if i < j and fold[a] != fold[b] and (distance := distance_km(places[i], places[j])) <= km:
-            return f"observations {obs_ids[a]} ({fold[a]}) and {obs_ids[b]} ({fold[b]})", distance
-    return None
-
-
-def _bounded_pairs(
-    first: Sequence[BaseGeometry], second: Sequence[BaseGeometry], within_km: float = math.inf
-) -> Iterator[tuple[float, int, int]]:
-    """Yields (lower bound of the distance in km, i, j) of pairs, from circles around the geometries.
-
-    Pairs that are surely farther apart than ``within_km`` are left out.
-    """
-    circles = [np.array([_circle(g) for g in geometries]) for geometries in (first, second)]
-    for i, (x, y, radius) in enumerate(circles[0]):
-        n = len(second)
-        between = EARTH.inv(np.full(n, x), np.full(n, y), circles[1][:, 0], circles[1][:, 1])[2]
-        bounds = np.maximum(between - radius - circles[1][:, 2], 0.0) / 1000.0
-        yield from ((float(bounds[j]), i, int(j)) for j in np.flatnonzero(bounds <= within_km))
-
-
-def _circle(geometry: BaseGeometry) -> tuple[float, float, float]:
-    """A circle around a geometry: longitude, latitude, radius in metres."""
-    x, y = _centre(geometry)
-    vertices = shapely.get_coordinates(geometry)
-    n = len(vertices)
-    # An edge bends away from the chord between its ends, by far less than a thousandth of its length.
-    radius = float(EARTH.inv(np.full(n, x), np.full(n, y), vertices[:, 0], vertices[:, 1])[2].max()) * 1.001
-    return x, y, radius
-
-
-def _centre(geometry: BaseGeometry) -> tuple[float, float]:
-    left, bottom, right, top = geometry.bounds
-    return (left + right) / 2.0, (bottom + top) / 2.0
-
-
-def _midpoint(a: tuple[float, float], b: tuple[float, float]) -> tuple[float, float]:
-    azimuth, _, length = EARTH.inv(*a, *b)
-    x, y, _ = EARTH.fwd(*a, azimuth, length / 2.0)
-    return float(x), float(y)
-
-
-def _to_plane(geometry: BaseGeometry, longitude: float, latitude: float) -> BaseGeometry:
-    """Azimuthal equidistant projection around a centre, metres east and north."""
-
-    def move(xy: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        n = len(xy)
-        azimuth, _, length = EARTH.inv(np.full(n, longitude), np.full(n, latitude), xy[:, 0], xy[:, 1])
-        return np.column_stack((length * np.sin(np.radians(azimuth)), length * np.cos(np.radians(azimuth))))
-
-    moved: BaseGeometry = shapely.transform(geometry, move)
-    return moved
-
-
-def _from_plane(x: float, y: float, longitude: float, latitude: float) -> tuple[float, float]:
-    east, north, _ = EARTH.fwd(longitude, latitude, math.degrees(math.atan2(x, y)), math.hypot(x, y))
-    return float(east), float(north)
+    found = first_too_near([areas[i] for i in rows], [fold[i] for i in rows], km)
+    if found is None:
+        return None
+    a, b = (rows[place] for place in found[:2])
+    return f"observations {obs_ids[a]} ({fold[a]}) and {obs_ids[b]} ({fold[b]})", found[2]
 
 
 def _extent(grid: Grid) -> tuple[tuple[float, float], tuple[float, float]]:
@@ -406,14 +300,27 @@ def _hash(seed: int, *names: str) -> str:
     return hashlib.sha256("\n".join((str(seed), *names)).encode()).hexdigest()
 
 
-def _nearest_subset(weights: Sequence[int], fraction: float) -> tuple[int, ...]:
-    """Indices whose weights add up nearest to ``fraction`` of all; neither none nor all. Earlier indices win ties."""
+def _nearest_subset(weights: Sequence[int], fraction: float) -> list[int]:
+    """Indices whose weights, 1 or more, add up nearest to ``fraction`` of all; neither none nor all of them.
+
+    Of equally near sums the smaller is taken, of equal sums that of the earlier indices.
+    """
     total = sum(weights)
-    found: dict[int, tuple[int, ...]] = {0: ()}
+    wanted = fraction * total
+    exact = min(max(math.ceil(wanted - 0.5), 1), total - 1)
+    # A sum beyond twice of what is wanted is farther from it than none at all, or else the least weight is the nearest.
+    highest = min(max(math.floor(2.0 * wanted) + 1, min(weights)), total - 1)
+    latest = np.full(highest + 1, -1)  # the index that first made a sum of earlier ones and itself
+    reached = np.arange(highest + 1) == 0
     for i, weight in enumerate(weights):
-        for reached, indices in list(found.items()):
-            found.setdefault(reached + weight, (*indices, i))
-    candidates: Iterable[tuple[int, tuple[int, ...]]] = (
-        (reached, indices) for reached, indices in found.items() if 0 < len(indices) < len(weights)
-    )
-    return min(candidates, key=lambda item: (abs(item[0] - fraction * total), item[0]))[1]
+        if reached[exact]:
+            break
+        sums = np.flatnonzero(reached[: max(highest + 1 - weight, 0)] & ~reached[weight:]) + weight
+        latest[sums], reached[sums] = i, True
+    sums = np.flatnonzero(latest >= 0)
+    left = int(sums[np.argmin(np.abs(sums - wanted))])
+    chosen = []
+    while left:
+        chosen.append(int(latest[left]))
+        left -= weights[chosen[-1]]
+    return chosen

@@ -145,6 +145,18 @@ def write(items: Sequence[pystac.Item], spec: Spec, weights: Path, predictions: 
         write_json(predictions / home, thing.to_dict(include_self_link=False))
 
 
+def files(items: Sequence[pystac.Item]) -> dict[str, str | None]:
+    """What lies beside the collection after :func:`write`, as :func:`sandwatch.files.exactly` takes it."""
+    told: dict[str, str | None] = dict.fromkeys(("collection.json", "model.json", "detections.parquet"))
+    for item in items:
+        told[f"{item.id}/item.json"] = None
+        for asset in item.assets.values():
+            told[f"{item.id}/{Path(asset.href).name}"] = asset.extra_fields["file:checksum"].removeprefix(
+                MULTIHASH_SHA256
+            )
+    return told
+
+
 def _attach(
     item: pystac.Item, key: str, path: Path, title: str, media_type: str, role: str, fields: dict[str, Any]
 ) -> None:

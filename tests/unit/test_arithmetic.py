@@ -120,8 +120,8 @@ WIDTH_DEPENDENT = {
 ALLOWED = {
     ("src/sandwatch/imagery/earthengine/__init__.py", "log10"),  # rounded: see the test below
     ("src/sandwatch/labelbox_suggest.py", "log2"),  # rounded, and no output: it orders images for annotators
-    ("src/sandwatch/split.py", "sin"),  # float64 sine and cosine were the same with and without
-    ("src/sandwatch/split.py", "cos"),
+    ("src/sandwatch/distance.py", "sin"),  # float64 sine and cosine were the same with and without
+    ("src/sandwatch/distance.py", "cos"),
 }
 
 

@@ -1,4 +1,4 @@
-"""Splits can't leak: groups keep their distance, no group crosses folds, blocks keep their gap, leaks are named."""
+"""Splits can't leak: no group crosses folds, blocks keep their gap, leaks are named."""
 
 import csv
 from collections import Counter
@@ -14,11 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shapely import Point, box
 
-from sandwatch import split
+from sandwatch import distance, split
 from sandwatch.errors import InputError
 from sandwatch.grid import Grid, Window, tile
 from sandwatch.split import Split
-from tests.strategies import places
 
 GEOD = pyproj.Geod(ellps="WGS84")
 
@@ -31,64 +30,6 @@ def settings_of(**changes: Any) -> Split:
     return Split(**{**values, **changes})
 
 
-def nearest_by_brute_force(a: shapely.Geometry, b: shapely.Geometry) -> float:
-    """Kilometres between the nearest of many points along two outlines."""
-    if a.intersects(b):
-        return 0.0
-    points = [shapely.get_coordinates(shapely.segmentize(g, 0.002)) for g in (a, b)]
-    first, second = (np.repeat(points[0], len(points[1]), axis=0), np.tile(points[1], (len(points[0]), 1)))
-    return float(GEOD.inv(first[:, 0], first[:, 1], second[:, 0], second[:, 1])[2].min()) / 1000
-
-
-@settings(max_examples=40, deadline=None)
-@given(places(spread=0.4), places(spread=0.4))
-def test_distance_is_the_geodesic_between_nearest_points(a: shapely.Geometry, b: shapely.Geometry) -> None:
-    expected = nearest_by_brute_force(a, b)
-    assert split.distance_km(a, b) == pytest.approx(split.distance_km(b, a), abs=1e-6)
-    # The points lie 200 m apart; an edge of 8 km bends by less than a metre between the two maps.
-    assert expected - 0.12 <= split.distance_km(a, b) <= expected + 0.001
-
-
-@pytest.mark.parametrize(
-    ("a", "b"),
-    [((85.0, 20.0), (85.0, 20.3)), ((179.9, 10.0), (-179.9, 10.2)), ((10.0, 79.0), (14.0, 79.5)), ((0, 0), (9, 3))],
-)
-def test_distance_of_points_is_that_of_geographiclib(a: tuple[float, float], b: tuple[float, float]) -> None:
-    assert split.distance_km(Point(a), Point(b)) == pytest.approx(GEOD.inv(*a, *b)[2] / 1000, abs=1e-6)
-
-
-def test_distance_of_areas_that_touch_is_nought() -> None:
-    assert split.distance_km(box(85, 20, 85.1, 20.1), box(85.1, 20, 85.2, 20.1)) == 0.0
-
-
-def test_min_distance_is_the_least_of_all_pairs() -> None:
-    first = [Point(85, 20), Point(80, 21), Point(88, 25)]
-    second = [Point(85.5, 20.5), Point(81, 21.2), Point(70, 30)]
-    expected = min(split.distance_km(a, b) for a in first for b in second)
-    assert split.min_distance_km(first, second) == expected
-    with pytest.raises(ValueError, match="no distance to nothing"):
-        split.min_distance_km(first, [])
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.lists(places(), min_size=1, max_size=12), st.floats(1, 150))
-def test_groups_are_single_linkage(geometries: list[shapely.Geometry], limit: float) -> None:
-    found = split.groups(geometries, limit)
-    near = np.array([[split.distance_km(a, b) <= limit for b in geometries] for a in geometries])
-    reachable = np.linalg.matrix_power(near.astype(float), len(near)) > 0
-    assert np.array_equal(found[:, None] == found[None, :], reachable)
-    assert list(dict.fromkeys(found)) == list(range(found.max() + 1))
-
-
-@settings(max_examples=20, deadline=None)
-@given(st.lists(places(), min_size=2, max_size=8), st.randoms(use_true_random=False))
-def test_groups_do_not_depend_on_order(geometries: list[shapely.Geometry], random: Any) -> None:
-    order = list(range(len(geometries)))
-    random.shuffle(order)
-    here, there = split.groups(geometries, 60), split.groups([geometries[i] for i in order], 60)
-    assert np.array_equal((here[:, None] == here)[np.ix_(order, order)], there[:, None] == there)
-
-
 @pytest.fixture
 def india(shared: Any) -> list[dict[str, str]]:
     with shared("data/observations_india.csv").open() as file:
@@ -98,7 +39,7 @@ def india(shared: Any) -> list[dict[str, str]]:
 def test_india_has_19_groups_and_the_largest_7_of_64_observations(india: list[dict[str, str]]) -> None:
     position = {row["site"]: Point(float(row["longitude"]), float(row["latitude"])) for row in india}
     sites = sorted(position)
-    group = dict(zip(sites, split.groups([position[site] for site in sites], 50), strict=True))
+    group = dict(zip(sites, distance.groups([position[site] for site in sites], 50), strict=True))
     assert (len(india), len(sites)) == (64, 42)
     assert len(set(group.values())) == 19
     assert max(Counter(group[row["site"]] for row in india).values()) == 7
@@ -117,7 +58,7 @@ def test_the_predecessors_validation_leaks_and_ours_does_not(india: list[dict[st
     sites = sorted(position)
     rivers = [site.split("_")[0] for site in sites]
     months = [sum(row["site"] == site for row in india) for site in sites]
-    group = split.groups([position[site] for site in sites], 50)
+    group = distance.groups([position[site] for site in sites], 50)
     ours = split.folds(
         site_ids=sites,
         rivers=rivers,
@@ -128,8 +69,8 @@ def test_the_predecessors_validation_leaks_and_ours_does_not(india: list[dict[st
     fold = dict(zip(sites, ours, strict=True))
     split.check_leak(names, [fold[row["site"]] for row in india], at, min_distance_km=50)
     by_fold = {name: [position[site] for site in sites if fold[site] == name] for name in set(ours)}
-    assert split.min_distance_km(by_fold["train"], by_fold["test"]) > 50
-    assert split.min_distance_km(by_fold["train"], by_fold["val"]) > 50
+    assert distance.min_distance_km(by_fold["train"], by_fold["test"]) > 50
+    assert distance.min_distance_km(by_fold["train"], by_fold["val"]) > 50
     counts = Counter(fold[row["site"]] for row in india)
     assert counts["val"] / (counts["val"] + counts["train"]) == pytest.approx(0.25, abs=0.01)
     assert {fold[site] for site in sites if site.startswith("Sone")} == {"test"}
@@ -319,7 +260,7 @@ def test_windows_over_the_same_ground_are_refused_over_utm_zones_too() -> None:
     nowhere = settings_of(min_distance_km=0)
     apart = split.footprints(windows_of(("a", "train", 0, 0), ("b", "test", 0, 80)), aoi)
     split.check_windows(apart, nowhere)
-    gap = split.distance_km(*apart.geometry)
+    gap = distance.distance_km(*apart.geometry)
     split.check_windows(apart, settings_of(min_distance_km=gap * 0.99))
     with pytest.raises(InputError, match=rf"a_2023-01-01 \(train\) and b_2023-01-01 \(test\): got {gap:.3g} km"):
         split.check_windows(apart, settings_of(min_distance_km=gap * 1.01))

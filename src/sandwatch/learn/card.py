@@ -77,7 +77,7 @@ class Spec(BaseModel):
         weights_sha256: of model.safetensors; not in its header.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     architecture: str
     encoder: str
     encoder_depth: int

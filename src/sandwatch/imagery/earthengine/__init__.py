@@ -57,6 +57,9 @@ class Fetched:
         """Returns the composite of ``site`` in the month that begins with ``month``."""
         return Composite(s2=self._product(site, month, "s2"), s1=self._product(site, month, "s1"))
 
+    def inputs(self, site: Site, month: date) -> Any:
+        """None: what took long was the fetching, and what was fetched is in the work area already."""
+
     def _product(self, site: Site, month: date, product: str) -> Raster | Unfetched | None:
         found = self.found.get((site.site_id, month, product))
         if found is None:
