@@ -215,9 +215,10 @@ def _areas_in(crs: str, sites: Sequence[Site], rivers: Rivers, aoi: Aoi) -> list
     x, y = transformer(WGS84, crs).transform(*degrees.T)
     squares = shapely.box(x - half, y - half, x + half, y + half)
     to_degrees = transformer(crs, WGS84)
-    near, (whose, which) = rivers.near_each(
-        [to_degrees.transform_bounds(*one.bounds, densify_pts=21) for one in squares.tolist()]
-    )
+    frames = [
+        to_degrees.transform_bounds(a, b, c, d, densify_pts=21) for a, b, c, d in shapely.bounds(squares).tolist()
+    ]
+    near, (whose, which) = rivers.near_each(frames)
     projected = shapely.make_valid(reproject(near.to_numpy(), WGS84, crs))
     # A row a site, filled with None.
     pieces = np.full((len(sites), np.bincount(whose, minlength=1).max()), None)
