@@ -103,6 +103,7 @@ def fetch(environment: dict[str, str], expected: str, to_parent: Connection) -> 
             "activity_answers": {"Yes": True, "No": False},
             "done_statuses": ["DONE"],
             "consensus": "refuse",
+            "max_vertices": 5000,
         },
     )
     labelbox.mine_class(labelbox.project_of(labelbox.connect(), section), section)  # the SDK is imported by now

@@ -35,8 +35,11 @@ def main(*, chips: Input, code: Input, weights: Input, models: Output, results: 
     compute, model = params[Compute], params[Model]
     if compute.reproducible:
         pin(compute.threads)
+    from sandwatch import arithmetic
     from sandwatch.learn import card, data, task
+    from sandwatch.work import Work
 
+    operations = arithmetic.probe() if compute.reproducible else {}
     start = model.encoder_weights
     facts = task.learn(
         chips=data.Chips(chips),
@@ -56,6 +59,7 @@ def main(*, chips: Input, code: Input, weights: Input, models: Output, results: 
             ),
             params_sha256=card.hash_params(params.values),
         ),
+        work=Work.open(Path(__file__), computed_on=arithmetic.here(operations)),
         weights=weights,
         models=models,
         results=results,
@@ -64,9 +68,6 @@ def main(*, chips: Input, code: Input, weights: Input, models: Output, results: 
     if facts is None:
         return
     if compute.reproducible:
-        from sandwatch import arithmetic
-
-        operations = arithmetic.probe()
         facts["arithmetic"] = {"fingerprint": arithmetic.fingerprint(operations), "operations": operations}
         with aside():
             arithmetic.record(operations, weights_sha256=sha256(models / "model.safetensors"))

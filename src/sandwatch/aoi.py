@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import re
 from collections.abc import Sequence
@@ -14,10 +12,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import shapely
-from shapely.geometry import Point, box
+from shapely.geometry import Point
 from shapely.geometry.base import BaseGeometry
 
-from sandwatch import ids, split
+from sandwatch import ids, listing, split
+from sandwatch.distance import distance_km, groups
 from sandwatch.errors import InputError
 from sandwatch.geometry import WGS84, reproject, snap, transformer
 from sandwatch.grid import Grid, utm_crs
@@ -34,6 +33,8 @@ UTM_LATITUDES = (-80.0, 84.0)
 """Where UTM is defined, degrees. Source: NGA, The Universal Grids, DMATM 8358.2."""
 FAR_M = 100_000.0
 """How far from a site the nearest river is looked for, to name its distance in an error."""
+PLACE_DEGREES = 3.0
+"""Areas are made a place of this side at a time: half a UTM zone, so that a place lies in one."""
 
 
 class Aoi(Section):
@@ -75,12 +76,7 @@ def read_sites(path: Path) -> list[Site]:
     Raises:
         InputError: names the line and site at fault.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(str(path), got=str(error), expected="UTF-8", fix="save it as UTF-8") from None
-    reader = csv.DictReader(io.StringIO(text, newline=""))
-    header = [name.strip() for name in reader.fieldnames or ()]
+    header, rows = listing.read(path)
     if sorted(header) != sorted(COLUMNS):
         raise InputError(
             f"{path}, columns",
@@ -88,17 +84,8 @@ def read_sites(path: Path) -> list[Site]:
             expected=", ".join(COLUMNS),
             fix=f"add {_list(set(COLUMNS) - set(header))}, remove {_list(set(header) - set(COLUMNS))}",
         )
-    reader.fieldnames = header
     sites: dict[str, Site] = {}
-    for row in reader:
-        where = f"{path}, line {reader.line_num}"
-        if None in row or None in row.values():
-            raise InputError(
-                where,
-                got=f"{sum(v is not None for v in row.values())} values",
-                expected=f"{len(COLUMNS)}, as in the header",
-                fix="check the commas, and quote values that hold one",
-            )
+    for where, row in rows:
         site = _site({key: value.strip() for key, value in row.items()}, where)
         if site.site_id in sites:
             raise InputError(
@@ -134,16 +121,14 @@ def build(sites: Sequence[Site], rivers: Rivers, *, aoi: Aoi, split_params: Spli
     """
     import geopandas as gpd
 
-    areas = [_area(site, rivers, aoi) for site in sites]
+    areas = _areas(sites, rivers, aoi)
     learnt = [i for i, site in enumerate(sites) if site.role != "infer"]
     others = [i for i, site in enumerate(sites) if site.role == "infer"]
     group = np.empty(len(sites), dtype=np.int64)
     fold = np.full(len(sites), "infer", dtype=object)
-    scenes = [split.ground(area.grid) for area in areas]
-    group[learnt] = split.groups([scenes[i] for i in learnt], split_params.min_distance_km)
-    group[others] = split.groups([scenes[i] for i in others], split_params.min_distance_km) + (
-        group[learnt].max(initial=-1) + 1
-    )
+    scenes = split.grounds([area.grid for area in areas])
+    group[learnt] = groups(scenes[learnt], split_params.min_distance_km)
+    group[others] = groups(scenes[others], split_params.min_distance_km) + (group[learnt].max(initial=-1) + 1)
     fold[learnt] = split.folds(
         site_ids=[sites[i].site_id for i in learnt],
         rivers=[sites[i].river for i in learnt],
@@ -183,35 +168,67 @@ class _Area:
     area_km2: float
 
 
-def _area(site: Site, rivers: Rivers, aoi: Aoi) -> _Area:
-    """Clips the site's river to its square, simplifies and buffers it in the site's UTM zone.
+def _areas(sites: Sequence[Site], rivers: Rivers, aoi: Aoi) -> list[_Area]:
+    """The areas of sites, in their order; those of a place at once, since they share its rivers."""
+    places: dict[tuple[str, float, float], list[int]] = {}
+    for i, site in enumerate(sites):
+        corner = site.longitude // PLACE_DEGREES, site.latitude // PLACE_DEGREES
+        places.setdefault((utm_crs(site.longitude, site.latitude), *corner), []).append(i)
+    areas: dict[int, _Area] = {}
+    faulty: list[tuple[int, str]] = []
+    for (crs, *_), members in places.items():
+        try:
+            areas.update(zip(members, _areas_in(crs, [sites[i] for i in members], rivers, aoi), strict=True))
+        except InputError:
+            faulty += ((i, crs) for i in members)
+    for i, crs in sorted(faulty):  # one by one, so that the first site at fault is named
+        _areas_in(crs, [sites[i]], rivers, aoi)
+    return [areas[i] for i in range(len(sites))]
 
-    The whole AOI stays in the zone of the site, across the zone's border too. The buffer may reach out of the square.
+
+def _areas_in(crs: str, sites: Sequence[Site], rivers: Rivers, aoi: Aoi) -> list[_Area]:
+    """Clips the river of each site to its square, simplifies and buffers it in ``crs``, the UTM zone of all the sites.
+
+    A whole AOI stays in the zone of its site, across the zone's border too. The buffer may reach out of the square.
     """
-    crs = utm_crs(site.longitude, site.latitude)
     half = aoi.extent_m / 2.0
-    _refuse_antimeridian(site, half + aoi.buffer_m)
-    x, y = transformer(WGS84, crs).transform(site.longitude, site.latitude)
-    square = box(x - half, y - half, x + half, y + half)
-    near = rivers.near(transformer(crs, WGS84).transform_bounds(*square.bounds, densify_pts=21))
-    projected = shapely.make_valid(np.array([reproject(geometry, WGS84, crs) for geometry in near], dtype=object))
-    river = shapely.union_all(shapely.intersection(projected, square))
-    if river.is_empty:
-        raise _no_river(site, rivers, aoi)
-    area = river.simplify(aoi.simplify_tolerance_m).buffer(aoi.buffer_m)
-    geometry = snap(reproject(area, crs, WGS84)) if not area.is_empty else area
-    if geometry.is_empty:
+    for site in sites:
+        _refuse_antimeridian(site, half + aoi.buffer_m)
+    degrees = np.array([(site.longitude, site.latitude) for site in sites])
+    x, y = transformer(WGS84, crs).transform(*degrees.T)
+    squares = shapely.box(x - half, y - half, x + half, y + half)
+    to_degrees = transformer(crs, WGS84)
+    near, (whose, which) = rivers.near_each(
+        [
+            to_degrees.transform_bounds(left, bottom, right, top, densify_pts=21)
+            for left, bottom, right, top in shapely.bounds(squares).tolist()
+        ]
+    )
+    projected = shapely.make_valid(reproject(near.to_numpy(), WGS84, crs))
+    # A row a site, filled with None.
+    pieces = np.full((len(sites), np.bincount(whose, minlength=1).max()), None)
+    nth = np.arange(len(whose)) - np.searchsorted(whose, whose)
+    pieces[whose, nth] = shapely.intersection(projected[which], squares[whose])
+    river = shapely.union_all(pieces, axis=1)
+    if (dry := shapely.is_empty(river)).any():
+        raise _no_river(sites[int(dry.argmax())], rivers, aoi)
+    area = shapely.buffer(shapely.simplify(river, aoi.simplify_tolerance_m), aoi.buffer_m, quad_segs=16)
+    geometry = snap(reproject(area, crs, WGS84))
+    if (thin := shapely.is_empty(geometry)).any():
         raise InputError(
-            f"site {site.site_id}",
+            f"site {sites[int(thin.argmax())].site_id}",
             got=f"an area of interest without area from aoi.buffer_m = {aoi.buffer_m:g}",
             expected="a river with an area, or a buffer around it",
             fix="raise aoi.buffer_m; rivers that are lines need one",
         )
-    stored = reproject(geometry, WGS84, crs)
-    left, bottom, right, top = (round(bound, 3) for bound in stored.bounds)
-    return _Area(
-        geometry=geometry, grid=Grid.covering((left, bottom, right, top), crs), area_km2=round(stored.area / 1e6, 4)
-    )
+    stored, areas = reproject(geometry, WGS84, crs), []
+    for shape, bounds, area_m2 in zip(
+        geometry, shapely.bounds(stored).tolist(), shapely.area(stored).tolist(), strict=True
+    ):
+        left, bottom, right, top = (round(bound, 3) for bound in bounds)
+        grid = Grid.covering((left, bottom, right, top), crs)
+        areas.append(_Area(geometry=shape, grid=grid, area_km2=round(area_m2 / 1e6, 4)))
+    return areas
 
 
 def _refuse_antimeridian(site: Site, reach_m: float) -> None:
@@ -234,7 +251,7 @@ def _no_river(site: Site, rivers: Rivers, aoi: Aoi) -> InputError:
     if swapped:
         fix = "swap longitude and latitude: there is a river at the swapped position"
     point = Point(site.longitude, site.latitude)
-    distances = [split.distance_km(point, g) for g in rivers.near(_around(site.longitude, site.latitude, FAR_M))]
+    distances = [distance_km(point, g) for g in rivers.near(_around(site.longitude, site.latitude, FAR_M))]
     nearest = f"the nearest {min(distances):.1f} km away" if distances else f"none within {FAR_M / 1000.0:g} km either"
     return InputError(
         f"site {site.site_id} at longitude {site.longitude:g}, latitude {site.latitude:g}",

@@ -27,7 +27,7 @@ from sandwatch.grid import RESOLUTION_M, Grid, Window, tile
 from sandwatch.origin import Kind, kind_of
 from sandwatch.params import Bands, Count, Fraction, NotNegative, Section, Seed
 from sandwatch.scene import SceneReader, exported
-from sandwatch.split import Blocks, Split, blocks, check_leak, check_windows, footprints, ground
+from sandwatch.split import Blocks, Split, blocks, check_leak, check_windows, footprints, grounds
 from sandwatch.stack import HIGH, IGNORED, LOW, OTHER
 
 CONFIDENCE = {"low": LOW, "high": HIGH}
@@ -192,11 +192,11 @@ def cut(
             )
     placed = observations.assign(fold=sites.loc[observations["site_id"], "fold"].to_numpy())
     learnt = placed[placed["fold"] != "infer"]
-    grounds = {site.site_id: ground(Grid.of_site(site)) for site in aoi.itertuples()}
+    of_site = dict(zip(aoi["site_id"], grounds([Grid.of_site(site) for site in aoi.itertuples()]), strict=True))
     check_leak(
         learnt["obs_id"].tolist(),
         learnt["fold"].tolist(),
-        learnt["site_id"].map(grounds).tolist(),
+        learnt["site_id"].map(of_site).tolist(),
         min_distance_km=split.min_distance_km,
     )
     in_blocks = aoi.loc[aoi["fold"] == "blocks", "geometry"].tolist()

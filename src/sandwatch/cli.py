@@ -205,6 +205,24 @@ def weights(
     print(f"  encoder_weights: {{file: {path.name}, sha256: {sha256(path)}}}")
 
 
+@app.command()
+def cache(
+    prune: Annotated[
+        bool, typer.Option("--prune", help="remove it all: the next run computes everything anew")
+    ] = False,
+) -> None:
+    """Say how much finished work is kept, which a run goes on with where another was killed, or remove it."""
+    from sandwatch import work
+
+    folder = work.place()
+    if prune:
+        before = work.size(folder)
+        work.prune(folder, 0)
+        print(f"{folder}: {before / 1e6:.1f} MB removed")
+    else:
+        print(f"{folder}: {work.size(folder) / 1e6:.1f} MB of at most {work.bound(folder) / 1e9:.1f} GB")
+
+
 def _rows(path: Path, obs_id: str, table: type[Table]) -> gpd.GeoDataFrame | None:
     """The rows of an observation in a table, or None where there is no table yet."""
     if not path.is_file():

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,8 +23,9 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import KDTree
 from shapely.geometry.base import BaseGeometry
 
-from sandwatch.geometry import transformer
+from sandwatch.geometry import Geometries, transformer
 
+Areas = Sequence[BaseGeometry] | Geometries
 Indices = npt.NDArray[np.int64] | npt.NDArray[np.int32]
 Metres = npt.NDArray[np.float32] | npt.NDArray[np.float64]
 
@@ -41,6 +43,8 @@ MORTON = (
 """Shifts and masks that put two zeros between the 21 bits of a number. Source: Morton 1966, the Z-order curve."""
 AT_ONCE = 1 << 18
 """Pairs of boxes compared at once, so that memory is bounded: some 50 MB."""
+CLUSTER = 8
+"""Vertices that are looked at together: some kilometres of a scene's edge."""
 
 
 def distance_km(first: BaseGeometry, second: BaseGeometry) -> float:
@@ -58,7 +62,7 @@ def distance_km(first: BaseGeometry, second: BaseGeometry) -> float:
     return float(EARTH.inv(*near[0], *near[1])[2]) / 1000.0
 
 
-def min_distance_km(first: Sequence[BaseGeometry], second: Sequence[BaseGeometry]) -> float:
+def min_distance_km(first: Areas, second: Areas) -> float:
     """The least distance between a geometry of ``first`` and one of ``second``, kilometres.
 
     Raises:
@@ -80,7 +84,7 @@ def min_distance_km(first: Sequence[BaseGeometry], second: Sequence[BaseGeometry
     return best
 
 
-def groups(geometries: Sequence[BaseGeometry], km: float) -> Indices:
+def groups(geometries: Areas, km: float) -> Indices:
     """Groups by single linkage: two geometries of different groups are farther apart than ``km``.
 
     Args:
@@ -95,8 +99,8 @@ def groups(geometries: Sequence[BaseGeometry], km: float) -> Indices:
     vertices = _Vertices(geometries)
     sure, reach = vertices.certain(km)
     label: Indices = np.arange(len(geometries))
-    label, _ = _link(*vertices.discs(), label, label, sure, sure)
-    label, uncertain = _link(vertices.points, np.zeros(len(vertices.points)), vertices.owner, label, sure, reach)
+    label, _ = _link(_Boxes(*vertices.discs(), label), label, sure, sure)
+    label, uncertain = _link(_Boxes(*vertices.clusters()), label, sure, reach)
     group = list(range(len(geometries)))
 
     def root(i: int) -> int:
@@ -112,9 +116,7 @@ def groups(geometries: Sequence[BaseGeometry], km: float) -> Indices:
     return np.argsort(np.argsort(first))[found]
 
 
-def first_too_near(
-    geometries: Sequence[BaseGeometry], kinds: Sequence[str], km: float
-) -> tuple[int, int, float] | None:
+def first_too_near(geometries: Areas, kinds: Sequence[str], km: float) -> tuple[int, int, float] | None:
     """The first two geometries of different kinds that are no farther apart than ``km``; None if there are none.
 
     Args:
@@ -147,7 +149,7 @@ class _Vertices:
         starts: where the vertices of each geometry begin.
     """
 
-    def __init__(self, geometries: Sequence[BaseGeometry]) -> None:
+    def __init__(self, geometries: Areas) -> None:
         self._geometries = np.asarray(geometries, dtype=object)
         parts, geometry = shapely.get_parts(self._geometries, return_index=True)
         areas = shapely.get_dimensions(parts) == 2
@@ -166,17 +168,27 @@ class _Vertices:
 
     def of(self, i: int) -> npt.NDArray[np.float64]:
         """Those of one geometry."""
-        return self.points[slice(*np.searchsorted(self.owner, [i, i + 1]))]
+        first, end = np.searchsorted(self.owner, [i, i + 1])
+        return self.points[first:end]
 
     def discs(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """A disc within each geometry: its centre in space, (n, 3), and radius, metres; of lines and points a point."""
+        """A disc within each geometry: its centre in space, (n, 1, 3), and radius, metres; of lines and points a point."""
         centres = shapely.point_on_surface(self._geometries)
         areas = shapely.get_dimensions(self._geometries) == 2
         radius = np.where(areas, shapely.distance(centres, shapely.boundary(self._geometries)), 0.0)
         latitude = np.minimum(np.abs(shapely.get_y(centres)) + radius, 90.0)
         # Less by what edges that are straight in degrees bend on the Earth, and by more than its flattening.
         radius = 0.9 * DEGREE_M * np.cos(np.radians(latitude)) * radius - 2.0 * self._edge**2 / RADIUS_M
-        return _in_space(shapely.get_coordinates(centres)), np.maximum(radius, 0.0)
+        return _in_space(shapely.get_coordinates(centres))[:, None], np.maximum(radius, 0.0)
+
+    def clusters(self) -> tuple[Metres, Metres, Indices]:
+        """The vertices, :data:`CLUSTER` successive ones of a geometry at a time, no radius, and whose they are."""
+        counts = np.diff(self.starts, append=len(self.owner))
+        clusters = -(-counts // CLUSTER)
+        owner = np.repeat(np.arange(len(counts)), clusters)
+        first = CLUSTER * (np.arange(len(owner)) - np.repeat(np.cumsum(clusters) - clusters, clusters))
+        place = np.minimum(first[:, None] + np.arange(CLUSTER), counts[owner, None] - 1)  # the last is there again
+        return self.points[self.starts[owner, None] + place], np.zeros(len(owner), np.float32), owner
 
     def certain(self, km: float) -> tuple[float, float]:
         """Up to and beyond which metres between vertices, straight through space, the answer is certain.
@@ -199,11 +211,9 @@ class _Tree:
 
     def __init__(self, vertices: _Vertices, chosen: npt.NDArray[np.bool_]) -> None:
         self._vertices, self._owner = vertices, vertices.owner[chosen]
-        self._tree = KDTree(vertices.points[chosen])
+        self._tree: Any = KDTree(vertices.points[chosen])
 
-    def nearest(
-        self, asked: npt.NDArray[np.bool_], reach: float = math.inf
-    ) -> tuple[npt.NDArray[np.float64], Indices]:
+    def nearest(self, asked: npt.NDArray[np.bool_], reach: float = math.inf) -> tuple[npt.NDArray[np.float64], Indices]:
         """For each geometry, metres through space from its asked vertices to the tree's nearest, and whose that is.
 
         Infinite where none of its vertices is asked, or none is within ``reach``.
@@ -223,75 +233,128 @@ class _Tree:
         return sorted(found)
 
 
-def _link(
-    points: npt.NDArray[np.float64],
-    radius: npt.NDArray[np.float64],
-    owner: Indices,
-    label: Indices,
-    sure: float,
-    reach: float,
-) -> tuple[Indices, Indices]:
-    """Links geometries of which some balls are certainly near.
+class _Boxes:
+    """Boxes around clusters of points, boxes around two of those that lie near, and so on to one box around all.
 
-    Boxes around balls are compared, at first that around all with itself. Where two are too far apart, or all in them
-    is linked already, that was it; where all in them is near, it is linked; else their halves are compared.
-    Source: Gray and Moore 2000, "N-body problems in statistical learning".
+    Box i is around boxes 2 i and 2 i + 1; those from ``leaves`` on are around a cluster each. To make their number a
+    power of two, some clusters are there twice.
+
+    Attributes:
+        leaves: how many are around clusters.
+        points, radius, owner: the points of each cluster, (leaves, n, 3), around each of which its owner fills a ball
+            of that radius; metres.
+        low, high: corners of the boxes, (3, 2 * leaves).
+        size: their diagonals.
+        smallest, largest: radius in them.
+    """
+
+    def __init__(self, points: Metres, radius: Metres, owner: Indices) -> None:
+        self.leaves = 1 << (len(points) - 1).bit_length()
+        order = _along_a_curve(points[:, 0])[np.arange(self.leaves) * len(points) // self.leaves]
+        self.points, self.radius, self.owner = points[order], radius[order], owner[order].astype(np.int32)
+        self.low, _ = self.ends(self.points.min(axis=1).T)
+        _, self.high = self.ends(self.points.max(axis=1).T)
+        self.smallest, self.largest = self.ends(self.radius)
+        self.size = _length(self.high - self.low)
+
+    def ends(self, values: Any) -> tuple[Any, Any]:
+        """The least and the most in each box of ``values`` (..., leaves), which the clusters have."""
+        found = []
+        for end in (np.minimum, np.maximum):
+            boxes, first = np.concatenate([np.zeros_like(values), values], axis=-1), self.leaves
+            while first > 1:
+                below, first = boxes[..., first : 2 * first], first // 2
+                boxes[..., first : 2 * first] = end(below[..., ::2], below[..., 1::2])
+            found.append(boxes)
+        return found[0], found[1]
+
+    def first(self, boxes: Indices) -> tuple[Indices, Indices]:
+        """The first cluster in each of some boxes, and how many are in it."""
+        count = self.leaves * 2 >> np.frexp(boxes)[1]
+        return boxes * count - self.leaves, count
+
+    def clusters(self, boxes: Indices) -> tuple[Indices, Indices]:
+        """All clusters in some boxes, and for each the first in the same box."""
+        start, count = self.first(boxes)
+        first = np.repeat(start, count)
+        return np.arange(len(first)) - np.repeat(np.cumsum(count) - count, count) + first, first
+
+    def apart(self, one: Indices, other: Indices) -> npt.NDArray[np.float64]:
+        """Metres between pairs of clusters."""
+        found = np.empty(len(one))
+        step = max(AT_ONCE // self.points.shape[1] ** 2, 1)
+        for start in range(0, len(one), step):
+            some = slice(start, start + step)
+            between = self.points[one[some], :, None] - self.points[other[some], None]
+            found[some] = _length(np.moveaxis(between, -1, 0)).min(axis=(1, 2))
+        return found - self.radius[one] - self.radius[other]
+
+
+def _link(boxes: _Boxes, label: Indices, sure: float, reach: float) -> tuple[Indices, Indices]:
+    """Links geometries of which some points are certainly near.
+
+    Boxes are compared, at first that around all with itself. Where two are too far apart, or all in them is linked
+    already, that was it; where all in them is near, it is linked; else the halves of the larger are compared with the
+    other. Source: Gray and Moore 2000, "N-body problems in statistical learning".
 
     Args:
-        points: centres of the balls (n, 3), metres.
-        radius: theirs, metres.
-        owner: whose they are.
+        boxes: around the points of the geometries.
         label: a number for each geometry, the same where they are linked.
-        sure: balls this near are linked, metres.
-        reach: of balls farther apart nothing need be said, metres.
+        sure: what is this near is linked, metres.
+        reach: of what is farther apart nothing need be said, metres.
 
     Returns:
         the labels afterwards, and the pairs (n, 2) of geometries that aren't linked and may be near, the nearest first.
     """
-    order = _in_place(points)
-    points, radius, owner, label = points[order].T.copy(), radius[order], owner[order], label.astype(np.int32)
-    work, unsure = [(1, np.zeros((1, 2), np.int64))], [np.empty((0, 3))]
+    work, unsure = [np.ones((1, 2), np.int64)], [np.empty((0, 3))]
+    least, most = boxes.ends(label[boxes.owner])
+    low, high, owner = boxes.low, boxes.high, boxes.owner
     while work:
-        boxes, pairs = work.pop()
+        pairs = work.pop()
         if len(pairs) > AT_ONCE:
-            work.append((boxes, pairs[AT_ONCE:]))
-        used, at = np.unique(pairs[:AT_ONCE], return_inverse=True)
-        a, b = at.reshape(-1, 2).T
-        inside, radii = (of.reshape(boxes, -1)[used] for of in (owner, radius))
-        corners = points.reshape(3, boxes, -1)[:, used]
-        low, high = corners.min(axis=2), corners.max(axis=2)
-        labels = label[inside]
-        least, most = labels.min(axis=1), labels.max(axis=1)
-        gap = _length(np.maximum(np.maximum(low[:, a] - high[:, b], low[:, b] - high[:, a]), 0.0))
+            work.append(pairs[AT_ONCE:])
+        pairs = pairs[:AT_ONCE]
+        a, b = pairs.T
+        gap = _length(np.maximum(np.maximum(low[:, a] - high[:, b], low[:, b] - high[:, a]), 0))
+        undone = gap - boxes.largest[a] - boxes.largest[b] <= reach
+        undone &= np.minimum(least[a], least[b]) != np.maximum(most[a], most[b])
+        a, b = pairs[undone].T
         span = _length(np.maximum(high[:, a], high[:, b]) - np.minimum(low[:, a], low[:, b]))
-        gap -= radii.max(axis=1)[a] + radii.max(axis=1)[b]
-        span -= radii.min(axis=1)[a] + radii.min(axis=1)[b]
-        undone = (np.minimum(least[a], least[b]) != np.maximum(most[a], most[b])) & (gap <= reach)
-        near = undone & (span <= sure)
-        if near.any():
-            ends = labels[[a[near], b[near]], 0].T
-            label = _linked(label, ends, labels[np.union1d(a[near], b[near])])
-        a, b, gap = (values[undone & ~near] for values in (used[a], used[b], gap))
-        if boxes == len(order):
-            unsure.append(_nearest_first(np.column_stack([gap, owner[a], owner[b]])))
-        elif len(a):
-            halves = np.stack([2 * a, 2 * b, 2 * a, 2 * b + 1, 2 * a + 1, 2 * b, 2 * a + 1, 2 * b + 1], axis=1)
-            halves = halves.reshape(-1, 2)
-            work.append((2 * boxes, halves[halves[:, 0] <= halves[:, 1]]))
+        near = span - boxes.smallest[a] - boxes.smallest[b] <= sure
+        single = ~near & (np.minimum(a, b) >= boxes.leaves)
+        mixed = np.union1d(a[near], b[near])
+        one, other = boxes.clusters(mixed[least[mixed] != most[mixed]])
+        ends = a[single] - boxes.leaves, b[single] - boxes.leaves
+        apart = boxes.apart(*ends)
+        one = owner[np.concatenate([one, boxes.first(a[near])[0], ends[0][apart <= sure]])]
+        other = owner[np.concatenate([other, boxes.first(b[near])[0], ends[1][apart <= sure]])]
+        if len(one):
+            label = _linked(label, one, other)
+            least, most = boxes.ends(label[owner])
+        may_be = (apart > sure) & (apart <= reach)
+        unsure.append(_nearest_first(np.column_stack([apart, owner[ends[0]], owner[ends[1]]])[may_be]))
+        a, b = pairs[undone][~near & ~single].T
+        larger = (b >= boxes.leaves) | ((a < boxes.leaves) & (boxes.size[a] >= boxes.size[b]))
+        a, b = np.where(larger, a, b), np.where(larger, b, a)
+        same = a == b
+        halves = [np.column_stack([2 * a + half, np.where(same, 2 * a + half, b)]) for half in (0, 1)]
+        halves.append(np.column_stack([2 * a, 2 * a + 1])[same])
+        if len(a):
+            work.append(np.concatenate(halves))
     left = _nearest_first(np.concatenate(unsure))[:, 1:].astype(np.int64)
     return label, left[label[left[:, 0]] != label[left[:, 1]]]
 
 
 def _length(vectors: Metres) -> npt.NDArray[np.float64]:
     """Lengths of vectors (3, n)."""
-    return np.sqrt(np.square(vectors, dtype=np.float64).sum(axis=0))
+    length: npt.NDArray[np.float64] = np.sqrt(np.square(vectors, dtype=np.float64).sum(axis=0))
+    return length
 
 
-def _linked(label: Indices, *linked: Indices) -> Indices:
-    """Labels after all in each row of the arrays ``linked`` became one."""
+def _linked(label: Indices, one: Indices, other: Indices) -> Indices:
+    """Labels after each of ``one`` was linked with that of ``other``."""
     size = int(label.max()) + 1
-    ends = np.hstack([np.vstack([np.repeat(rows[:, 0], rows.shape[1]), rows.ravel()]) for rows in linked])
-    links = coo_array((np.ones(ends.shape[1], bool), tuple(ends)), shape=(size, size))
+    links = coo_array((np.ones(len(one), bool), (label[one], label[other])), shape=(size, size))
     found: Indices = connected_components(links, directed=False)[1][label]
     return found
 
@@ -303,22 +366,20 @@ def _nearest_first(pairs: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return pairs[np.sort(np.unique(pairs[:, 1:], axis=0, return_index=True)[1])]
 
 
-def _in_place(points: npt.NDArray[np.float64]) -> Indices:
-    """An order of points in which neighbours lie near each other, a power of two long: some points are there twice.
-    """
+def _along_a_curve(points: Metres) -> Indices:
+    """An order of points in which neighbours lie near each other."""
     longest = max(float(np.ptp(points, axis=0).max()), 1.0)
     cells = ((points - points.min(axis=0)) / longest * ((1 << 21) - 1)).astype(np.int64)
     for shift, mask in MORTON:
         cells = (cells | cells << shift) & mask
-    order = np.argsort(cells[:, 0] | cells[:, 1] << 1 | cells[:, 2] << 2, kind="stable")
-    length = 1 << (len(points) - 1).bit_length()
-    return order[(np.arange(length) * len(points)) // length]
+    return np.argsort(cells[:, 0] | cells[:, 1] << 1 | cells[:, 2] << 2, kind="stable")
 
 
 def _in_space(degrees: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Metres from the centre of the Earth, float32 (n, 3), of points on its ellipsoid."""
-    height = np.zeros(len(degrees))
-    return np.column_stack(transformer("EPSG:4979", "EPSG:4978").transform(*degrees.T, height)).astype(np.float32)
+    x, y = degrees.T
+    moved = transformer("EPSG:4979", "EPSG:4978").transform(x, y, np.zeros(len(x)))
+    return np.column_stack(moved).astype(np.float32)
 
 
 def _centre(geometry: BaseGeometry) -> tuple[float, float]:

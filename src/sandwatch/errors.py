@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 from sandwatch.printable import printable
 
 _WORD = re.compile(r"\S+")
-_MARK = re.compile(r":(?:/|\\/){2}|%3a%2f%2f", re.IGNORECASE)
-"""What stands between scheme and host, as it is or as JSON and queries write it."""
+_MARK = re.compile(r"(?::|%(?:25)*3a)(?:\\?/|%(?:25)*2f){2}", re.IGNORECASE)
+"""What stands between scheme and host, as it is or as JSON and queries write it, queries within queries too."""
 _SCHEME = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+.-"
 """Letters of a scheme. Source: RFC 3986, 3.1."""
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
 import pyproj
 import shapely
 from shapely.geometry.base import BaseGeometry
+
+Geometries = npt.NDArray[np.object_]
 
 WGS84 = "EPSG:4326"
 DEGREES = 1e-7
@@ -21,17 +24,19 @@ def transformer(source: str, target: str) -> pyproj.Transformer:
     return pyproj.Transformer.from_crs(source, target, always_xy=True)
 
 
-def reproject(geometry: BaseGeometry, source: str, target: str) -> BaseGeometry:
-    """Moves every vertex of a geometry from one CRS to another; edges stay straight."""
+@overload
+def reproject(geometry: BaseGeometry, source: str, target: str) -> BaseGeometry: ...
+@overload
+def reproject(geometry: Geometries, source: str, target: str) -> Geometries: ...
+def reproject(geometry: Any, source: str, target: str) -> Any:
+    """Moves every vertex of a geometry, or of each in an array, from one CRS to another; edges stay straight."""
 
     def move(xy: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         return np.column_stack(transformer(source, target).transform(xy[:, 0], xy[:, 1]))
 
-    moved: BaseGeometry = shapely.transform(geometry, move)
-    return moved
+    return shapely.transform(geometry, move)
 
 
-def snap(geometry: BaseGeometry) -> BaseGeometry:
-    """Rounds a valid geometry in degrees to :data:`DEGREES`; the result is valid."""
-    snapped: BaseGeometry = shapely.set_precision(geometry, DEGREES)
-    return snapped
+def snap(geometry: Any) -> Any:
+    """Rounds a valid geometry in degrees, or each in an array, to :data:`DEGREES`; the result is valid."""
+    return shapely.set_precision(geometry, DEGREES)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ from shapely.geometry.base import BaseGeometry
 
 from sandwatch import raster, scoring, stac
 from sandwatch.errors import InputError
-from sandwatch.files import exactly
+from sandwatch.files import exactly, sha256
 from sandwatch.geometry import WGS84, reproject, snap
 from sandwatch.grid import Grid, Window
 from sandwatch.origin import Kind, kind_of
@@ -29,6 +29,7 @@ from sandwatch.scene import Raster, SceneReader, exported
 from sandwatch.schemas import Detections
 from sandwatch.scoring import Scorer
 from sandwatch.stage import progress
+from sandwatch.work import Unit, Work
 
 if TYPE_CHECKING:
     from sandwatch.learn.card import Spec
@@ -81,6 +82,7 @@ def infer(
     *,
     weights: Path,
     predictions: Path,
+    work: Work | None = None,
 ) -> None:
     """Maps every exported scene of the sites with role ``infer`` or ``both``.
 
@@ -95,6 +97,7 @@ def infer(
         settings: the smallest detection.
         weights: the model's file, for the link in its STAC item.
         predictions: where to write.
+        work: keeps each map, so that it is made once, whatever becomes of the run; None to keep nothing.
 
     Raises:
         InputError: no scene can be mapped, a scene lacks a band that the model needs or is not what was exported, or
@@ -104,15 +107,44 @@ def infer(
     tables, items = [], []
     for number, scene in enumerate(found, 1):
         folder = predictions / scene.obs_id
-        mapped = map_scene(scene, scorer, folder)
-        table = detections(scene, scorer.spec, folder, settings.min_object_m2)
-        Detections.write(table, folder / "detections.parquet")
+        unit = _unit(scene, scorer, settings)
+        done = work.run(unit, folder) if work else None
+        mapped = done.value if done else unit.function(folder)
+        table = Detections.read(folder / "detections.parquet")
         tables.append(table)
         items.append(stac.scene_item(scene, scorer.spec, folder, len(table)))
-        progress(f"[{number}/{len(found)}] {scene.obs_id}: {mapped:.1f} km2 mapped, {len(table)} detections")
+        said = " (by an earlier run)" if done and done.kept else ""
+        progress(f"[{number}/{len(found)}] {scene.obs_id}: {mapped:.1f} km2 mapped, {len(table)} detections{said}")
     Detections.write(gpd.GeoDataFrame(pd.concat(tables), crs=WGS84), predictions / "detections.parquet")
     stac.write(items, scorer.spec, weights, predictions)
     exactly(predictions, stac.files(items))
+
+
+def _unit(scene: Scene, scorer: Scorer, settings: Infer) -> Unit:
+    """The work of a scene: its map and its detections; its value is the area that got a score, km2."""
+
+    def inputs() -> Any:
+        try:
+            # Of what lies there, not only of what the manifest says: nothing is taken for a scene that is another now.
+            rasters = {product: sha256(one.path) for product, one in sorted(scene.rasters.items())}
+        except OSError:  # reading it says so
+            return None
+        return {
+            "scene": [scene.obs_id, scene.site_id, scene.river, scene.district, scene.date, scene.imagery],
+            "grid": asdict(scene.grid),
+            "aoi": scene.aoi.wkb_hex,
+            "rasters": [rasters, scene.sha256],
+            "model": scorer.spec.model_dump(mode="json"),
+            "min_object_m2": settings.min_object_m2,
+        }
+
+    def function(folder: Path) -> float:
+        mapped = map_scene(scene, scorer, folder)
+        table = detections(scene, scorer.spec, folder, settings.min_object_m2)
+        Detections.write(table, folder / "detections.parquet")
+        return mapped
+
+    return Unit(name=scene.obs_id, inputs=inputs, function=function)
 
 
 def scenes_to_map(aoi: gpd.GeoDataFrame, manifest: pd.DataFrame, folder: Path, bands: Sequence[str]) -> list[Scene]:

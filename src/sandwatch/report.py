@@ -247,15 +247,16 @@ def _other_sites(evaluation: Evaluation) -> Iterator[str]:
 
 
 def _caveats(evaluation: Evaluation) -> Iterator[str]:
+    holdout = _rivers(evaluation, markdown)
     sites, observations = evaluation.test_sites, _count(evaluation.test_observations, "observation")
     if sites == 1:
         yield (
-            f"There is no interval: {_rivers(evaluation, markdown)} has one site ({observations}), and months of one site say "
+            f"There is no interval: {holdout} has one site ({observations}), and months of one site say "
             "nothing about other sites."
         )
     else:
         yield (
-            f"Intervals come from drawing the {sites} sites of {_rivers(evaluation, markdown)} again, with replacement, each "
+            f"Intervals come from drawing the {sites} sites of {holdout} again, with replacement, each "
             f"with all its months ({observations}), because months of one site resemble each other."
             + (" With so few sites they are rough, and rather too narrow than too wide." if sites < 10 else "")
         )

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import shapely
 from shapely.errors import ShapelyError
-from shapely.geometry import box, shape
+from shapely.geometry import shape
 from shapely.geometry.base import BaseGeometry
 
 from sandwatch.errors import InputError
@@ -66,15 +67,31 @@ class Rivers:
         Raises:
             InputError: a feature there is neither line nor polygon, or so broken that nothing is left of it.
         """
-        found = self._read(bounds) if self._all is None else self._all
-        frame = box(*transformer(WGS84, self._crs).transform_bounds(*bounds, densify_pts=21))
-        return _lines_and_polygons(found[found.intersects(frame)].to_crs(WGS84), self._path)
+        return self.near_each([bounds])[0]
+
+    def near_each(self, places: Sequence[Bounds]) -> tuple[gpd.GeoSeries, npt.NDArray[np.int64]]:
+        """What :meth:`near` gives for places that lie near each other, at once.
+
+        Returns:
+            the features that come into any of ``places``, and (2, n): the positions of a place, in order, and of a
+            feature that comes into it.
+
+        Raises:
+            InputError: as :meth:`near`.
+        """
+        to_file = transformer(WGS84, self._crs)
+        frames = shapely.box(*np.transpose([to_file.transform_bounds(*bounds, densify_pts=21) for bounds in places]))
+        found = self._read(tuple(shapely.total_bounds(frames))) if self._all is None else self._all
+        place, feature = found.sindex.query(frames, predicate="intersects", sort=True)
+        used, position = np.unique(feature, return_inverse=True)
+        return _lines_and_polygons(found.iloc[used].to_crs(WGS84), self._path), np.stack([place, position])
 
     def _read(self, bounds: Bounds | None) -> gpd.GeoSeries:
+        """Features that come into ``bounds``, in the file's CRS; None for all."""
         import geopandas as gpd
 
-        inside = None if bounds is None else transformer(WGS84, self._crs).transform_bounds(*bounds, densify_pts=21)
-        series: gpd.GeoSeries = gpd.read_file(self._path, bbox=inside, columns=[], fid_as_index=True).geometry
+        series: gpd.GeoSeries = gpd.read_file(self._path, bbox=bounds, columns=[], fid_as_index=True).geometry
+        series = series.sort_index()  # whatever was asked for, the same order
         return series[~(series.isna() | series.is_empty)]
 
 
@@ -163,7 +180,8 @@ def read(path: Path, places: Sequence[Bounds]) -> BaseGeometry:
 def _lines_and_polygons(series: Any, path: Path) -> Any:
     """Repairs what is broken; keeps of each feature the parts of its own dimension."""
     series = series.copy()
-    for fid, geometry in series.items():
+    fit = series.is_valid & (series.geom_type != "GeometryCollection") & (shapely.get_dimensions(series) > 0)
+    for fid, geometry in series[~fit].items():
         dimension = shapely.get_dimensions(geometry)
         if dimension == 0 or geometry.geom_type == "GeometryCollection":
             raise InputError(

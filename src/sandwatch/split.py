@@ -15,7 +15,7 @@ from shapely.geometry.base import BaseGeometry
 
 from sandwatch.distance import first_too_near
 from sandwatch.errors import InputError
-from sandwatch.geometry import WGS84, reproject, transformer
+from sandwatch.geometry import WGS84, Geometries, reproject, transformer
 from sandwatch.grid import Grid, Window
 from sandwatch.params import NotNegative, Positive, Section, Seed
 
@@ -47,6 +47,17 @@ def ground(grid: Grid, windows: pd.DataFrame | None = None) -> BaseGeometry:
         left, top = grid.left + col, grid.top - row
         area = shapely.union_all(shapely.box(left, top - size, left + size, top)).intersection(area)
     return reproject(shapely.segmentize(area, EDGE_M), grid.crs, WGS84)
+
+
+def grounds(grids: Sequence[Grid]) -> Geometries:
+    """As :func:`ground`, of each grid, at once for those of one CRS."""
+    made = np.empty(len(grids), dtype=object)
+    crs = np.array([grid.crs for grid in grids], dtype=object)
+    for one in set(crs):
+        places = np.flatnonzero(crs == one).tolist()
+        areas = shapely.box(*np.transpose([grids[i].bounds for i in places]))
+        made[places] = reproject(shapely.segmentize(areas, EDGE_M), one, WGS84)
+    return made
 
 
 def footprints(windows: pd.DataFrame, aoi: gpd.GeoDataFrame) -> gpd.GeoDataFrame:

@@ -41,13 +41,20 @@ def encode(s2: npt.NDArray[np.uint16], s1: npt.NDArray[np.float32] | None) -> np
     return np.concatenate(parts)
 
 
-def load(path: Path, dtype: npt.DTypeLike, shape: Sequence[int | None]) -> np.memmap[Any, Any]:
-    """Maps an array that the stage chips wrote into memory, to be read.
+def load(
+    path: Path,
+    dtype: npt.DTypeLike,
+    shape: Sequence[int | None],
+    *,
+    fix: str = "run dvc checkout chips, or dvc repro -f chips",
+) -> np.memmap[Any, Any]:
+    """Maps an array of ours into memory, to be read.
 
     Args:
         path: of a .npy file.
         dtype: that it must have.
         shape: that it must have; None for any length along an axis.
+        fix: the way back.
 
     Raises:
         InputError: there is no such file, it is cut short or longer than it says, or holds another array.
@@ -65,7 +72,7 @@ def load(path: Path, dtype: npt.DTypeLike, shape: Sequence[int | None]) -> np.me
     # numpy reads the head with Python's own parser, which fails in all these ways.
     except (OSError, ValueError, TypeError, ArithmeticError, SyntaxError, TokenError, MemoryError) as error:
         found = str(error)[:300] or type(error).__name__
-    raise InputError(str(path), got=found, expected=expected, fix="run dvc checkout chips, or dvc repro -f chips")
+    raise InputError(str(path), got=found, expected=expected, fix=fix)
 
 
 def valid(stack: npt.NDArray[np.int16]) -> npt.NDArray[np.bool_]:

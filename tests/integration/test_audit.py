@@ -287,9 +287,13 @@ def test_fault_10_a_scene_replaced(copy: Workspace) -> None:
         pixels[0, 0] += 1
         file.write(pixels, 1)
     forge(copy, "data/scenes")
+    name = f"data/scenes/{scenes[0].parent.name}/s2.tif"
     link = first_broken(prove(copy))
-    assert link.name == "rebuild export"
-    assert link.detail == f"data/scenes/{scenes[0].parent.name}/s2.tif is not what export makes of its inputs"
+    assert link.name == "imagery"
+    assert link.detail.startswith(f"{name} was replaced: SHA-256 ")
+    mapped = copy.root / "data/predictions" / scenes[0].parent.name / "item.json"
+    if mapped.is_file():
+        assert first_broken(audit(str(mapped), where=copy.root)) == link
 
 
 def test_an_object_of_the_cache_that_is_not_its_name_is_named(copy: Workspace) -> None:

@@ -50,6 +50,7 @@ def section(**changes: Any) -> Annotations:
         "activity_answers": {"Yes": True, "No": False},
         "done_statuses": ["DONE"],
         "consensus": "refuse",
+        "max_vertices": 5000,
     }
     return params.check(Annotations, values | changes)
 

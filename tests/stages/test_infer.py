@@ -58,13 +58,15 @@ def workspace(tmp_path):
     return tmp_path
 
 
+COMMAND = [
+    sys.executable, ROOT / "stages" / "infer.py", "--aoi", "data/aoi/aoi.parquet", "--manifest",
+    "data/scenes.parquet", "--scenes", "data/scenes", "--weights", "models/model.safetensors", "--predictions",
+    "data/predictions",
+]  # fmt: skip
+
+
 def run_stage(workspace):
-    command = [
-        sys.executable, ROOT / "stages" / "infer.py", "--aoi", "data/aoi/aoi.parquet", "--manifest",
-        "data/scenes.parquet", "--scenes", "data/scenes", "--weights", "models/model.safetensors", "--predictions",
-        "data/predictions",
-    ]  # fmt: skip
-    return subprocess.run(command, cwd=workspace, capture_output=True, text=True, check=False)
+    return subprocess.run(COMMAND, cwd=workspace, capture_output=True, text=True, check=False)
 
 
 def hashes(folder):
@@ -95,8 +97,26 @@ def test_maps_a_scene_with_the_network_and_the_same_bytes_twice(workspace):
     assert raster.read_tags(predictions / OBS_ID / "mask.tif")["MODEL_SHA256"] == weights
 
     shutil.rmtree(predictions)
+    shutil.rmtree(workspace / ".cache")  # what was done is done again
     assert run_stage(workspace).returncode == 0
     assert hashes(predictions) == once
+
+
+def test_what_a_killed_run_had_mapped_is_not_mapped_again(workspace):
+    months = [f"2023-{month:02}-01" for month in range(1, 9)]
+    aoi, manifest = tables(make_site(workspace / "data" / "scenes", months=months))
+    schemas.Aoi.write(aoi, workspace / "data" / "aoi" / "aoi.parquet")
+    schemas.Scenes.write(manifest, workspace / "data" / "scenes.parquet")
+    with subprocess.Popen(COMMAND, cwd=workspace, text=True, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline().startswith("[1/8] kanhan_2023-01-01: 3.5 km2 mapped")
+        process.kill()
+    kept = len(list((workspace / ".cache/sandwatch/work/units").iterdir()))
+    assert 1 <= kept < 8
+    shutil.rmtree(workspace / "data" / "predictions")  # as DVC does before it runs the stage again
+    done = run_stage(workspace)
+    assert done.returncode == 0, done.stderr
+    assert [line.endswith(" (by an earlier run)") for line in done.stdout.splitlines()] == [n < kept for n in range(8)]
+    assert len(list((workspace / "data" / "predictions").glob("*/score.tif"))) == 8
 
 
 def test_a_scene_without_a_band_of_the_model_is_one_line(workspace):

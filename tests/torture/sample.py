@@ -140,6 +140,7 @@ class Sample:
 
 def _build(root: Path) -> Path:
     """Makes the clone and runs the pipeline; how long each stage took stands in a file of it."""
+    shutil.rmtree(root, ignore_errors=True)  # of another process that failed
     root.mkdir()
     workspace = started(root)
     sites = root / "data/regions/sample/sites.csv"
@@ -160,7 +161,7 @@ def _build(root: Path) -> Path:
             stage, began = found[1], time.monotonic()
         elif line.startswith("Updating lock file"):
             seconds[stage] = time.monotonic() - began
-    expect(run.wait() == 0, "the bench", f"the pipeline did not run: {''.join(said)[-600:]}")
+    expect(run.wait() == 0, "the bench", f"the pipeline did not run: {last_line(''.join(said))}")
     (root / SECONDS).write_text(json.dumps(seconds))
     return root
 

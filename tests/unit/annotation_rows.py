@@ -29,6 +29,7 @@ PARAMS = Annotations(
     activity_answers={"Yes": True, "No": False},
     done_statuses=("DONE",),
     consensus="refuse",
+    max_vertices=5000,
 )
 
 

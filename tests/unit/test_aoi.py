@@ -13,12 +13,13 @@ import shapely
 from shapely import LineString, MultiPolygon, Point, Polygon, box
 
 from sandwatch import aoi
+from sandwatch.distance import distance_km
 from sandwatch.errors import InputError
 from sandwatch.files import sha256
 from sandwatch.geometry import reproject
 from sandwatch.rivers import Rivers, read
 from sandwatch.schemas import Aoi
-from sandwatch.split import Split, distance_km
+from sandwatch.split import Split
 from tests.conftest import ROOT, write_geojson
 from tests.servers.listener import Listener
 

@@ -15,10 +15,11 @@ import shapely
 import yaml
 from PIL import Image
 
-from sandwatch import cli, doctor, raster, remote, report, schemas
+from sandwatch import cli, doctor, raster, remote, report, schemas, work
 from sandwatch.errors import InputError
 from sandwatch.files import sha256
 from sandwatch.grid import Grid
+from sandwatch.work import Work
 
 ROOT = Path(__file__).parents[2]
 HEAVY = (
@@ -494,3 +495,15 @@ def test_doctor_says_what_labelbox_lacks(clone):
     findings = doctor.examine(clone, {"LABELBOX_API_KEY": SECRET}, clone.parent)
     assert [finding for finding in findings if finding.state == "problem"] == []
     assert SECRET not in str(findings)
+
+
+def test_finished_work_that_is_kept_is_measured_and_removed(clone, monkeypatch, capsys):
+    kept = Work(work.place(), "code")
+    kept.put_bytes(kept.key(1), b"0" * 2_000_000, "state")
+    status, said, _ = call("cache", monkeypatch=monkeypatch, capsys=capsys)
+    assert (status, said.split(" of at most ")[0]) == (0, ".cache/sandwatch/work: 2.0 MB")
+    assert call("cache", "--prune", monkeypatch=monkeypatch, capsys=capsys)[1] == (
+        ".cache/sandwatch/work: 2.0 MB removed\n"
+    )
+    assert call("cache", monkeypatch=monkeypatch, capsys=capsys)[1].startswith(".cache/sandwatch/work: 0.0 MB")
+    assert kept.take_bytes(kept.key(1), "state") is None

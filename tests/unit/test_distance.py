@@ -130,7 +130,7 @@ def worlds(draw: st.DrawFn) -> list[shapely.Geometry]:
 LIMITS = st.one_of(st.sampled_from([0.0, 0.3, 5.0, 50.0, 400.0]), st.floats(0, 500))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(worlds(), LIMITS, st.data())
 def test_near_is_what_all_pairs_say(geometries: list[shapely.Geometry], km: float, data: st.DataObject) -> None:
     exact = data.draw(st.sampled_from([km, *all_pairs(geometries).ravel().tolist()]))  # a limit that a pair meets too
@@ -167,22 +167,22 @@ def in_two_places(n: int, rng: np.random.Generator) -> Any:
     return 80 + rng.uniform(0, 0.02, n) + (rng.random(n) < 0.5) * 0.575, 20 + rng.uniform(0, 0.02, n)
 
 
-@pytest.mark.parametrize("where", [everywhere, in_one_place, in_two_places])
-@pytest.mark.parametrize("km", [0.0, 1.0, 50.0])
+@pytest.mark.parametrize(
+    ("where", "km"),
+    [(everywhere, 50.0), (everywhere, 1.0), (in_one_place, 50.0), (in_one_place, 0.0), (in_two_places, 50.0)],
+)
 def test_thousands_of_scenes_take_no_quadratic_time(where: Callable[..., Any], km: float) -> None:
-    """4,000 took 32 s by all pairs, however few of them are near."""
-    geometries = scenes(*where(4000, np.random.default_rng(1)))
+    """By all pairs, 2,000 took 8 s, and 4,000 took 32."""
+    geometries = scenes(*where(2000, np.random.default_rng(1)))
     began = time.process_time()
     group = distance.groups(geometries, km)
     assert distance.first_too_near(geometries, ["abc"[one % 3] for one in group], km) is None
-    assert time.process_time() - began < 6.0
+    assert time.process_time() - began < 3.0
 
 
 def test_the_least_distance_of_thousands_takes_no_quadratic_time() -> None:
-    geometries = scenes(*everywhere(4000, np.random.default_rng(1)))
-    west, east = (
-        [one for one in geometries if side * (one.centroid.x - 81) > 0] for side in (-1, 1)
-    )
+    geometries = scenes(*everywhere(2000, np.random.default_rng(1)))
+    west, east = ([one for one in geometries if side * (one.centroid.x - 81) > 0] for side in (-1, 1))
     began = time.process_time()
     distance.min_distance_km(west, east)
     assert time.process_time() - began < 3.0

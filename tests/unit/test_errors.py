@@ -35,6 +35,7 @@ def test_what_is_not_seen_does_nothing_to_the_line() -> None:
         (r'{"url":"https:\/\/me:KEY@x.example\/a"}', '{"url":"https://x.example/a"}'),
         ("/login?token=KEY&next=http://x.example", "/login"),
         ("https://a.example/get/http://me:KEY@x.example/a", "https://a.example/get/"),
+        ("https://a.example/get/http%253A%252F%252Fx.example%252Fa%253Fsig%253DKEY", "https://a.example/get/"),
         ("https%3A%2F%2Fme:KEY@x.example/a", "https://x.example/a"),
         ("http://[KEY/a?b=KEY", "an address"),
         ("uploads?upload_id=KEY", "uploads"),

@@ -29,6 +29,7 @@ from sandwatch.infer import Infer, Region, Scene, infer, map_scene, read_score
 from sandwatch.learn.card import Spec
 from sandwatch.scene import exported
 from sandwatch.stack import NODATA, encode
+from sandwatch.work import Work
 
 BANDS = ("B2", "B3", "B8", "VV")
 CRS = "EPSG:32644"
@@ -127,6 +128,49 @@ def mapped(tmp_path, weights):
     predictions = tmp_path / "predictions"
     infer(aoi, manifest, tmp_path / "scenes", Pointwise(), SETTINGS, weights=weights, predictions=predictions)
     return SimpleNamespace(site=site, scenes=tmp_path / "scenes", predictions=predictions, obs_id="kanhan_2023-02-01")
+
+
+def test_a_scene_is_mapped_once_until_something_of_it_changes(tmp_path, weights, capsys):
+    months = ("2023-02-01", "2023-03-01", "2023-04-01")
+    site = make_site(tmp_path / "scenes", width=60, height=60, months=months)
+
+    class Killed(Pointwise):
+        """Dies in the third scene."""
+
+        def __call__(self, pixels):
+            if "[2/3]" in capsys.readouterr().out:
+                raise KeyboardInterrupt
+            return super().__call__(pixels)
+
+    def run(name, scorer, *, settings=SETTINGS, work="work"):
+        """Hashes of what it wrote, and which scenes it took."""
+        aoi, manifest = tables(site)
+        infer(
+            aoi, manifest, tmp_path / "scenes", scorer, settings, weights=weights, predictions=tmp_path / name,
+            work=Work(tmp_path / work, "code"),
+        )  # fmt: skip
+        lines = capsys.readouterr().out.splitlines()
+        files = {str(path.relative_to(tmp_path / name)): sha256(path) for path in (tmp_path / name).rglob("*.*")}
+        return files, [line[1:4] for line in lines if line.endswith(" (by an earlier run)")]
+
+    with pytest.raises(KeyboardInterrupt):
+        run("killed", Killed())
+    whole, none = run("whole", Pointwise(), work="other")
+    resumed, taken = run("resumed", Pointwise())
+    assert (none, taken) == ([], ["1/3", "2/3"])
+    assert resumed == whole
+    assert len(whole) == 3 * 4 + 3
+    assert run("again", Pointwise()) == (whole, ["1/3", "2/3", "3/3"])
+    other = Pointwise()
+    other.spec = SPEC.model_copy(update={"threshold": 0.4})
+    assert run("model", other)[1] == []
+    assert run("settings", Pointwise(), settings=Infer(min_object_m2=2000.0))[1] == []
+    raster.write_cog(
+        tmp_path / "scenes" / "kanhan_2023-03-01" / "s1.tif", np.full((1, 60, 60), -9, np.float32), site[2],
+        bands=BANDS[3:], nodata=np.nan,
+    )  # fmt: skip
+    site[1][3]["sha256"] = sha256(tmp_path / "scenes" / "kanhan_2023-03-01" / "s1.tif")
+    assert run("scene", Pointwise())[1] == ["1/3", "3/3"]
 
 
 def expected_scores(mapped):

@@ -259,7 +259,8 @@ def test_nothing_else_is_written_into_commands() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["a: &a [*a]", "a: !!bool x", "a: !!int x", "a: !!timestamp x", "a: 2020-99-99", f"a: {'9' * 5000}", "a: " + "[" * 400,
+    ["a: &a [*a]", "a: !!bool x", "a: !!int x", "a: !!timestamp x", "a: 2020-99-99", f"a: {'9' * 5000}",
+     "a: " + "[" * 400,
      "".join(f"a{i}: &a{i} [{f'*a{i - 1},' * 10 * (i > 0)}]\n" for i in range(9)), "a: " + "x" * 1_000_001,
      "".join(f"a{i}: &a{i} {{b{i}: 1, <<: [{f'*a{i - 1},' * 9 * (i > 0)}]}}\n" for i in range(9))],
 )  # fmt: skip

@@ -220,7 +220,10 @@ def kept_weights(files: Mapping[str, str], card: Card, objects: Objects, *, pull
     except (CorruptError, KeyError) as error:
         return [broken(name="weights", detail=str(error))]
     links = [_weights(weights, card, f"the {WEIGHTS} that dvc.lock names")]
-    inside = Spec.carried(weights)
+    try:
+        inside = Spec.carried(weights)
+    except InputError as error:
+        return [*links, broken(name="weights", detail=str(error))]
     return links if inside is None else [*links, _carried(inside, card, CARD)]
 
 
@@ -664,9 +667,9 @@ def by_section(params: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in params.items():
         section, _, rest = key.partition(".")
         values = {rest: value} if rest else value
-        before = found.get(section)
-        both = isinstance(values, Mapping) and isinstance(before, Mapping)
-        found[section] = {**before, **values} if both else values
+        if isinstance(before := found.get(section), Mapping) and isinstance(values, Mapping):
+            values = {**before, **values}
+        found[section] = values
     return found
 
 

@@ -447,8 +447,8 @@ class _Walk:
 def pixels(scenes: pd.DataFrame, folder: str, objects: Objects, *, pull: bool) -> Link:
     """Whether rasters are those that the manifest names, each read and hashed.
 
-    What a result or a model was made from is known by the manifest's hashes: whoever replaced a raster, in the cache and
-    in ``dvc.lock`` too, did not replace these.
+    What a result or a model was made from is known by the manifest's hashes: whoever replaced a raster, in the cache
+    and in ``dvc.lock`` too, did not replace these.
 
     Args:
         scenes: rows of schemas.Scenes that were exported.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -109,7 +110,10 @@ class Known:
     def _raw(self, path: Path, params: Mapping[str, Any]) -> bool:
         """Takes what was received, unfit rows too; false where another version's params say how to read it."""
         try:
-            values = check(Annotations, params)
+            # What was frozen before there was a limit had none.
+            values = check(
+                Annotations, {"max_vertices": sys.maxsize, **params} if isinstance(params, Mapping) else params
+            )
         except InputError:
             return False
         for _, label in Snapshot(path, values).labels():

@@ -259,7 +259,9 @@ class _Clone:
         own = dict(os.environ) if self._network else confined.environment(self._folder / "home")
         before = () if self._network else confined.offline() or ()
         env = {**own, "PATH": path, "PYTHONPATH": str(self.root / "src"), "DVC_NO_ANALYTICS": "1",
-               "DVC_SITE_CACHE_DIR": str(self._folder / "site")}  # fmt: skip
+               "DVC_SITE_CACHE_DIR": str(self._folder / "site"),
+               # Everything is computed anew: nothing is taken that an earlier run, or the revision itself, left lying.
+               "SANDWATCH_CACHE": str(self._folder / "work")}  # fmt: skip
         return subprocess.run(
             [*before, sys.executable, "-E", "-P", "-m", module, *arguments],
             cwd=self.root,

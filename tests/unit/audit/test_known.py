@@ -11,10 +11,11 @@ from sandwatch.audit.backward import Question, backward
 from sandwatch.audit.chain import annotations_of, model_of
 from sandwatch.audit.cli import app
 from sandwatch.audit.history import History
-from sandwatch.audit.known import nearest
+from sandwatch.audit.known import Known, nearest
 from sandwatch.audit.pseudonyms import Pseudonyms
 from sandwatch.errors import InputError
 from tests.audit_history import Made
+from tests.unit.annotation_rows import GOOD, PARAMS, lines
 
 FEATURE = f"f{7:023d}"
 
@@ -92,3 +93,10 @@ def test_the_nearest_begin_with_what_was_asked_or_are_nearly_the_same() -> None:
     assert nearest(many[777][:9] + many[777][10:], many)[0] == many[777]
     alike = [f"f{i:023d}" for i in range(100_000)]
     assert nearest(f"g{77777:023d}", alike)[0] == f"f{77777:023d}", "and many that look alike take no time"
+
+
+def test_label_sets_from_before_there_was_a_limit_are_read(tmp_path: Path) -> None:
+    (tmp_path / "export.ndjson").write_bytes(lines(GOOD)[0])
+    found = Known()
+    assert found._raw(tmp_path / "export.ndjson", PARAMS.model_dump(exclude={"max_vertices"}))
+    assert "good" in found.ids

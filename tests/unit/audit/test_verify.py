@@ -84,6 +84,19 @@ def test_it_is_run_where_it_is_allowed_or_checked_out(clone: Clone) -> None:
     assert clone.trace.exists(), "what is checked out was chosen by whoever works here"
 
 
+def test_finished_work_that_lies_somewhere_is_not_taken(clone: Clone, monkeypatch: pytest.MonkeyPatch) -> None:
+    git(clone.root, "checkout", "-q", "theirs")
+    for path in (clone.root / "dvc.yaml", clone.root / "dvc.lock"):
+        path.write_text(path.read_text().replace(f"touch {clone.trace}", f"echo $SANDWATCH_CACHE > {clone.trace}"))
+    git(clone.root, "commit", "-q", "-a", "-m", "where is it kept?")
+    monkeypatch.setenv("SANDWATCH_CACHE", "/kept/elsewhere")
+    clone.verify("HEAD")
+    told = Path(clone.trace.read_text().strip())
+    assert told.name == "work"
+    assert "elsewhere" not in told.parts
+    assert not told.exists(), "it went with the clone"
+
+
 def test_what_is_in_the_past_of_head_is_followed_first(clone: Clone, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two branches hold the model with every link intact; the newer one was only fetched."""
     git(clone.root, "checkout", "-q", "-B", "mine", "main")
