@@ -117,10 +117,12 @@ def run_aoi(folder: Path) -> None:
     from sandwatch.rivers import Rivers
     from sandwatch.schemas import Aoi
     from sandwatch.split import Split
+    from sandwatch.stage import workers
 
     split = params.read(ROOT / "params.yaml", Split).model_copy(update={"holdout_rivers": ("River 0",)})
     sites, rivers = aoi.read_sites(folder / "sites.csv"), Rivers(folder / "rivers.geojson")
-    table = aoi.build(sites, rivers, aoi=params.read(ROOT / "params.yaml", aoi.Aoi), split_params=split)
+    section = params.read(ROOT / "params.yaml", aoi.Aoi)
+    table = aoi.build(sites, rivers, aoi=section, split_params=split, workers=workers())
     Aoi.write(table, folder / "aoi.parquet")
 
 
@@ -195,7 +197,7 @@ def _row(name: str, drawn: list[dict[str, Any]]) -> dict[str, Any]:
         "projects": {
             "project": {
                 "name": "mines", "labels": [label],
-                "project_details": {"workflow_status": "DONE", "selected_label_id": label["id"], "workflow_history": []},
+                "project_details": {"workflow_status": "DONE", "selected_label_id": f"label-{name}"},
             }
         },
     }  # fmt: skip

@@ -11,7 +11,7 @@ from sandwatch.params import StageParams
 from sandwatch.rivers import Rivers
 from sandwatch.schemas import Aoi as AoiTable
 from sandwatch.split import Split
-from sandwatch.stage import Input, Output, progress, run
+from sandwatch.stage import Input, Output, progress, run, workers
 
 
 def main(*, sites: Input, rivers: Input, aoi: Output) -> None:
@@ -19,7 +19,7 @@ def main(*, sites: Input, rivers: Input, aoi: Output) -> None:
     params = StageParams.load("aoi")
     listed = read_sites(sites)
     progress(f"aoi: {len(listed)} sites, rivers from {rivers.name}")
-    table = build(listed, Rivers(rivers), aoi=params[Aoi], split_params=params[Split])
+    table = build(listed, Rivers(rivers), aoi=params[Aoi], split_params=params[Split], workers=workers())
     AoiTable.write(table, aoi)
     counts = Counter(table["fold"])
     progress(

@@ -15,7 +15,7 @@ import shapely
 from shapely.geometry import Point
 from shapely.geometry.base import BaseGeometry
 
-from sandwatch import ids, listing, split
+from sandwatch import ids, listing, pools, split
 from sandwatch.distance import distance_km, groups
 from sandwatch.errors import InputError
 from sandwatch.geometry import WGS84, reproject, snap, transformer
@@ -100,7 +100,9 @@ def read_sites(path: Path) -> list[Site]:
     return [sites[site_id] for site_id in sorted(sites)]
 
 
-def build(sites: Sequence[Site], rivers: Rivers, *, aoi: Aoi, split_params: Split) -> gpd.GeoDataFrame:
+def build(
+    sites: Sequence[Site], rivers: Rivers, *, aoi: Aoi, split_params: Split, workers: int = 1
+) -> gpd.GeoDataFrame:
     """Makes the AOI, grid, group and fold of every site.
 
     Groups are made of the sites that are learnt from (role ``label`` or ``both``), by the distance between their
@@ -112,6 +114,7 @@ def build(sites: Sequence[Site], rivers: Rivers, *, aoi: Aoi, split_params: Spli
         rivers: the region's rivers.
         aoi: section of params.yaml.
         split_params: section of params.yaml.
+        workers: threads.
 
     Returns:
         Rows of ``schemas.Aoi``.
@@ -121,7 +124,7 @@ def build(sites: Sequence[Site], rivers: Rivers, *, aoi: Aoi, split_params: Spli
     """
     import geopandas as gpd
 
-    areas = _areas(sites, rivers, aoi)
+    areas = _areas(sites, rivers, aoi, workers)
     learnt = [i for i, site in enumerate(sites) if site.role != "infer"]
     others = [i for i, site in enumerate(sites) if site.role == "infer"]
     group = np.empty(len(sites), dtype=np.int64)
@@ -168,19 +171,28 @@ class _Area:
     area_km2: float
 
 
-def _areas(sites: Sequence[Site], rivers: Rivers, aoi: Aoi) -> list[_Area]:
+def _areas(sites: Sequence[Site], rivers: Rivers, aoi: Aoi, workers: int) -> list[_Area]:
     """The areas of sites, in their order; those of a place at once, since they share its rivers."""
     places: dict[tuple[str, float, float], list[int]] = {}
     for i, site in enumerate(sites):
         corner = site.longitude // PLACE_DEGREES, site.latitude // PLACE_DEGREES
         places.setdefault((utm_crs(site.longitude, site.latitude), *corner), []).append(i)
+
+    def work(place: tuple[tuple[str, float, float], list[int]]) -> list[_Area] | None:
+        (crs, *_), members = place
+        try:
+            return _areas_in(crs, [sites[i] for i in members], rivers, aoi)
+        except InputError:
+            return None
+
     areas: dict[int, _Area] = {}
     faulty: list[tuple[int, str]] = []
-    for (crs, *_), members in places.items():
-        try:
-            areas.update(zip(members, _areas_in(crs, [sites[i] for i in members], rivers, aoi), strict=True))
-        except InputError:
-            faulty += ((i, crs) for i in members)
+    with pools.threads(workers) as pool:
+        for ((crs, *_), members), made in zip(places.items(), pool.map(work, places.items()), strict=True):
+            if made is None:
+                faulty += ((i, crs) for i in members)
+            else:
+                areas.update(zip(members, made, strict=True))
     for i, crs in sorted(faulty):  # one by one, so that the first site at fault is named
         _areas_in(crs, [sites[i]], rivers, aoi)
     return [areas[i] for i in range(len(sites))]

@@ -172,7 +172,7 @@ class _Vertices:
         return self.points[first:end]
 
     def discs(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """A disc within each geometry: its centre in space, (n, 1, 3), and radius, metres; of lines and points a point."""
+        """A disc within each geometry: its centre in space, (n, 1, 3), and radius, metres; 0 for lines and points."""
         centres = shapely.point_on_surface(self._geometries)
         areas = shapely.get_dimensions(self._geometries) == 2
         radius = np.where(areas, shapely.distance(centres, shapely.boundary(self._geometries)), 0.0)
@@ -270,7 +270,8 @@ class _Boxes:
 
     def first(self, boxes: Indices) -> tuple[Indices, Indices]:
         """The first cluster in each of some boxes, and how many are in it."""
-        count = self.leaves * 2 >> np.frexp(boxes)[1]
+        exponent: Indices = np.frexp(boxes)[1]
+        count = self.leaves * 2 >> exponent
         return boxes * count - self.leaves, count
 
     def clusters(self, boxes: Indices) -> tuple[Indices, Indices]:
