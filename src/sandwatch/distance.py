@@ -271,14 +271,15 @@ class _Boxes:
     def first(self, boxes: Indices) -> tuple[Indices, Indices]:
         """The first cluster in each of some boxes, and how many are in it."""
         exponent: Indices = np.frexp(boxes)[1]
-        count = self.leaves * 2 >> exponent
+        count: Indices = self.leaves * 2 >> exponent
         return boxes * count - self.leaves, count
 
     def clusters(self, boxes: Indices) -> tuple[Indices, Indices]:
         """All clusters in some boxes, and for each the first in the same box."""
         start, count = self.first(boxes)
-        first = np.repeat(start, count)
-        return np.arange(len(first)) - np.repeat(np.cumsum(count) - count, count) + first, first
+        first: Any = np.repeat(start, count)
+        within: Any = np.arange(len(first)) - np.repeat(np.cumsum(count) - count, count)
+        return within + first, first
 
     def apart(self, one: Indices, other: Indices) -> npt.NDArray[np.float64]:
         """Metres between pairs of clusters."""
