@@ -278,8 +278,8 @@ class _Boxes:
         """All clusters in some boxes, and for each the first in the same box."""
         start, count = self.first(boxes)
         first: Any = np.repeat(start, count)
-        within: Any = np.arange(len(first)) - np.repeat(np.cumsum(count) - count, count)
-        return within + first, first
+        before: Any = np.cumsum(count)
+        return np.arange(len(first)) - np.repeat(before - count, count) + first, first
 
     def apart(self, one: Indices, other: Indices) -> npt.NDArray[np.float64]:
         """Metres between pairs of clusters."""
