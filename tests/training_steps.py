@@ -44,7 +44,7 @@ def run(method: str) -> dict[str, Any]:
     network = build(model, in_channels=len(bands), size_px=SIZE_PX)
     moments: dict[str, Any] = {"mean": (1500.0,) * len(bands), "std": (800.0,) * len(bands)}
     steps = task.Segmentation(network, method=method, train=train, **moments)
-    trainer = task._trainer(train, Compute(**PARAMS["compute"]))
+    trainer = task._trainer(train, Compute(**PARAMS["compute"]), None)
     batches: DataLoader[Any] = DataLoader([(pixels, mask)] * STEPS, batch_size=None)  # type: ignore[arg-type]
     trainer.fit(steps, batches, batches)
     assert trainer.global_step == STEPS

@@ -142,7 +142,7 @@ def test_chips_that_do_not_say_what_they_are_made_of_are_refused_in_one_line(wor
     (workspace / "chips" / "about.json").write_text("{}")
     done = run(workspace)
     assert done.returncode == 1
-    assert re.fullmatch(r"error: chips/about\.json: got .*; run dvc repro chips\n", done.stderr)
+    assert re.fullmatch(r"error: chips/about\.json: got .*; run dvc checkout chips or dvc repro chips\n", done.stderr)
     assert not (workspace / "models").exists()
 
 

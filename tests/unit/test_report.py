@@ -235,7 +235,7 @@ def test_other_test_sites_whose_rivers_are_not_trained_on_are_said_to_be(larger)
 )  # fmt: skip
 def test_an_evaluation_says_what_is_invented_in_all_that_people_look_at(world, tmp_path, painted, learnt, kinds, said):
     """Of the imagery that is judged alone, not of that which only trained."""
-    world.manifest["source"] = ["synthetic" if obs_id in painted else "files" for obs_id in world.manifest.obs_id]
+    world.painted = painted
     scorer, empty = Pointwise(), gpd.GeoDataFrame({"confidence": [], "obs_id": []}, geometry=[], crs="EPSG:4326")
     report.write(world.evaluate(scorer), tmp_path / "before", aoi=world.aoi, labels=empty)
     scorer.spec.imagery, scorer.spec.labels = learnt

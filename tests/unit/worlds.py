@@ -47,12 +47,12 @@ class Pointwise:
 class World:
     """Observations of three sites on two rivers, one of them held out, with masks and rasters on disk.
 
-    ``more`` are further test observations, (river, longitude) by obs_id, each of a site of its own.
+    Observations in ``painted`` are synthetic. ``more`` are further test observations, (river, longitude) by obs_id, each of a site of its own.
     """
 
     def __init__(self, root: Path, more=(), source="files"):
         self.chips, self.scenes, self.holdout_rivers = root / "chips", root / "scenes", ("Bera",)
-        self.source = source
+        self.source, self.painted = source, set[str]()
         more = dict(more)
         self.folds = FOLDS | dict.fromkeys(more, "test")
         sites = SITES | {obs_id.split("_")[0]: place for obs_id, place in more.items()}
@@ -123,7 +123,7 @@ class World:
                         "detail": None, "path": f"{obs_id}/{product}.tif", "bands": ",".join(own), "crs": grid.crs,
                         "transform": ",".join(str(value) for value in grid.transform[:6]), "width_px": grid.width,
                         "height_px": grid.height, "dtype": str(pixels.dtype), "nodata": nodata, "valid_fraction": 1.0,
-                        "source": self.source, "source_images": "[]", "sha256": sha256(path),
+                        "source": "synthetic" if obs_id in self.painted else self.source, "source_images": "[]", "sha256": sha256(path),
                     }
                 )  # fmt: skip
         self.manifest = pd.DataFrame(rows)

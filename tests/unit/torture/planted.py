@@ -35,7 +35,9 @@ class Attack:
         if fault == "two lines":
             raise InputError("a", got="b" * 3_000, expected="c", fix="d")
         if fault == "escapes":
-            raise InputError("a", got="\x1b[8m", expected="c", fix="d")
+            error = InputError("a", got="b", expected="c", fix="d")
+            error.args = ("a: got \x1b[8m; expected c; d",)  # as if InputError let it through
+            raise error
         if fault == "hang":
             time.sleep(60)
         if fault == "crash":
