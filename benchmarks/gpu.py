@@ -53,6 +53,7 @@ def train(precision: str) -> str:
             provenance=task.Provenance(
                 about=About.read(Path("data/chips/about.json")), inputs={}, code={}, params_sha256="0" * 64
             ),
+            work=None,
             weights=Path("data/weights"),
             models=models,
             results=results,

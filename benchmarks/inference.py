@@ -22,10 +22,12 @@ import shapely
 import typer
 
 from sandwatch import raster
+from sandwatch.files import sha256
 from sandwatch.geometry import WGS84, reproject
 from sandwatch.grid import Grid, tile
-from sandwatch.infer import Region, SceneStack
+from sandwatch.infer import Region
 from sandwatch.params import S1_BANDS, S2_L2A_BANDS
+from sandwatch.scene import Raster, SceneReader
 from sandwatch.stack import encode
 from sandwatch.stitch import Predict, stitch, stitch_whole
 
@@ -46,15 +48,17 @@ class Scene:
         raster.write_cog(self.paths["s2"], s2, self.grid, bands=S2_L2A_BANDS, nodata=0)
         s1 = np.round(rng.normal(-12, 3, (len(S1_BANDS), side, side)), 2).astype(np.float32)
         raster.write_cog(self.paths["s1"], s1, self.grid, bands=S1_BANDS, nodata=float("nan"))
+        self.rasters = {name: Raster(path=path, sha256=sha256(path)) for name, path in self.paths.items()}
         west, south, east, north = self.grid.bounds
         river = shapely.LineString([(west, south), (east, north)]).buffer(0.075 * (east - west))
         self.aoi = reproject(river.intersection(shapely.box(*self.grid.bounds)), self.grid.crs, WGS84)
 
     def ring(self, predict: Predict) -> Scores:
         """Rows of blocks in, finished rows out. They are kept here for the comparison; ``infer`` writes them."""
-        stack, region = SceneStack(self.paths, self.grid, BANDS), Region(self.aoi, self.grid)
-        parts = stitch(stack, predict, size_px=SIZE_PX, overlap_px=OVERLAP_PX, batch_size=BATCH, region=region)
-        return np.concatenate([rows for _, rows in parts])
+        region = Region(self.aoi, self.grid)
+        with SceneReader("noise", self.rasters, self.grid, BANDS) as stack:
+            parts = stitch(stack, predict, size_px=SIZE_PX, overlap_px=OVERLAP_PX, batch_size=BATCH, region=region)
+            return np.concatenate([rows for _, rows in parts])
 
     def windows(self, predict: Predict) -> Scores:
         """Each window is read from the files; sums of scores and of weights are kept for the whole scene."""

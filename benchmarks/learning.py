@@ -147,6 +147,7 @@ def shuffled() -> Figures:
             compute=compute,
             scoring=read(Scoring),
             provenance=nothing,
+            work=None,
             weights=Path("data/weights"),
             models=folder / "models",
             results=folder / "results",
@@ -155,6 +156,7 @@ def shuffled() -> Figures:
         evaluation = evaluate(
             aoi=schemas.Aoi.read(Path("data/aoi/aoi.parquet")),
             manifest=schemas.Scenes.read(Path("data/scenes.parquet")),
+            scenes=Path("data/scenes"),
             windows=schemas.Windows.read(Path("data/chips/windows.parquet")),
             chips=Path("data/chips"),
             scorer=Predictor.load(folder / "models/model.safetensors", "cpu", precision=compute.precision),

@@ -14,12 +14,10 @@ Writes:
 
 from __future__ import annotations
 
-import json
-
 from sandwatch import schemas
 from sandwatch.annotations.params import Annotations
 from sandwatch.chips import Chips, cut
-from sandwatch.files import write_json
+from sandwatch.files import read_json, write_json
 from sandwatch.origin import About, kind_of
 from sandwatch.params import Bands, StageParams
 from sandwatch.split import Split
@@ -45,7 +43,12 @@ def main(*, aoi: Input, manifest: Input, scenes: Input, canonical: Input, chips:
     schemas.Windows.write(made.windows, chips / "windows.parquet")
     schemas.ChipLabels.write(made.chip_labels, chips / "chip_labels.parquet")
     about = About(
-        **json.loads((canonical / "fingerprint.json").read_text()),
+        label_fingerprint=read_json(
+            canonical / "fingerprint.json",
+            lambda content: str(content["label_fingerprint"]),
+            expected="what the stage annotations wrote",
+            fix="run dvc checkout annotations or dvc repro annotations",
+        ),
         imagery=made.imagery,
         labels=kind_of([params[Annotations].source]),
     )

@@ -2,9 +2,9 @@
 
 Reads:
     --aoi: sites with their AOIs and folds (schemas.Aoi).
-    --manifest: what was exported (schemas.Scenes).
+    --manifest: what was exported (schemas.Scenes), and --scenes, the folder of the rasters.
     --canonical: folder of labels.parquet (schemas.CanonicalLabels), drawn into the pictures.
-    --chips: folder of windows.parquet (schemas.Windows), pixels/<obs_id>.npy and masks/<obs_id>.npy.
+    --chips: folder of windows.parquet (schemas.Windows) and masks/<obs_id>.npy.
     --weights: of the model.
 
 Writes:
@@ -25,6 +25,7 @@ def main(
     *,
     aoi: Input,
     manifest: Input,
+    scenes: Input,
     canonical: Input,
     chips: Input,
     weights: Input,
@@ -45,6 +46,7 @@ def main(
     evaluation = evaluate(
         aoi=sites,
         manifest=schemas.Scenes.read(manifest),
+        scenes=scenes,
         windows=schemas.Windows.read(chips / "windows.parquet"),
         chips=chips,
         scorer=Predictor.load(

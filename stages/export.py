@@ -6,6 +6,8 @@ Outputs: data/scenes/<obs_id>/{s2,s1,rgb}.tif, cloud-optimised GeoTIFFs; data/sc
 for each raster that was asked for, skipped ones too.
 """
 
+from pathlib import Path
+
 from sandwatch.export import export, source
 from sandwatch.imagery import sites
 from sandwatch.imagery.params import EarthEngine, Imagery, Synthetic
@@ -13,6 +15,7 @@ from sandwatch.params import Bands, StageParams
 from sandwatch.schemas import Aoi
 from sandwatch.schemas import Scenes as ScenesTable
 from sandwatch.stage import Input, Output, progress, run, workers
+from sandwatch.work import Work
 
 
 def main(*, aoi: Input, rivers: Input, inputs: Input, scenes: Output, manifest: Output) -> None:
@@ -29,7 +32,16 @@ def main(*, aoi: Input, rivers: Input, inputs: Input, scenes: Output, manifest: 
         river_file=rivers,
         inputs=inputs,
     )
-    table = export(places, ask, folder=scenes, bands=bands, imagery=imagery, workers=workers(), progress=progress)
+    table = export(
+        places,
+        ask,
+        folder=scenes,
+        bands=bands,
+        imagery=imagery,
+        work=Work.open(Path(__file__)),
+        workers=workers(),
+        progress=progress,
+    )
     ScenesTable.write(table, manifest)
 
 

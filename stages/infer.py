@@ -7,6 +7,8 @@ beside them detections.parquet of all observations, model.json and collection.js
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from sandwatch import reproducible
 from sandwatch.infer import Infer
 from sandwatch.params import StageParams
@@ -23,10 +25,12 @@ def main(*, aoi: Input, manifest: Input, scenes: Input, weights: Input, predicti
 
     import torch
 
-    from sandwatch import schemas
+    from sandwatch import arithmetic, schemas
     from sandwatch.infer import infer
     from sandwatch.learn.model import Predictor
+    from sandwatch.work import Work
 
+    operations = arithmetic.probe() if compute.reproducible else {}
     device = "cuda" if torch.cuda.is_available() and not compute.reproducible else "cpu"
     infer(
         schemas.Aoi.read(aoi),
@@ -36,6 +40,7 @@ def main(*, aoi: Input, manifest: Input, scenes: Input, weights: Input, predicti
         settings,
         weights=weights,
         predictions=predictions,
+        work=Work.open(Path(__file__), computed_on=f"{arithmetic.here(operations)}, {compute.precision}"),
     )
 
 

@@ -11,20 +11,22 @@ Writes:
     --results: DVCLive's metrics.json, plots and images.
     runs/train.json: durations, devices and arithmetic of this run, for people; neither git nor DVC locks it.
     data/arithmetic.json, in reproducible mode: on what arithmetic these weights were made. Git tracks it, DVC doesn't.
+    Where either can't be written, a note says so, and the stage has not failed.
 """
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-from sandwatch.files import sha256, write_json
-from sandwatch.learn.card import Model
+from pydantic import TypeAdapter
+
+from sandwatch.files import read_json, sha256, write_json
+from sandwatch.learn.card import Model, Sha256
 from sandwatch.learn.params import Scoring, Train
 from sandwatch.origin import About
 from sandwatch.params import Bands, StageParams
 from sandwatch.reproducible import Compute, pin
-from sandwatch.stage import Input, Output, progress, run
+from sandwatch.stage import Input, Output, aside, progress, run
 
 
 def main(*, chips: Input, code: Input, weights: Input, models: Output, results: Output) -> None:
@@ -33,8 +35,11 @@ def main(*, chips: Input, code: Input, weights: Input, models: Output, results: 
     compute, model = params[Compute], params[Model]
     if compute.reproducible:
         pin(compute.threads)
+    from sandwatch import arithmetic
     from sandwatch.learn import card, data, task
+    from sandwatch.work import Work
 
+    operations = arithmetic.probe() if compute.reproducible else {}
     start = model.encoder_weights
     facts = task.learn(
         chips=data.Chips(chips),
@@ -46,9 +51,15 @@ def main(*, chips: Input, code: Input, weights: Input, models: Output, results: 
         provenance=task.Provenance(
             about=About.read(chips / "about.json"),
             inputs=card.hash_inputs([chips, *([weights / start.file] if start else [])]),
-            code=json.loads(code.read_text()),
+            code=read_json(
+                code,
+                TypeAdapter(dict[str, Sha256]).validate_python,
+                expected="the list that the stage check wrote",
+                fix="run dvc repro check",
+            ),
             params_sha256=card.hash_params(params.values),
         ),
+        work=Work.open(Path(__file__), computed_on=arithmetic.here(operations)),
         weights=weights,
         models=models,
         results=results,
@@ -57,12 +68,11 @@ def main(*, chips: Input, code: Input, weights: Input, models: Output, results: 
     if facts is None:
         return
     if compute.reproducible:
-        from sandwatch import arithmetic
-
-        operations = arithmetic.probe()
         facts["arithmetic"] = {"fingerprint": arithmetic.fingerprint(operations), "operations": operations}
-        arithmetic.record(operations, weights_sha256=sha256(models / "model.safetensors"))
-    write_json(Path("runs/train.json"), facts)
+        with aside():
+            arithmetic.record(operations, weights_sha256=sha256(models / "model.safetensors"))
+    with aside():
+        write_json(Path("runs/train.json"), facts)
 
 
 if __name__ == "__main__":

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import numpy as np
 import shapely
-from pydantic import Field
 from shapely.geometry import Point
 from shapely.geometry.base import BaseGeometry
 
-from sandwatch import ids, pools, split
+from sandwatch import ids, listing, pools, split
 from sandwatch.distance import distance_km, groups
 from sandwatch.errors import InputError
 from sandwatch.geometry import WGS84, reproject, snap, transformer
 from sandwatch.grid import Grid, utm_crs
-from sandwatch.params import NotNegative, Positive, Section
+from sandwatch.params import NotNegative, PlainPath, Positive, Section
 from sandwatch.rivers import Rivers
 from sandwatch.split import Split
 
@@ -44,7 +41,7 @@ class Aoi(Section):
     """From sites and rivers to areas of interest."""
 
     section = "aoi"
-    rivers: Annotated[str, Field(min_length=1)]
+    rivers: PlainPath
     extent_m: Positive
     simplify_tolerance_m: NotNegative
     buffer_m: NotNegative
@@ -79,12 +76,7 @@ def read_sites(path: Path) -> list[Site]:
     Raises:
         InputError: names the line and site at fault.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(str(path), got=str(error), expected="UTF-8", fix="save it as UTF-8") from None
-    reader = csv.DictReader(io.StringIO(text, newline=""))
-    header = [name.strip() for name in reader.fieldnames or ()]
+    header, rows = listing.read(path)
     if sorted(header) != sorted(COLUMNS):
         raise InputError(
             f"{path}, columns",
@@ -92,17 +84,8 @@ def read_sites(path: Path) -> list[Site]:
             expected=", ".join(COLUMNS),
             fix=f"add {_list(set(COLUMNS) - set(header))}, remove {_list(set(header) - set(COLUMNS))}",
         )
-    reader.fieldnames = header
     sites: dict[str, Site] = {}
-    for row in reader:
-        where = f"{path}, line {reader.line_num}"
-        if None in row or None in row.values():
-            raise InputError(
-                where,
-                got=f"{sum(v is not None for v in row.values())} values",
-                expected=f"{len(COLUMNS)}, as in the header",
-                fix="check the commas, and quote values that hold one",
-            )
+    for where, row in rows:
         site = _site({key: value.strip() for key, value in row.items()}, where)
         if site.site_id in sites:
             raise InputError(
@@ -227,10 +210,12 @@ def _areas_in(crs: str, sites: Sequence[Site], rivers: Rivers, aoi: Aoi) -> list
     x, y = transformer(WGS84, crs).transform(*degrees.T)
     squares = shapely.box(x - half, y - half, x + half, y + half)
     to_degrees = transformer(crs, WGS84)
-    frames = [
-        to_degrees.transform_bounds(a, b, c, d, densify_pts=21) for a, b, c, d in shapely.bounds(squares).tolist()
-    ]
-    near, (whose, which) = rivers.near_each(frames)
+    near, (whose, which) = rivers.near_each(
+        [
+            to_degrees.transform_bounds(left, bottom, right, top, densify_pts=21)
+            for left, bottom, right, top in shapely.bounds(squares).tolist()
+        ]
+    )
     projected = shapely.make_valid(reproject(near.to_numpy(), WGS84, crs))
     # A row a site, filled with None.
     pieces = np.full((len(sites), np.bincount(whose, minlength=1).max()), None)

@@ -56,6 +56,17 @@ def fingerprint(operations: Mapping[str, str]) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
+def here(operations: Mapping[str, str]) -> str:
+    """What results depend on of this machine: its arithmetic, or outside reproducible mode its device.
+
+    Args:
+        operations: of :func:`probe`; empty outside reproducible mode.
+    """
+    if operations:
+        return fingerprint(operations)
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else torch.backends.cpu.get_cpu_capability()
+
+
 def record(operations: Mapping[str, str], *, weights_sha256: str) -> None:
     """Writes ``data/arithmetic.json`` to the working directory: the weights that a training on this arithmetic made."""
     write_json(

@@ -22,10 +22,11 @@ from pydantic import Field
 from sandwatch import pools, raster, stack
 from sandwatch.distance import min_distance_km
 from sandwatch.errors import InputError
-from sandwatch.files import whole
+from sandwatch.files import write_npy
 from sandwatch.grid import RESOLUTION_M, Grid, Window, tile
 from sandwatch.origin import Kind, kind_of
 from sandwatch.params import Bands, Count, Fraction, NotNegative, Section, Seed
+from sandwatch.scene import SceneReader, exported
 from sandwatch.split import Blocks, Split, blocks, check_leak, check_windows, footprints, grounds
 from sandwatch.stack import HIGH, IGNORED, LOW, OTHER
 
@@ -177,8 +178,8 @@ def cut(
         out: folder for the arrays.
 
     Raises:
-        InputError: folds come nearer to each other than they may, a site is not in ``aoi``, a raster is unfit, or
-            there is no window at all.
+        InputError: folds come nearer to each other than they may, a site is not in ``aoi``, a raster is unfit or not
+            the one that was exported, or there is no window at all.
     """
     sites = aoi.set_index("site_id", drop=False)
     for observation in observations.itertuples():
@@ -191,29 +192,26 @@ def cut(
             )
     placed = observations.assign(fold=sites.loc[observations["site_id"], "fold"].to_numpy())
     learnt = placed[placed["fold"] != "infer"]
-    scene = dict(zip(aoi["site_id"], grounds([Grid.of_site(site) for site in aoi.itertuples()]), strict=True))
+    of_site = dict(zip(aoi["site_id"], grounds([Grid.of_site(site) for site in aoi.itertuples()]), strict=True))
     check_leak(
         learnt["obs_id"].tolist(),
         learnt["fold"].tolist(),
-        learnt["site_id"].map(scene).tolist(),
+        learnt["site_id"].map(of_site).tolist(),
         min_distance_km=split.min_distance_km,
     )
     in_blocks = aoi.loc[aoi["fold"] == "blocks", "geometry"].tolist()
     strips = blocks(in_blocks, size_m=chips.size_px * RESOLUTION_M, split=split) if in_blocks else None
 
-    exported = manifest[manifest["status"] == "exported"].set_index(["obs_id", "product"])["path"].to_dict()
-    products = {"s2": bands.s2} | ({"s1": bands.s1} if bands.s1 else {})
-    complete = learnt[[all((obs_id, product) in exported for product in products) for obs_id in learnt["obs_id"]]]
+    rasters = exported(manifest, scenes)
+    products = ["s2", "s1"] if bands.s1 else ["s2"]
+    complete = learnt[[rasters.get(obs_id, {}).keys() >= set(products) for obs_id in learnt["obs_id"]]]
     drawn, left_out = (dict(tuple(table.groupby("obs_id"))) for table in (labels, ignored))
 
     def work(observation: Any) -> tuple[pd.DataFrame, pd.DataFrame]:
         site = sites.loc[observation.site_id]
         grid = Grid.of_site(site)
-        rasters = {
-            product: raster.read(scenes / exported[observation.obs_id, product], bands=names, grid=grid)
-            for product, names in products.items()
-        }
-        pixels = stack.encode(rasters["s2"], rasters.get("s1"))
+        with SceneReader(observation.obs_id, rasters[observation.obs_id], grid, bands.names) as scene:
+            pixels = scene.read()
         valid, in_aoi = stack.valid(pixels), raster.inside(site["geometry"], grid)
         mine = drawn.get(observation.obs_id, labels.iloc[:0])
         ordinals = np.where(valid, rasterise(mine, grid), 0)
@@ -221,8 +219,7 @@ def cut(
         untold = ~in_aoi | touched(left_out.get(observation.obs_id, ignored.iloc[:0]), grid)
         mask[~valid | (untold & (mask == OTHER))] = IGNORED
         for folder, array in (("pixels", pixels), ("masks", mask)):
-            with whole(out / folder / f"{observation.obs_id}.npy") as partial:
-                np.save(partial, array)
+            write_npy(out / folder / f"{observation.obs_id}.npy", array)
         windows = _count(
             choose(observation.obs_id, in_aoi, valid, _fold(observation.fold, strips, grid), chips),
             chips.size_px,

@@ -12,6 +12,8 @@ import typer
 from sandwatch import cli_labelbox
 from sandwatch.audit import cli as cli_audit
 from sandwatch.errors import InputError
+from sandwatch.files import room
+from sandwatch.printable import printable
 
 if TYPE_CHECKING:
     import geopandas as gpd
@@ -34,7 +36,8 @@ def main() -> None:
     # Reading tables loads hypothesis where it is installed, and that its plugins: half a second for nothing.
     os.environ.setdefault("HYPOTHESIS_NO_PLUGINS", "1")
     try:
-        app()
+        with room(Path()):
+            app()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None
@@ -59,14 +62,15 @@ def doctor(
     if hooks:
         install(Path())
         findings = examine(Path(), os.environ, Path.home())
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, emoji=False, soft_wrap=True)
     topic = None
     for finding in findings:
         if finding.topic != topic:
             topic = finding.topic
             console.print(f"[bold]{escape(topic)}[/]")
-        console.print(f"  {MARKS[finding.state]} {escape(finding.name):<30} {escape(finding.detail)}")
-    console.print(f"[bold]next[/]\n  {escape(next_step(findings))}")
+        name, detail = (escape(printable(text)) for text in (finding.name, finding.detail))
+        console.print(f"  {MARKS[finding.state]} {name:<30} {detail}")
+    console.print(f"[bold]next[/]\n  {escape(printable(next_step(findings)))}")
     if any(finding.state == "problem" for finding in findings):
         raise typer.Exit(1)
 
@@ -177,7 +181,7 @@ def migrate(
     made = write_region(source if source.startswith("gs://") else Path(source), region)
     print(f"{region}: {made.sites} sites, {made.scenes} rasters, {made.annotations} annotation files")
     for path in made.left:
-        print(f"left aside: {path}")
+        print(f"left aside: {printable(path)}")
     print(
         f"next: in params.yaml set region: {region.name}, imagery.source: files, annotations.source: geojson and "
         "aoi.buffer_m: 0 (these rivers are buffered already), then run: sandwatch doctor"
@@ -199,6 +203,24 @@ def weights(
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB; keep it with git add, or with dvc add where it is large")
     print("write into params.yaml, section model:")
     print(f"  encoder_weights: {{file: {path.name}, sha256: {sha256(path)}}}")
+
+
+@app.command()
+def cache(
+    prune: Annotated[
+        bool, typer.Option("--prune", help="remove it all: the next run computes everything anew")
+    ] = False,
+) -> None:
+    """Say how much finished work is kept, which a run goes on with where another was killed, or remove it."""
+    from sandwatch import work
+
+    folder = work.place()
+    if prune:
+        before = work.size(folder)
+        work.prune(folder, 0)
+        print(f"{folder}: {before / 1e6:.1f} MB removed")
+    else:
+        print(f"{folder}: {work.size(folder) / 1e6:.1f} MB of at most {work.bound(folder) / 1e9:.1f} GB")
 
 
 def _rows(path: Path, obs_id: str, table: type[Table]) -> gpd.GeoDataFrame | None:

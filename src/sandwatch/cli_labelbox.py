@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from sandwatch.printable import printable
+
 app = typer.Typer(help="Work with a project of Labelbox; the key is read from LABELBOX_API_KEY.", no_args_is_help=True)
 PARAMS, DATA = Path("params.yaml"), Path("data")
 
@@ -33,7 +35,7 @@ def push(
         manifest, DATA / "scenes", bucket, dataset=dataset, links=links, integration=integration, renew=renew
     )
     for obs_id, message in sorted(pushed.failed.items()):
-        typer.echo(f"{obs_id}: {message}", err=True)
+        typer.echo(printable(f"{obs_id}: {message}"), err=True)
     typer.echo(f"{len(pushed.created)} made, {len(pushed.there)} there before, {len(pushed.failed)} failed")
     if pushed.failed:
         raise typer.Exit(1)
@@ -63,7 +65,7 @@ def suggest(
         return
     queued = labelbox_suggest.queue(section, suggestions, DATA / "predictions")
     for uuid, message in sorted(queued.failed.items()):
-        typer.echo(f"pre-label {uuid}: {message}", err=True)
+        typer.echo(printable(f"pre-label {uuid}: {message}"), err=True)
     typer.echo(
         f"{queued.batch}: {queued.polygons} pre-labels, {len(queued.failed)} refused; "
         f"{len(queued.not_queued)} observations were queued before or refused"

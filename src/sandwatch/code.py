@@ -83,6 +83,20 @@ def listing(script: Path, graph: grimp.ImportGraph) -> dict[str, str]:
     return found
 
 
+def running(script: Path) -> dict[str, str]:
+    """What :func:`listing` says of the code that this process can run, wherever it runs.
+
+    Args:
+        script: of a stage.
+
+    Returns:
+        Digests by module, that of the script as ``script``.
+    """
+    sources = Path(__file__).parents[1]
+    files = {module: _path(module, sources) for module in _reached(script, import_graph())} | {"script": script}
+    return {name: digest(Path(path).read_bytes()) for name, path in files.items()}
+
+
 def import_graph() -> grimp.ImportGraph:
     """The import graph of the package, without imports that only type checkers follow."""
     return grimp.build_graph(PACKAGE, cache_dir=None, exclude_type_checking_imports=True)
@@ -136,8 +150,8 @@ def _imported(tree: ast.AST, modules: Iterable[str]) -> set[str]:
     return names & set(modules)
 
 
-def _path(module: str) -> str:
-    """The file of a module, from the root of the repository."""
-    stem = Path(SOURCES, *module.split("."))
+def _path(module: str, sources: Path = Path(SOURCES)) -> str:
+    """The file of a module below the folder of the package: as a rule from the root of the repository."""
+    stem = Path(sources, *module.split("."))
     package = stem / "__init__.py"
     return (package if package.is_file() else stem.with_suffix(".py")).as_posix()

@@ -9,16 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from sandwatch import hooks, params, remote
+from sandwatch.audit.history import LOCK, Lock
 from sandwatch.errors import InputError
+from sandwatch.params import load_yaml
 
 PACKAGES = (
     "dvc", "dvclive", "geopandas", "lightning", "numpy", "pandera", "pystac", "rasterio", "segmentation-models-pytorch",
     "shapely", "torch", "torchvision",
 )  # fmt: skip
 State = Literal["ok", "missing", "problem"]
+EMPTY = "schema: '2.0'\nstages: {}\n"
 OUTPUTS_ABSENT = "recorded in dvc.lock, outputs not here"
 
 
@@ -122,7 +123,7 @@ def _section(values: dict[str, Any], name: str) -> dict[str, Any]:
 def _sources(root: Path, values: dict[str, Any]) -> Iterator[Finding]:
     region = root / "data" / "regions" / str(values.get("region"))
     if (region / "sites.csv").is_file():
-        sites = len((region / "sites.csv").read_text().splitlines()) - 1
+        sites = len((region / "sites.csv").read_bytes().splitlines()) - 1
         yield Finding("sources", "region", "ok", f"{region.name}: {sites} sites")
     else:
         yield Finding(
@@ -214,12 +215,29 @@ def _hook(root: Path) -> Iterator[Finding]:
 
 
 def _stages(root: Path) -> Iterator[Finding]:
-    lock = root / "dvc.lock"
-    done = (yaml.safe_load(lock.read_text()) or {}).get("stages", {}) if lock.is_file() else {}
-    for name in yaml.safe_load((root / "dvc.yaml").read_text())["stages"]:
-        if name not in done:
+    pipeline = _text(root / "dvc.yaml")
+    try:
+        defined = load_yaml(pipeline)["stages"]
+        names = [str(name) for name in dict(defined)]
+    except (ValueError, TypeError, KeyError) as error:
+        yield Finding("stages", "dvc.yaml", "problem", f"no stages can be read ({error}): git restore dvc.yaml")
+        return
+    lock = root / LOCK
+    try:
+        done = Lock(_text(lock) if lock.is_file() else EMPTY)
+        outs = {name: stage.outs for name in done.names if (stage := done.stage(name)) is not None}
+    except InputError as error:
+        detail = f"{error.got}: it is not what DVC writes: git checkout {LOCK} brings back what was committed"
+        yield Finding("stages", LOCK, "problem", detail)
+        return
+    for name in names:
+        if name not in outs:
             yield Finding("stages", name, "missing", "not run yet")
-        elif all((root / out["path"]).exists() for out in done[name].get("outs", [])):
+        elif all((root / path).exists() for path in outs[name]):
             yield Finding("stages", name, "ok", "outputs are here; dvc status tells whether their inputs have changed")
         else:
             yield Finding("stages", name, "missing", OUTPUTS_ABSENT)
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace")

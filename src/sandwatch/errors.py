@@ -5,10 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from functools import partial
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
-# Clients write addresses whole, or only from the path on. A query ends at a blank: in doubt too much is left out.
-_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S+|\S*\?\S+")
+from sandwatch.printable import printable
+
+_WORD = re.compile(r"\S+")
+_MARK = re.compile(r":(?:/|\\/){2}|%3a%2f%2f", re.IGNORECASE)
+"""What stands between scheme and host, as it is or as JSON and queries write it."""
+_SCHEME = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+.-"
+"""Letters of a scheme. Source: RFC 3986, 3.1."""
 
 
 class InputError(Exception):
@@ -26,7 +31,7 @@ class InputError(Exception):
 
     def __init__(self, what: str, *, got: object, expected: str, fix: str) -> None:
         self.what, self.got, self.expected, self.fix = what, got, expected, fix
-        super().__init__(" ".join(f"{what}: got {got}; expected {expected}; {fix}".split()))
+        super().__init__(printable(" ".join(f"{what}: got {got}; expected {expected}; {fix}".split())))
 
     def __reduce__(self) -> tuple[Callable[..., InputError], tuple[()]]:
         """Lets worker processes hand the error back."""
@@ -37,15 +42,22 @@ def unsigned(message: object) -> str:
     """A client's message with every address in it cut down to scheme, host and path.
 
     Whoever has the rest may have access: user names and passwords, signatures, ids of uploads that can be resumed.
+    Clients write addresses whole, or only from the path on. One ends at a blank: in doubt too much is left out.
     """
-    return _ADDRESS.sub(lambda found: _bare(found[0]), str(message))
+    return _WORD.sub(lambda word: _bare(word[0]), str(message))
 
 
-def _bare(address: str) -> str:
+def _bare(word: str) -> str:
+    mark = _MARK.search(word)
+    before, after = (word, "") if mark is None else (word[: mark.start()], word[mark.end() :])
+    path, _, query = before.partition("?")
+    if mark is None or query:
+        return path if query else word
     try:
-        parts = urlsplit(address)
+        address = urlsplit("//" + after.replace(r"\/", "/"))
     except ValueError:  # brackets that hold no IPv6 address
-        return "an address"
-    if not parts.netloc:
-        return address.partition("?")[0]
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+        return f"{before.rstrip(_SCHEME)}an address"
+    host, path = address.netloc.rpartition("@")[2], address.path
+    if inner := _MARK.search(path):  # an address within an address
+        path = path[: inner.start()].rstrip(_SCHEME)
+    return f"{before}://{host}{path}"

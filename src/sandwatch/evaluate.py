@@ -30,8 +30,10 @@ from sandwatch.grid import RESOLUTION_M, Grid, Window
 from sandwatch.learn.calibrate import Reliability, ece, reliability
 from sandwatch.learn.metrics import Confusion, Counts, LogitHistogram, ScoreHistogram, bootstrap
 from sandwatch.params import Count, Fraction, NotNegative, Section, Seed
+from sandwatch.scene import SceneReader, exported
 from sandwatch.scoring import NODATA, Scorer, Steps, score
 from sandwatch.stack import HIGH, IGNORED, LOW
+from sandwatch.stitch import Sliceable
 
 if TYPE_CHECKING:
     from sandwatch.learn.card import Spec
@@ -185,6 +187,7 @@ def evaluate(
     *,
     aoi: gpd.GeoDataFrame,
     manifest: pd.DataFrame,
+    scenes: Path,
     windows: pd.DataFrame,
     chips: Path,
     scorer: Scorer,
@@ -197,23 +200,30 @@ def evaluate(
     Args:
         aoi: table :class:`sandwatch.schemas.Aoi`.
         manifest: table :class:`sandwatch.schemas.Scenes`.
+        scenes: the folder that the manifest's paths start from. Pixels are read there, as infer reads them.
         windows: table :class:`sandwatch.schemas.Windows`.
-        chips: folder with ``pixels`` and ``masks``.
+        chips: folder with ``masks``.
         scorer: the model.
         params: section of params.yaml.
         holdout_rivers: that the split was asked to hold out.
         min_distance_km: what the split was asked for; only reported.
 
     Raises:
-        InputError: no window of the test fold lies on a holdout river, or one of another fold does.
+        InputError: no window of the test fold lies on a holdout river, or one of another fold does; a raster is not the
+            one that was exported, or can't be read, or a mask is none of its scene.
     """
     _check(windows, holdout_rivers)
     judged = windows[windows.fold.isin(["val", "test"]) & (windows.kind == "grid")]
+    rasters = exported(manifest, scenes)
     observed: list[Observed] = []
     misses: list[Miss] = []
     for obs_id in sorted(judged.obs_id.unique()):
         # The windows of an observation are all of one fold here: blocks leave train and val, of which train is out.
-        one, worst = _observe(judged[judged.obs_id == obs_id], chips, scorer, params, holdout_rivers)
+        own = judged[judged.obs_id == obs_id]
+        grid = grid_of(aoi, own.site_id.iloc[0])
+        mask = stack.load(chips / "masks" / f"{obs_id}.npy", np.uint8, grid.shape).copy()
+        with SceneReader(obs_id, rasters.get(obs_id, {}), grid, scorer.spec.bands) as scene:
+            one, worst = _observe(own, scene, mask, scorer, params, holdout_rivers)
         observed.append(one)
         if one.part == HOLDOUT:
             misses = _worst([*misses, *worst], params.worst_misses)
@@ -313,13 +323,16 @@ def _check(windows: pd.DataFrame, holdout_rivers: Sequence[str]) -> None:
 
 
 def _observe(
-    windows: pd.DataFrame, chips: Path, scorer: Scorer, params: Evaluate, holdout_rivers: Sequence[str]
+    windows: pd.DataFrame,
+    pixels: Sliceable,
+    mask: Mask,
+    scorer: Scorer,
+    params: Evaluate,
+    holdout_rivers: Sequence[str],
 ) -> tuple[Observed, list[Miss]]:
-    """Scores the pixels of one observation that a fold owns; ``windows`` are the fold's in it."""
+    """Scores the pixels of one observation that a fold owns; ``windows`` are the fold's in it. Spoils ``mask``."""
     spec, row = scorer.spec, windows.iloc[0]
     obs_id = str(row.obs_id)
-    pixels = np.load(chips / "pixels" / f"{obs_id}.npy", mmap_mode="r")
-    mask: Mask = np.load(chips / "masks" / f"{obs_id}.npy")
     region = region_of(windows, mask.shape) & (mask != IGNORED)
     mask[~region] = IGNORED
 
@@ -358,7 +371,7 @@ def _observe(
     ), [
         Miss(
             **vars(spot),
-            image=picture.image(pixels[:, *spot.window.slices], spec.bands, spec.mean, spec.std),
+            image=picture.image(pixels[slice(None), *spot.window.slices], spec.bands, spec.mean, spec.std),
             steps=steps[spot.window.slices].copy(),
         )
         for spot in _worst(spots, params.worst_misses)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -15,11 +15,12 @@ import numpy.typing as npt
 
 from sandwatch import params, pools, raster
 from sandwatch.errors import InputError
-from sandwatch.files import sha256
+from sandwatch.files import exactly
 from sandwatch.imagery import Raster, Site, Source, Unfetched, river_lines
 from sandwatch.imagery.params import EarthEngine, Imagery, Synthetic
 from sandwatch.origin import kind_of
 from sandwatch.params import RGB_BANDS
+from sandwatch.work import Done, Unit, Work
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -72,6 +73,7 @@ def export(
     folder: Path,
     bands: params.Bands,
     imagery: Imagery,
+    work: Work,
     workers: int,
     progress: Callable[[str], None],
 ) -> pd.DataFrame:
@@ -86,6 +88,7 @@ def export(
         folder: gets ``<obs_id>/{s2,s1,rgb}.tif``.
         bands: what the source delivers.
         imagery: names the source, and the least coverage.
+        work: keeps each observation, so that it is exported once, whatever becomes of the run.
         workers: processes; 1 for this one alone.
         progress: told one line about each observation.
 
@@ -93,18 +96,21 @@ def export(
         Rows of ``schemas.Scenes``: one for each observation and product asked for.
 
     Raises:
-        InputError: the source refuses something, or no observation is covered well enough.
+        InputError: the source refuses something, no observation is covered well enough, or ``folder`` holds in the end
+            what this run did not write.
     """
     import pandas as pd
 
     folder.mkdir(parents=True, exist_ok=True)
     tasks = [(site, month) for site in places for month in site.months]
-    work = partial(_export, ask=ask, folder=folder, bands=bands, imagery=imagery)
+    do = partial(_export, ask=ask, folder=folder, bands=bands, imagery=imagery, work=work)
     rows: list[dict[str, Any]] = []
-    for done, part in enumerate(pools.each(work, tasks, min(workers, len(tasks))), start=1):
+    for number, done in enumerate(pools.each(do, tasks, min(workers, len(tasks)), named=_obs_id), start=1):
+        part = done.value
         rows += part
         said = part[0]["detail"] or f"{part[0]['valid_fraction']:.0%} of the AOI valid"
-        progress(f"export: {done} of {len(tasks)}, {part[0]['obs_id']} {part[0]['status']}: {said}")
+        said += " (by an earlier run)" if done.kept else ""
+        progress(f"export: {number} of {len(tasks)}, {part[0]['obs_id']} {part[0]['status']}: {said}")
     if not any(row["status"] == "exported" for row in rows):
         raise InputError(
             f"imagery.source: {imagery.source}",
@@ -112,15 +118,50 @@ def export(
             expected=f"some that cover {imagery.min_coverage:g} of their AOI",
             fix="add imagery or months, or lower imagery.min_coverage",
         )
+    exactly(folder, {row["path"]: row["sha256"] for row in rows if row["path"]})
     return pd.DataFrame(rows)
 
 
+def _obs_id(task: tuple[Site, date]) -> str:
+    site, month = task
+    return f"{site.site_id}_{month.isoformat()}"
+
+
 def _export(
+    task: tuple[Site, date], *, ask: Source, folder: Path, bands: params.Bands, imagery: Imagery, work: Work
+) -> Done:
+    """One observation: its files, and as the value its rows of the manifest."""
+    site, month = task
+    obs_id = _obs_id(task)
+
+    def inputs() -> Any:
+        source = ask.inputs(site, month)
+        if source is None:
+            return None
+        return {
+            "site": [site.site_id, site.river, site.district, site.longitude, site.latitude, site.aoi.wkb_hex],
+            "grid": asdict(site.grid),
+            "month": month.isoformat(),
+            "bands": [bands.s2, bands.s1],
+            "imagery": [imagery.source, imagery.min_coverage],
+            "source": source,
+        }
+
+    def function(folder: Path) -> list[dict[str, Any]]:
+        return _observe(task, ask=ask, folder=folder, bands=bands, imagery=imagery)
+
+    done = work.run(Unit(name=obs_id, inputs=inputs, function=function), folder / obs_id)
+    for row in done.value:
+        row["sha256"] = done.sha256.get(f"{row['product']}.tif")
+    return done
+
+
+def _observe(
     task: tuple[Site, date], *, ask: Source, folder: Path, bands: params.Bands, imagery: Imagery
 ) -> list[dict[str, Any]]:
-    """Asks for one observation, writes its files, returns its rows of the manifest."""
+    """Asks for one observation, writes its files, returns its rows of the manifest, all but their hashes."""
     site, month = task
-    obs_id = f"{site.site_id}_{month.isoformat()}"
+    obs_id = _obs_id(task)
     composite = ask(site, month)
     aoi = raster.inside(site.aoi, site.grid)
     products = [_Product(name="s2", bands=bands.s2, raster=composite.s2, dtype="uint16", nodata=0.0)]
@@ -133,10 +174,10 @@ def _export(
     lacking = [detail for product in products if (detail := product.lacks(aoi, imagery.min_coverage))]
     rows = []
     for product in products:
-        path = Path(obs_id) / f"{product.name}.tif"
+        file = f"{product.name}.tif"
         if not lacking and isinstance(product.raster, Raster):
             raster.write_cog(
-                folder / path,
+                folder / file,
                 product.raster.pixels,
                 site.grid,
                 bands=product.bands,
@@ -151,7 +192,7 @@ def _export(
                 "product": product.name,
                 "status": "skipped" if lacking else "exported",
                 "detail": "; ".join(lacking) or None,
-                "path": None if lacking else path.as_posix(),
+                "path": None if lacking else f"{obs_id}/{file}",
                 "bands": ",".join(product.bands),
                 "crs": site.grid.crs,
                 "transform": ",".join(str(float(value)) for value in tuple(site.grid.transform)[:6]),
@@ -162,7 +203,6 @@ def _export(
                 "valid_fraction": product.valid_fraction(aoi),
                 "source": imagery.source,
                 "source_images": product.source_images,
-                "sha256": None if lacking else sha256(folder / path),
             }
         )
     return rows

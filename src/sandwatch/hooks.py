@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from sandwatch.errors import InputError
+from sandwatch.files import whole
 
 MARK = "# By sandwatch doctor --hooks: refuses a commit of a params.yaml that no stage would take."
 
@@ -41,14 +42,14 @@ def install(root: Path) -> Path:
         raise InputError(
             str(hook), got="a hook that is not ours", expected="none", fix=f"add this line to it yourself: {check}"
         )
-    hook.parent.mkdir(parents=True, exist_ok=True)
-    hook.write_text(
-        f"#!/bin/sh\n{MARK}\n"
-        "git diff --cached --quiet -- params.yaml && exit 0\n"
-        f'test -x {python} || {{ echo "error: $0: its Python is gone: install or delete it" >&2; exit 1; }}\n'
-        f"exec {check}\n"
-    )
-    hook.chmod(0o755)
+    with whole(hook) as partial:
+        partial.write_text(
+            f"#!/bin/sh\n{MARK}\n"
+            "git diff --cached --quiet -- params.yaml && exit 0\n"
+            f'test -x {python} || {{ echo "error: $0: its Python is gone: install or delete it" >&2; exit 1; }}\n'
+            f"exec {check}\n"
+        )
+        partial.chmod(0o755)
     return hook
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,14 +20,16 @@ from shapely.geometry.base import BaseGeometry
 
 from sandwatch import raster, scoring, stac
 from sandwatch.errors import InputError
+from sandwatch.files import exactly, sha256
 from sandwatch.geometry import WGS84, reproject, snap
 from sandwatch.grid import Grid, Window
 from sandwatch.origin import Kind, kind_of
 from sandwatch.params import S1_BANDS, NotNegative, Section
+from sandwatch.scene import Raster, SceneReader, exported
 from sandwatch.schemas import Detections
 from sandwatch.scoring import Scorer
-from sandwatch.stack import encode
 from sandwatch.stage import progress
+from sandwatch.work import Unit, Work
 
 if TYPE_CHECKING:
     from sandwatch.learn.card import Spec
@@ -51,8 +53,7 @@ class Scene:
         obs_id, site_id, river, district, date: whose it is; ``date`` is the first day of its month.
         grid: of its rasters.
         aoi: what to map, EPSG:4326.
-        paths: raster by product, ``s2`` and, where the model uses radar, ``s1``.
-        sha256: hash by product.
+        rasters: by product, ``s2`` and, where the model uses radar, ``s1``.
         imagery: what its rasters are.
     """
 
@@ -63,9 +64,13 @@ class Scene:
     date: str
     grid: Grid
     aoi: BaseGeometry
-    paths: Mapping[str, Path]
-    sha256: Mapping[str, str]
+    rasters: Mapping[str, Raster]
     imagery: Kind
+
+    @property
+    def sha256(self) -> dict[str, str]:
+        """Hash by product."""
+        return {product: one.sha256 for product, one in sorted(self.rasters.items())}
 
 
 def infer(
@@ -77,6 +82,7 @@ def infer(
     *,
     weights: Path,
     predictions: Path,
+    work: Work | None = None,
 ) -> None:
     """Maps every exported scene of the sites with role ``infer`` or ``both``.
 
@@ -91,22 +97,54 @@ def infer(
         settings: the smallest detection.
         weights: the model's file, for the link in its STAC item.
         predictions: where to write.
+        work: keeps each map, so that it is made once, whatever becomes of the run; None to keep nothing.
 
     Raises:
-        InputError: no scene can be mapped, or a scene lacks a band that the model needs.
+        InputError: no scene can be mapped, a scene lacks a band that the model needs or is not what was exported, or
+            ``predictions`` holds in the end what this run did not write.
     """
     found = scenes_to_map(aoi, manifest, scenes, scorer.spec.bands)
     tables, items = [], []
     for number, scene in enumerate(found, 1):
         folder = predictions / scene.obs_id
+        unit = _unit(scene, scorer, settings)
+        done = work.run(unit, folder) if work else None
+        mapped = done.value if done else unit.function(folder)
+        table = Detections.read(folder / "detections.parquet")
+        tables.append(table)
+        items.append(stac.scene_item(scene, scorer.spec, folder, len(table)))
+        said = " (by an earlier run)" if done and done.kept else ""
+        progress(f"[{number}/{len(found)}] {scene.obs_id}: {mapped:.1f} km2 mapped, {len(table)} detections{said}")
+    Detections.write(gpd.GeoDataFrame(pd.concat(tables), crs=WGS84), predictions / "detections.parquet")
+    stac.write(items, scorer.spec, weights, predictions)
+    exactly(predictions, stac.files(items))
+
+
+def _unit(scene: Scene, scorer: Scorer, settings: Infer) -> Unit:
+    """The work of a scene: its map and its detections; its value is the area that got a score, km2."""
+
+    def inputs() -> Any:
+        try:
+            # Of what lies there, not only of what the manifest says: nothing is taken for a scene that is another now.
+            rasters = {product: sha256(one.path) for product, one in sorted(scene.rasters.items())}
+        except OSError:  # reading it says so
+            return None
+        return {
+            "scene": [scene.obs_id, scene.site_id, scene.river, scene.district, scene.date, scene.imagery],
+            "grid": asdict(scene.grid),
+            "aoi": scene.aoi.wkb_hex,
+            "rasters": [rasters, scene.sha256],
+            "model": scorer.spec.model_dump(mode="json"),
+            "min_object_m2": settings.min_object_m2,
+        }
+
+    def function(folder: Path) -> float:
         mapped = map_scene(scene, scorer, folder)
         table = detections(scene, scorer.spec, folder, settings.min_object_m2)
         Detections.write(table, folder / "detections.parquet")
-        tables.append(table)
-        items.append(stac.scene_item(scene, scorer.spec, folder, len(table)))
-        progress(f"[{number}/{len(found)}] {scene.obs_id}: {mapped:.1f} km2 mapped, {len(table)} detections")
-    Detections.write(gpd.GeoDataFrame(pd.concat(tables), crs=WGS84), predictions / "detections.parquet")
-    stac.write(items, scorer.spec, weights, predictions)
+        return mapped
+
+    return Unit(name=scene.obs_id, inputs=inputs, function=function)
 
 
 def scenes_to_map(aoi: gpd.GeoDataFrame, manifest: pd.DataFrame, folder: Path, bands: Sequence[str]) -> list[Scene]:
@@ -128,7 +166,7 @@ def scenes_to_map(aoi: gpd.GeoDataFrame, manifest: pd.DataFrame, folder: Path, b
     for row in manifest.sort_values("obs_id").to_dict("records"):
         if row["site_id"] in sites and row["product"] in needed:
             asked.setdefault(row["obs_id"], {})[row["product"]] = row
-    found = []
+    found, rasters = [], exported(manifest, folder)
     for obs_id, products in asked.items():
         absent = {product: _why_absent(products.get(product)) for product in needed}
         if reasons := [f"{product} {reason}" for product, reason in absent.items() if reason]:
@@ -153,8 +191,7 @@ def scenes_to_map(aoi: gpd.GeoDataFrame, manifest: pd.DataFrame, folder: Path, b
                 date=products["s2"]["date"],
                 grid=Grid.of_site(site),
                 aoi=site.geometry,
-                paths={product: folder / products[product]["path"] for product in needed},
-                sha256={product: products[product]["sha256"] for product in needed},
+                rasters={product: rasters[obs_id][product] for product in needed},
                 imagery=kind_of(products[product]["source"] for product in needed),
             )
         )
@@ -177,6 +214,9 @@ def map_scene(scene: Scene, scorer: Scorer, folder: Path) -> float:
 
     Returns:
         Area that got a score, km2.
+
+    Raises:
+        InputError: a raster is not the one that was exported, or can't be read; nothing is written then.
     """
     spec = scorer.spec
     tags = {
@@ -185,9 +225,8 @@ def map_scene(scene: Scene, scorer: Scorer, folder: Path) -> float:
         **{name.upper(): value for name, value in spec.said.items()},
         "THRESHOLD": repr(spec.threshold),
         "IMAGERY": scene.imagery,
-        **{f"SCENE_{product.upper()}_SHA256": value for product, value in sorted(scene.sha256.items())},
+        **{f"SCENE_{product.upper()}_SHA256": value for product, value in scene.sha256.items()},
     }
-    stack, region = SceneStack(scene.paths, scene.grid, spec.bands), Region(scene.aoi, scene.grid)
     scored_px = 0
     with (
         raster.cog_by_rows(
@@ -202,8 +241,9 @@ def map_scene(scene: Scene, scorer: Scorer, folder: Path) -> float:
         raster.cog_by_rows(
             folder / "mask.tif", scene.grid, band="mine", dtype=np.uint8, nodata=MASK_NODATA, tags=tags
         ) as write_mask,
+        SceneReader(scene.obs_id, scene.rasters, scene.grid, spec.bands) as stack,
     ):
-        for part in scoring.score(stack, scorer, region):
+        for part in scoring.score(stack, scorer, Region(scene.aoi, scene.grid)):
             scored = part.steps != scoring.NODATA
             scored_px += int(scored.sum())
             write_scores(part.rows.start, part.steps)
@@ -242,7 +282,7 @@ def detections(scene: Scene, spec: Spec, folder: Path, min_object_m2: float) -> 
         date=scene.date,
         **spec.said,
         imagery=scene.imagery,
-        scene_sha256=json.dumps(dict(scene.sha256), sort_keys=True),
+        scene_sha256=json.dumps(scene.sha256, sort_keys=True),
     )
 
 
@@ -253,45 +293,6 @@ def read_score(path: Path) -> npt.NDArray[np.float32]:
         InputError: the file can't be read or is no score.
     """
     return scoring.to_scores(raster.read(path, bands=[SCORE_BAND])[0])
-
-
-class SceneStack:
-    """A scene as int16 (band, y, x) that is read when asked: a row of blocks at a time, each once from the top down."""
-
-    def __init__(self, paths: Mapping[str, Path], grid: Grid, bands: Sequence[str]) -> None:
-        """Opens nothing yet.
-
-        Args:
-            paths: the rasters ``s2`` and, where a band is of Sentinel-1, ``s1``.
-            grid: that they must be on.
-            bands: Sentinel-2's first, as in a model's spec.
-        """
-        self.shape = (len(bands), *grid.shape)
-        self._paths, self._grid = paths, grid
-        self._s2 = [band for band in bands if band not in S1_BANDS]
-        self._s1 = [band for band in bands if band in S1_BANDS]
-        self._kept: dict[int, npt.NDArray[np.int16]] = {}
-
-    def __getitem__(self, key: tuple[slice, ...]) -> npt.NDArray[np.int16]:
-        """The part under three slices.
-
-        Raises:
-            InputError: a raster can't be read, lacks a band or is on another grid.
-        """
-        bands, rows, cols = key
-        first, last, _ = rows.indices(self.shape[1])
-        wanted = range(first // raster.BLOCK_PX, -(-last // raster.BLOCK_PX))
-        self._kept = {number: self._kept[number] if number in self._kept else self._read(number) for number in wanted}
-        top = wanted.start * raster.BLOCK_PX
-        strip = np.concatenate([self._kept[number] for number in wanted], axis=1)
-        return strip[bands, first - top : last - top, cols]
-
-    def _read(self, number: int) -> npt.NDArray[np.int16]:
-        row = number * raster.BLOCK_PX
-        window = Window(row=row, col=0, height=min(raster.BLOCK_PX, self._grid.height - row), width=self._grid.width)
-        s2 = raster.read(self._paths["s2"], bands=self._s2, grid=self._grid, window=window)
-        s1 = raster.read(self._paths["s1"], bands=self._s1, grid=self._grid, window=window) if self._s1 else None
-        return encode(s2, s1)
 
 
 class Region:

@@ -6,14 +6,13 @@ Files of data hold the kind; what people read, the words of this module.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from sandwatch.errors import InputError
+from sandwatch.files import read_json
 
 Kind = Literal["synthetic", "real", "mixed"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -42,12 +41,12 @@ class About(BaseModel):
         Raises:
             InputError: it is no such file.
         """
-        try:
-            return cls.model_validate(json.loads(path.read_text()))
-        except (OSError, ValueError, ValidationError) as error:
-            raise InputError(
-                str(path), got=str(error)[:300], expected="what the stage chips wrote", fix="run dvc repro chips"
-            ) from None
+        return read_json(
+            path,
+            cls.model_validate,
+            expected="what the stage chips wrote",
+            fix="run dvc checkout chips or dvc repro chips",
+        )
 
 
 def kind_of(sources: Iterable[str]) -> Kind:

@@ -6,13 +6,17 @@ beside the code that it configures; here is what all share.
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
+from sandwatch import ids
 from sandwatch.errors import InputError
 
 S2_L2A_BANDS = ("B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B9", "B11", "B12")
@@ -27,8 +31,25 @@ Positive = Annotated[float, Field(gt=0.0)]
 NotNegative = Annotated[float, Field(ge=0.0)]
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0)]
+
+
+def _plain(path: str) -> str:
+    if not all(ids.names_files(part) for part in path.split("/")):
+        raise PydanticCustomError("path", f"a path of plain names: {ids.RULE}")
+    return path
+
+
+PlainPath = Annotated[str, AfterValidator(_plain)]
+"""A path below a folder that ``dvc.yaml`` writes into commands, where a shell takes blanks and signs for its own."""
 S2Band = Literal["B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B9", "B10", "B11", "B12"]
 S1Band = Literal["VV", "VH"]
+
+
+LONGEST_YAML = 1_000_000
+"""Characters, with aliases filled in: a few lines of them can stand for more than a memory holds. The sample's dvc.lock
+has 12,000."""
+MOST_MERGED = 20
+"""Aliases of a text that merges mappings: what is merged is copied, so that it grows with every step."""
 
 
 class Section(BaseModel):
@@ -132,24 +153,57 @@ def read_file(path: Path) -> dict[str, Any]:
 
 def _parse(path: Path, content: bytes) -> dict[str, Any]:
     """The sections in the content of a params file."""
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import MarkedYAMLError, YAMLError
-
     try:
-        values = YAML(typ="safe").load(content.decode())
+        values = load_yaml(content.decode())
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise InputError(
             str(path), got=f"bytes that are no UTF-8 in line {line}", expected="YAML", fix="save it as UTF-8"
         ) from None
-    except YAMLError as error:
-        got = str(error)
-        if isinstance(error, MarkedYAMLError) and error.problem_mark:
-            got = f"{error.problem} in line {error.problem_mark.line + 1}"
-        raise InputError(str(path), got=got, expected="YAML", fix="correct that line") from None
+    except ValueError as error:
+        raise InputError(str(path), got=error, expected="YAML", fix="correct that line") from None
     if not isinstance(values, dict):
         raise InputError(str(path), got=type(values).__name__, expected="sections", fix="git restore params.yaml")
     return values
+
+
+def load_yaml(text: str) -> Any:
+    """The value of a YAML file, YAML 1.2 as DVC reads it, in a time and a space that grow no faster than the text.
+
+    Raises:
+        ValueError: it is no YAML, or its aliases stand for too much; says what, and where.
+    """
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+    if len(text) > LONGEST_YAML:
+        raise ValueError(f"{len(text)} characters; up to {LONGEST_YAML} are read")
+    if "<<" in text and len(re.findall(r"\*\w", text)) > MOST_MERGED:
+        raise ValueError(f"more than {MOST_MERGED} aliases, and merges")
+    try:
+        value = YAML(typ="safe").load(text)
+        if "&" in text and _size(value, {}) > LONGEST_YAML:
+            raise ValueError("aliases that stand for too much")
+    except YAMLError as error:
+        if isinstance(error, MarkedYAMLError) and error.problem_mark:
+            raise ValueError(f"{error.problem} in line {error.problem_mark.line + 1}") from None
+        raise ValueError(str(error)) from None
+    except RecursionError:
+        raise ValueError("values nested too deeply") from None
+    except (LookupError, AttributeError, TypeError, ArithmeticError) as error:  # tags on what they don't fit
+        raise ValueError(f"a value that can't be read: {error}") from None
+    return value
+
+
+def _size(value: Any, known: dict[int, float]) -> float:
+    """About how long values are with every alias filled in; infinite for what holds itself."""
+    if not isinstance(value, dict | list):
+        return len(str(value))
+    if id(value) not in known:
+        known[id(value)] = math.inf
+        children = [*value, *value.values()] if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_size(child, known) for child in children)
+    return known[id(value)]
 
 
 def read(path: Path, model: type[S]) -> S:
@@ -259,8 +313,12 @@ def _region(values: dict[str, Any], regions: Path) -> list[tuple[int, InputError
     if "region" not in values:
         return [(_MISSING, _nothing("region", f"a folder under data/regions: {', '.join(folders)}"))]
     region = values["region"]
-    if region in folders:
+    if region in folders and ids.names_files(region):
         return []
+    if region in folders:
+        # dvc.yaml writes it into commands, where a shell takes blanks and signs for its own.
+        fix = "rename that folder, and set region"
+        return [(_OTHER, InputError("params.yaml: region", got=repr(region), expected=ids.RULE, fix=fix))]
     near = get_close_matches(str(region), folders, n=1)
     fix = f"did you mean {near[0]}? correct it" if near else f"correct it, or make data/regions/{region}"
     expected = f"a folder under data/regions: {', '.join(folders)}"

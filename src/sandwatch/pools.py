@@ -7,9 +7,14 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any, TypeVar
+
+from sandwatch.errors import InputError
+from sandwatch.running import end_with_parent
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -25,7 +30,9 @@ def threads(count: int) -> Iterator[ThreadPoolExecutor]:
         pool.shutdown(cancel_futures=True)
 
 
-def each(work: Callable[[Task], Result], tasks: Sequence[Task], processes: int) -> Iterator[Result]:
+def each(
+    work: Callable[[Task], Result], tasks: Sequence[Task], processes: int, *, named: Callable[[Task], str] = str
+) -> Iterator[Result]:
     """Yields the result of each task as it is done, in parallel.
 
     Where a task fails, or the caller leaves the loop or is interrupted, the processes are ended at once.
@@ -34,6 +41,10 @@ def each(work: Callable[[Task], Result], tasks: Sequence[Task], processes: int) 
         work: can be pickled. It is sent to a process once, with all that it holds, not with every task.
         tasks: each can be pickled.
         processes: how many; 1 for this one alone.
+        named: what to call a task whose process was ended.
+
+    Raises:
+        InputError: a process was ended from outside, most often because memory ran out.
     """
     if processes <= 1:
         yield from map(work, tasks)
@@ -43,15 +54,34 @@ def each(work: Callable[[Task], Result], tasks: Sequence[Task], processes: int) 
     pool = ProcessPoolExecutor(
         processes, mp_context=multiprocessing.get_context("spawn"), initializer=_begin, initargs=(work,)
     )
-    try:
+    waiting, begun = iter(tasks), dict[Future[Result], Task]()
+
+    def begin() -> None:
+        """Gives every process a task, and no more: what has begun is what is being worked on."""
         # A terminal sends Ctrl-C to all processes. Those born while it is blocked never see it: this one ends them.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            futures = [pool.submit(_do, task) for task in tasks]
+            for task in islice(waiting, processes - len(begun)):
+                begun[pool.submit(_do, task)] = task
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        for future in as_completed(futures):
-            yield future.result()
+
+    try:
+        begin()
+        while begun:
+            for future in wait(begun, return_when=FIRST_COMPLETED).done:
+                result = future.result()
+                del begun[future]
+                begin()
+                yield result
+    except BrokenProcessPool:
+        raise InputError(
+            f"a process that worked on {' or '.join(map(named, begun.values()))}",
+            got="its end, by the system or by somebody",
+            expected="a result",
+            fix="run the same command again; if memory runs out, with fewer processes: "
+            f"SANDWATCH_WORKERS={max(processes // 2, 1)}",
+        ) from None
     except BaseException:
         for child in multiprocessing.active_children():
             if child not in others:
@@ -69,6 +99,7 @@ def _begin(work: Callable[[Any], Any]) -> None:
     """Runs first in each process of the pool."""
     global _sent
     _sent = work
+    end_with_parent()
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -197,7 +197,7 @@ def _find(listed: Mapping[str, Path | str]) -> list[_Found]:
             district=match["district"],
             longitude=_degrees(match["longitude"]),
             latitude=_degrees(match["latitude"]),
-            month=date(int(match["year"]), int(match["month"]), 1),
+            month=_month(match, place),
             kind=match["kind"],
         )
         key = file.site, file.month, file.kind
@@ -210,6 +210,18 @@ def _find(listed: Mapping[str, Path | str]) -> list[_Found]:
             )
         found[key] = file
     return list(found.values())
+
+
+def _month(match: re.Match[str], place: Path | str) -> date:
+    try:
+        return date(int(match["year"]), int(match["month"]), 1)
+    except ValueError as error:
+        raise InputError(
+            str(place),
+            got=f"month {match['year']}-{match['month']} ({error})",
+            expected="a month of the calendar, 01 to 12",
+            fix="rename the file or its folder, or move it away",
+        ) from None
 
 
 def _degrees(text: str) -> float:

@@ -15,7 +15,7 @@ from affine import Affine
 from shapely.geometry.base import BaseGeometry
 
 from sandwatch.errors import InputError, unsigned
-from sandwatch.files import whole
+from sandwatch.files import write_bytes
 from sandwatch.geometry import WGS84, reproject, transformer
 from sandwatch.grid import Grid, Window
 
@@ -27,6 +27,9 @@ BLOCK_PX = 256
 STRIP_PX = 64
 """Width of what is warped at a time. GDAL interpolates coordinates along a row, up to an eighth of a pixel off; along
 so short a row it is off by less than a thousandth."""
+MOST_BYTES = 8 * 2**30
+"""Memory that bringing a raster onto a grid may take: twelve bands of 3 m over an area 40 km square take less. A raster
+that needs more is far finer than any grid of ours, and is better averaged once than at every export."""
 # Burning shapes, rasterio silences a warning of its own with catch_warnings, which threads may not do side by side.
 _BURNING = Lock()
 
@@ -52,6 +55,7 @@ def write_cog(
 
     Raises:
         ValueError: ``pixels`` does not fit ``grid`` or ``bands``.
+        InputError: there is no room for it.
     """
     import rasterio
 
@@ -62,8 +66,8 @@ def write_cog(
             file.write(pixels)
             file.descriptions = tuple(bands)
             file.update_tags(**(tags or {}))
-        with memory.open(driver="GTiff") as file, whole(path) as partial:
-            _copy_to_cog(file, partial)
+        with memory.open(driver="GTiff") as file:
+            _write_as_cog(file, path)
 
 
 @contextmanager
@@ -77,10 +81,10 @@ def cog_by_rows(
     scale: float = 1.0,
     tags: Mapping[str, str],
 ) -> Iterator[Callable[[int, npt.NDArray[Any]], None]]:
-    """Writes a cloud-optimised GeoTIFF of one band that need not fit in memory, whole or not at all.
+    """Writes a cloud-optimised GeoTIFF of one band, whole or not at all; memory holds it compressed.
 
     Args:
-        path: where to; its folder is made. A file with the raw rows lies beside it meanwhile.
+        path: where to; its folder is made.
         grid: CRS and transform.
         band: the band's name, written as its description.
         dtype: of the pixels.
@@ -90,28 +94,25 @@ def cog_by_rows(
 
     Yields:
         A function ``write(row, pixels)`` that takes rows (y, x) of the grid's width, from ``row`` on.
+
+    Raises:
+        InputError: there is no room for it.
     """
     import rasterio
     from rasterio.windows import Window as RasterioWindow
 
-    with whole(path) as partial:
-        raw = partial.with_suffix(".rows.tif")
-        try:
-            profile = _profile(grid, dtype, 1, nodata)
-            with rasterio.open(
-                raw, "w", **profile, tiled=True, blockxsize=BLOCK_PX, blockysize=BLOCK_PX, BIGTIFF="IF_SAFER"
-            ) as file:
-                file.descriptions, file.scales = (band,), (scale,)
-                file.update_tags(**tags)
+    with rasterio.MemoryFile() as memory:
+        profile = _profile(grid, dtype, 1, nodata) | {"tiled": True, "blockxsize": BLOCK_PX, "blockysize": BLOCK_PX}
+        with memory.open(**profile, compress="ZSTD", zstd_level=1, BIGTIFF="IF_SAFER") as file:
+            file.descriptions, file.scales = (band,), (scale,)
+            file.update_tags(**tags)
 
-                def write(row: int, pixels: npt.NDArray[Any]) -> None:
-                    file.write(pixels, 1, window=RasterioWindow(0, row, grid.width, len(pixels)))
+            def write(row: int, pixels: npt.NDArray[Any]) -> None:
+                file.write(pixels, 1, window=RasterioWindow(0, row, grid.width, len(pixels)))
 
-                yield write
-            with _open(raw) as file:
-                _copy_to_cog(file, partial)
-        finally:
-            raw.unlink(missing_ok=True)
+            yield write
+        with memory.open(driver="GTiff") as file:
+            _write_as_cog(file, path)
 
 
 def polygons(path: Path, value: int) -> list[Polygon]:
@@ -121,12 +122,18 @@ def polygons(path: Path, value: int) -> list[Polygon]:
 
     Returns:
         Polygons along pixel edges in the raster's CRS, from the top down, then from the left.
+
+    Raises:
+        InputError: the raster can't be read to its end.
     """
     import rasterio
     from rasterio.features import shapes
+    from rasterio.windows import Window as RasterioWindow
     from shapely import Polygon
 
-    with _open(path) as file:
+    with _reading(path) as file:
+        for row in range(0, file.height, BLOCK_PX):  # shapes() leaves out what it can't read, without a word
+            file.read(1, window=RasterioWindow(0, row, file.width, min(BLOCK_PX, file.height - row)))
         band = rasterio.band(file, 1)
         found = [
             Polygon(geometry["coordinates"][0], geometry["coordinates"][1:])
@@ -149,19 +156,23 @@ def _profile(grid: Grid, dtype: npt.DTypeLike, count: int, nodata: float | None)
     }
 
 
-def _copy_to_cog(file: Any, path: Path) -> None:
+def _write_as_cog(file: Any, path: Path) -> None:
+    """Writes an open raster as a COG. Made in memory: on a full disk, GDAL prints, and returns as if all were well."""
+    import rasterio
     from rasterio.shutil import copy
 
-    copy(
-        file,
-        path,
-        driver="COG",
-        compress="ZSTD",
-        predictor="YES",
-        blocksize=BLOCK_PX,
-        overview_resampling="nearest" if file.dtypes[0] == "uint8" else "average",
-        num_threads="ALL_CPUS",
-    )
+    with rasterio.MemoryFile(ext=path.suffix) as made:
+        copy(
+            file,
+            made.name,
+            driver="COG",
+            compress="ZSTD",
+            predictor="YES",
+            blocksize=BLOCK_PX,
+            overview_resampling="nearest" if file.dtypes[0] == "uint8" else "average",
+            num_threads="ALL_CPUS",
+        )
+        write_bytes(path, made.getbuffer())
 
 
 def read_grid(path: Path) -> Grid:
@@ -170,7 +181,7 @@ def read_grid(path: Path) -> Grid:
     Raises:
         InputError: the file can't be opened, has no CRS, is rotated or has pixels that are not square.
     """
-    with _open(path) as file:
+    with _reading(path) as file:
         return _grid(path, file)
 
 
@@ -197,7 +208,7 @@ def read(
     """
     from rasterio.windows import Window as RasterioWindow
 
-    with _open(path) as file:
+    with _reading(path) as file:
         missing = [band for band in bands if band not in file.descriptions]
         if missing:
             raise InputError(
@@ -217,7 +228,7 @@ def read(
 
 def read_tags(path: Path) -> dict[str, str]:
     """The text tags of a raster."""
-    with _open(path) as file:
+    with _reading(path) as file:
         return dict(file.tags())
 
 
@@ -260,7 +271,7 @@ def burn(shapes: Iterable[tuple[BaseGeometry, int]], grid: Grid) -> npt.NDArray[
 
 def band_names(path: Path) -> tuple[str | None, ...]:
     """The descriptions of a raster's bands."""
-    with _open(path) as file:
+    with _reading(path) as file:
         return tuple(file.descriptions)
 
 
@@ -273,10 +284,15 @@ def footprint(path: Path) -> BaseGeometry:
     import shapely
     from shapely.geometry import box
 
-    with _open(path) as file:
+    with _reading(path) as file:
         _check_place(path, file)
         outline = box(*file.bounds)
-        return reproject(shapely.segmentize(outline, outline.length / 80.0), file.crs.to_wkt(), WGS84)
+        if not outline.area > 0:
+            raise _nowhere(path, file)
+        place = reproject(shapely.segmentize(outline, outline.length / 80.0), file.crs.to_wkt(), WGS84)
+        if not np.isfinite(shapely.get_coordinates(place)).all():
+            raise _nowhere(path, file)
+        return place
 
 
 def read_onto(
@@ -298,14 +314,15 @@ def read_onto(
         For each band in the file's order its dtype and a float64 array (y, x), NaN where there is no data.
 
     Raises:
-        InputError: the file can't be opened, has no CRS, or is rotated.
+        InputError: the file can't be opened or read, has no place that PROJ knows, is rotated, or is so fine that it
+            would take more than :data:`MOST_BYTES` of memory.
     """
     from rasterio.enums import Resampling
     from rasterio.warp import reproject as warp
     from rasterio.windows import Window as RasterioWindow
     from rasterio.windows import transform as window_transform
 
-    with _open(path) as file:
+    with _reading(path) as file:
         _check_place(path, file)
         block = _block(file, grid)
         crs = file.crs.to_wkt()
@@ -316,14 +333,19 @@ def read_onto(
         finer = max((right - left) / grid.width, (bottom - top) / grid.height)
         # Kernels reach two pixels of the coarser raster beyond a pixel; twice that is on the safe side.
         margin = 0.0 if block else 4.0 * max(finer, 1.0)
-        first_col, first_row = (max(math.floor(round(edge - margin, 3)), 0) for edge in (left, top))
-        last_col = min(math.ceil(round(right + margin, 3)), file.width)
-        last_row = min(math.ceil(round(bottom + margin, 3)), file.height)
+        edges = (left - margin, top - margin, right + margin, bottom + margin)
+        if not all(map(math.isfinite, edges)):
+            raise _nowhere(path, file)
+        # A grid's edge lies on one of the block's pixels, whatever arithmetic says.
+        left, top, right, bottom = (round(edge * block) / block if block else round(edge, 3) for edge in edges)
+        first_col, first_row = max(math.floor(left), 0), max(math.floor(top), 0)
+        last_col, last_row = min(math.ceil(right), file.width), min(math.ceil(bottom), file.height)
         if last_col <= first_col or last_row <= first_row:
             for dtype in file.dtypes:
                 yield np.dtype(dtype), np.full(grid.shape, np.nan)
             return
         part = RasterioWindow(first_col, first_row, last_col - first_col, last_row - first_row)
+        _check_memory(path, file, part)
         pixels, invalid = file.read(window=part), file.read_masks(window=part) == 0
         if nodata is not None:
             invalid |= pixels == nodata
@@ -333,7 +355,7 @@ def read_onto(
         for band, hidden in zip(pixels, invalid, strict=True):
             values = np.where(hidden, np.nan, band.real.astype(np.float64))
             if block:
-                yield band.dtype, _paste(values.repeat(block, axis=0).repeat(block, axis=1), part_transform, grid)
+                yield band.dtype, _copy(values, part_transform, block, grid)
                 continue
             onto = np.full(grid.shape, np.nan)
             for col in range(0, grid.width, STRIP_PX):
@@ -355,13 +377,54 @@ def read_onto(
 
 
 def _check_place(path: Path, file: Any) -> None:
+    from pyproj.exceptions import ProjError
+
     transform = file.transform
-    if file.crs is None or transform.b or transform.d or transform.a <= 0 or transform.e >= 0:
+    north_up = not transform.b and not transform.d and transform.a > 0 and transform.e < 0
+    if file.crs is None or not north_up or not all(map(math.isfinite, transform[:6])):
         raise InputError(
             str(path),
             got=f"CRS {file.crs}, transform {tuple(transform)[:6]}",
-            expected="a CRS and a north-up transform",
+            expected="a CRS and a north-up transform of finite numbers",
             fix="write the CRS into the file with gdal_edit.py -a_srs, or warp it with gdalwarp",
+        )
+    known = file.crs.is_projected or file.crs.is_geographic
+    try:
+        transformer(file.crs.to_wkt(), WGS84)
+    except ProjError:
+        known = False
+    if not known:
+        raise InputError(
+            str(path),
+            got=f"CRS {file.crs.to_wkt()[:100]}",
+            expected="a projected or geographic one that PROJ can bring to EPSG:4326",
+            fix="write the right one into the file with gdal_edit.py -a_srs",
+        )
+
+
+def _nowhere(path: Path, file: Any) -> InputError:
+    return InputError(
+        str(path),
+        got=f"bounds {tuple(file.bounds)} in CRS {file.crs}",
+        expected="a place on the earth",
+        fix="correct the raster's transform or CRS with gdal_edit.py -a_ullr or -a_srs",
+    )
+
+
+def _check_memory(path: Path, file: Any, part: Any) -> None:
+    """Refuses to read a part of a raster, all bands, where that takes too much memory."""
+    sizes = [np.dtype(dtype).itemsize for dtype in file.dtypes]
+    # Of each band its pixels, its mask and a comparison; of one at a time its values as float64, twice.
+    values = round(part.width * part.height) * (sum(sizes) + 2 * len(sizes) + 16)
+    blocks = max(math.prod(shape) for shape in file.block_shapes) * sum(sizes)  # GDAL unpacks a block as a whole
+    needed = max(values, blocks)
+    if needed > MOST_BYTES:
+        raise InputError(
+            str(path),
+            got=f"{part.width} x {part.height} pixels of {len(sizes)} bands to read, in blocks of "
+            f"{' x '.join(map(str, file.block_shapes[0][::-1]))}, which take {needed / 2**30:,.1f} GiB",
+            expected=f"at most {MOST_BYTES / 2**30:.0f} GiB",
+            fix="average it to 10 m first: gdalwarp -tr 10 10 -r average -co TILED=YES",
         )
 
 
@@ -372,19 +435,39 @@ def _block(file: Any, grid: Grid) -> int:
     transform = file.transform
     size = transform.a / grid.resolution
     steps = ((transform.c - grid.left) / grid.resolution, (transform.f - grid.top) / grid.resolution)
-    whole_steps = all(abs(step - round(step)) < 1e-3 for step in (size, *steps))
+    # Far out, every number is whole.
+    whole_steps = all(abs(step) < 2**31 and abs(step - round(step)) < 1e-3 for step in (size, *steps))
     square = math.isclose(transform.a, -transform.e, rel_tol=1e-9)
     return round(size) if file.crs == CRS.from_string(grid.crs) and square and whole_steps else 0
 
 
-def _paste(values: npt.NDArray[np.float64], transform: Affine, grid: Grid) -> npt.NDArray[np.float64]:
-    """Cuts an array whose top left corner is that of ``transform`` to a grid with the same pixels."""
+def _copy(values: npt.NDArray[np.float64], transform: Affine, block: int, grid: Grid) -> npt.NDArray[np.float64]:
+    """Copies an array onto a grid, whose pixels ``block`` along an edge make one of the array's."""
     onto = np.full(grid.shape, np.nan)
-    col, row = round((transform.c - grid.left) / grid.resolution), round((grid.top - transform.f) / grid.resolution)
-    target = onto[max(row, 0) : max(row + values.shape[0], 0), max(col, 0) : max(col + values.shape[1], 0)]
-    from_row, from_col = max(-row, 0), max(-col, 0)
-    target[:] = values[from_row : from_row + target.shape[0], from_col : from_col + target.shape[1]]
+    top, left = ((grid.top - transform.f) / grid.resolution, (transform.c - grid.left) / grid.resolution)
+    rows = (np.arange(grid.height) - round(top)) // block
+    cols = (np.arange(grid.width) - round(left)) // block
+    has_row, has_col = (rows >= 0) & (rows < values.shape[0]), (cols >= 0) & (cols < values.shape[1])
+    onto[np.ix_(has_row, has_col)] = values[np.ix_(rows[has_row], cols[has_col])]
     return onto
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[Any]:
+    """Opens a raster, and names it in whatever goes wrong while it is read: pixels are only unpacked then."""
+    from pyproj.exceptions import ProjError
+    from rasterio.errors import CRSError, RasterioError
+
+    with _open(path) as file:
+        try:
+            yield file
+        except (RasterioError, CRSError, ProjError, MemoryError, UnicodeDecodeError) as error:
+            raise InputError(
+                str(path),
+                got=unsigned(error.__cause__ or error),
+                expected="a GeoTIFF that can be read to its end",
+                fix="bring the file back, or make it again; gdalinfo -checksum tells what is wrong with it",
+            ) from None
 
 
 def _open(path: Path) -> Any:
@@ -413,11 +496,12 @@ def _open(path: Path) -> Any:
 
 def _grid(path: Path, file: Any) -> Grid:
     transform = file.transform
-    if file.crs is None or transform.b or transform.d or transform.a != -transform.e:
+    north_up = not transform.b and not transform.d and transform.a > 0 and transform.a == -transform.e
+    if not north_up or not all(map(math.isfinite, transform[:6])) or file.crs is None or not file.crs.is_projected:
         raise InputError(
             str(path),
             got=f"CRS {file.crs}, transform {tuple(transform)[:6]}",
-            expected="a CRS and a north-up transform with square pixels",
+            expected="a projected CRS and a north-up transform with square pixels, of finite numbers",
             fix="warp it with gdalwarp -t_srs first",
         )
     return Grid(

@@ -94,7 +94,7 @@ def checked(address: str) -> str:
     scheme, _, rest = address.partition("://")
     bucket, slash, folder = rest.partition("/")
     expected, fix = "gs://bucket/folder", "give the address of a bucket of yours"
-    if re.search("[@?#]|//.*:", address):
+    if set("@?#") & set(address) or ":" in address.partition("//")[2]:
         raise InputError(
             "address of the remote", got="one with a user, a port, a query or a fragment", expected=expected, fix=fix
         )

@@ -6,8 +6,9 @@ metadata, because matplotlib would write its version there.
 
 from __future__ import annotations
 
+import io
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from textwrap import fill
@@ -19,9 +20,10 @@ import numpy.typing as npt
 import pandas as pd
 
 from sandwatch.evaluate import HOLDOUT, OTHER_TEST, Evaluation, Miss, grid_of
-from sandwatch.files import whole, write_json
+from sandwatch.files import whole, write_bytes, write_json
 from sandwatch.grid import Grid
 from sandwatch.origin import marked
+from sandwatch.printable import markdown, printable, spreadsheet
 from sandwatch.scoring import reaches, to_scores
 
 OUTLINES: dict[str, tuple[str, Literal["-", ":"]]] = {
@@ -93,7 +95,7 @@ def write(evaluation: Evaluation, folder: Path, *, aoi: gpd.GeoDataFrame, labels
         ("confusion", evaluation.confusion),
     ):
         with whole(folder / f"{name}.csv") as partial:
-            table.to_csv(partial, index=False)
+            spreadsheet(table).to_csv(partial, index=False)
     reliability_picture(folder / "reliability.png", evaluation)
     misses_picture(folder / "worst_misses.png", evaluation, aoi=aoi, labels=labels)
     with whole(folder / "report.md") as partial:
@@ -156,14 +158,15 @@ def text(evaluation: Evaluation) -> str:
         "recall": "recall",
         "iou": "IoU",
     }
-    lines = [f"# Evaluation on {_rivers(evaluation)}, never trained on", ""]
+    holdout = _rivers(evaluation, markdown)
+    lines = [f"# Evaluation on {holdout}, never trained on", ""]
     if evaluation.said is not None:
         lines += [
             f"**{evaluation.said}.** What is synthetic is invented; figures that rest on it say how the pipeline "
             "works, not how well real mines are found.",
             "",
         ]
-    lines += [f"| pixels, {_rivers(evaluation)} | value | 95 % interval |", "|---|---|---|"]
+    lines += [f"| pixels, {holdout} | value | 95 % interval |", "|---|---|---|"]
     lines += [f"| {label} | {_cell(metrics[name])} | {_interval(*intervals[name])} |" for name, label in labels.items()]
     lines += [
         f"| share of mine pixels (AP of guessing) | {_cell(metrics['prevalence'])} | |",
@@ -194,7 +197,7 @@ def summary(evaluation: Evaluation) -> str:
     interval = _interval(*evaluation.intervals["ap"])
     return marked(
         f"test: {_count(evaluation.test_observations, 'observation')} of {_count(evaluation.test_sites, 'site')} "
-        f"({', '.join(evaluation.holdout_rivers)}), AP {ap}"
+        f"({printable(', '.join(evaluation.holdout_rivers))}), AP {ap}"
         f"{f' (95 %: {interval})' if interval else ''}, guessing has {_cell(metrics['prevalence'])}; "
         f"{metrics['mines_found']} of {metrics['mines']} mines found, "
         f"{_cell(metrics['false_alarms_per_100km2'])} false alarms per 100 km2, "
@@ -203,8 +206,9 @@ def summary(evaluation: Evaluation) -> str:
     )
 
 
-def _rivers(evaluation: Evaluation) -> str:
-    rivers = evaluation.holdout_rivers
+def _rivers(evaluation: Evaluation, shown: Callable[[object], str] = printable) -> str:
+    """The holdout rivers; ``shown`` makes a name fit for where it goes."""
+    rivers = [shown(river) for river in evaluation.holdout_rivers]
     return f"the holdout river{'s' if len(rivers) > 1 else ''} {' and '.join(rivers)}"
 
 
@@ -222,7 +226,7 @@ def _other_sites(evaluation: Evaluation) -> Iterator[str]:
     rivers = evaluation.rivers[evaluation.rivers.part == OTHER_TEST]
     if rivers.empty:
         return
-    trained_on = list(rivers.river[rivers.trained_on == "yes"])
+    trained_on = [markdown(river) for river in rivers.river[rivers.trained_on == "yes"]]
     yield "## Other test sites"
     yield ""
     yield (
@@ -243,15 +247,16 @@ def _other_sites(evaluation: Evaluation) -> Iterator[str]:
 
 
 def _caveats(evaluation: Evaluation) -> Iterator[str]:
+    holdout = _rivers(evaluation, markdown)
     sites, observations = evaluation.test_sites, _count(evaluation.test_observations, "observation")
     if sites == 1:
         yield (
-            f"There is no interval: {_rivers(evaluation)} has one site ({observations}), and months of one site say "
+            f"There is no interval: {holdout} has one site ({observations}), and months of one site say "
             "nothing about other sites."
         )
     else:
         yield (
-            f"Intervals come from drawing the {sites} sites of {_rivers(evaluation)} again, with replacement, each "
+            f"Intervals come from drawing the {sites} sites of {holdout} again, with replacement, each "
             f"with all its months ({observations}), because months of one site resemble each other."
             + (" With so few sites they are rough, and rather too narrow than too wide." if sites < 10 else "")
         )
@@ -260,7 +265,7 @@ def _caveats(evaluation: Evaluation) -> Iterator[str]:
         f"(split.min_distance_km: {evaluation.min_distance_km:g})."
     )
     if evaluation.blocks_gap_m is not None:
-        rivers = " and ".join(evaluation.blocks_rivers)
+        rivers = " and ".join(map(markdown, evaluation.blocks_rivers))
         yield (
             f"Validation is not another river: spatial blocks of the training river ({rivers}) validate, "
             f"{evaluation.blocks_gap_m:.0f} m from the nearest training window. Early stopping, temperature and "
@@ -287,7 +292,7 @@ def _table(rows: pd.DataFrame) -> str:
 def _cell(value: object) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else markdown(value)
 
 
 def _interval(low: float, high: float) -> str:
@@ -305,17 +310,18 @@ def _figure(path: Path, width_in: float, height_in: float) -> Iterator[Any]:
         figure = Figure(figsize=(width_in, height_in), dpi=DPI, layout="constrained")
         FigureCanvasAgg(figure)
         yield figure
-        with whole(path) as partial:
-            figure.savefig(partial, format="png", metadata={"Software": None})
+        content = io.BytesIO()
+        figure.savefig(content, format="png", metadata={"Software": None})
+        write_bytes(path, content.getbuffer())
 
 
 def _title(figure: Any, title: str, said: str | None) -> None:
     """The title of a figure; where anything of it is invented, white on black, and that first."""
     if said is None:
-        figure.suptitle(title)
+        figure.suptitle(title, parse_math=False)
         return
     wide = fill(said, int(11 * figure.get_figwidth()))
-    figure.suptitle(f"{wide}\n{title}", color="white", backgroundcolor="black")
+    figure.suptitle(f"{wide}\n{title}", color="white", backgroundcolor="black", parse_math=False)
 
 
 def _draw_image(axis: Any, pixels: npt.NDArray[np.uint8]) -> None:

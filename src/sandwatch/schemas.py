@@ -14,12 +14,14 @@ import geopandas as gpd
 import numpy as np
 import pandas as pd
 import pandera.pandas as pa
-import pyarrow as pyarrow_
 import pyarrow.parquet as pq
 from pandera.engines.geopandas_engine import Geometry
 from pandera.errors import SchemaErrors
 from pandera.typing import Series
 from pandera.typing.geopandas import GeoSeries
+from pyarrow.lib import ArrowException
+from pyproj.exceptions import ProjError
+from shapely.errors import ShapelyError
 
 from sandwatch import ids
 from sandwatch.errors import InputError
@@ -132,16 +134,18 @@ class Table(pa.DataFrameModel):
         """Reads a table and checks it: a GeoDataFrame where the model has a geometry, else a DataFrame.
 
         Raises:
-            InputError: the file is not Parquet, or as :meth:`checked`.
+            InputError: there is no such file, it is no whole Parquet, or as :meth:`checked`.
         """
         geometric = "geometry" in cls.to_schema().columns
         try:
-            table = gpd.read_parquet(path) if geometric else pq.read_table(path).to_pandas()
-        except (pyarrow_.ArrowInvalid, ValueError, FileNotFoundError) as error:
+            return cls.checked(gpd.read_parquet(path) if geometric else pq.read_table(path).to_pandas(), str(path))
+        except (ArrowException, ProjError, ShapelyError, OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(
-                str(path), got=str(error), expected="a table that its stage wrote", fix="run dvc repro or dvc pull"
+                str(path),
+                got=str(error)[:300],
+                expected="a table that its stage wrote",
+                fix="run dvc checkout, dvc pull or dvc repro",
             ) from None
-        return cls.checked(table, str(path))
 
 
 class Aoi(Table):

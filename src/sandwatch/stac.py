@@ -64,7 +64,7 @@ def scene_item(scene: Scene, spec: Spec, folder: Path, detections: int) -> pysta
             "sandwatch:threshold": spec.threshold,
             **_provenance(spec),
             "sandwatch:imagery": scene.imagery,
-            "sandwatch:scene_sha256": dict(sorted(scene.sha256.items())),
+            "sandwatch:scene_sha256": scene.sha256,
         },
     )
     ProjectionExtension.ext(item, add_if_missing=True).apply(
@@ -143,6 +143,18 @@ def write(items: Sequence[pystac.Item], spec: Spec, weights: Path, predictions: 
     collection.make_all_asset_hrefs_relative()
     for thing, home in homes.items():
         write_json(predictions / home, thing.to_dict(include_self_link=False))
+
+
+def files(items: Sequence[pystac.Item]) -> dict[str, str | None]:
+    """What lies beside the collection after :func:`write`, as :func:`sandwatch.files.exactly` takes it."""
+    told: dict[str, str | None] = dict.fromkeys(("collection.json", "model.json", "detections.parquet"))
+    for item in items:
+        told[f"{item.id}/item.json"] = None
+        for asset in item.assets.values():
+            told[f"{item.id}/{Path(asset.href).name}"] = asset.extra_fields["file:checksum"].removeprefix(
+                MULTIHASH_SHA256
+            )
+    return told
 
 
 def _attach(

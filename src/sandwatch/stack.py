@@ -7,10 +7,15 @@ hold both without loss that matters: reflectance above 3.2767 saturates (none oc
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from sandwatch.errors import InputError
 
 NODATA = -32768
 """Value of a pixel without data, in every band."""
@@ -34,6 +39,40 @@ def encode(s2: npt.NDArray[np.uint16], s1: npt.NDArray[np.float32] | None) -> np
         centi = np.rint(np.nan_to_num(s1, nan=0.0) * 100.0).clip(-LARGEST, LARGEST)
         parts.append(np.where(np.isnan(s1), NODATA, centi).astype(np.int16))
     return np.concatenate(parts)
+
+
+def load(
+    path: Path,
+    dtype: npt.DTypeLike,
+    shape: Sequence[int | None],
+    *,
+    fix: str = "run dvc checkout chips, or dvc repro -f chips",
+) -> np.memmap[Any, Any]:
+    """Maps an array of ours into memory, to be read.
+
+    Args:
+        path: of a .npy file.
+        dtype: that it must have.
+        shape: that it must have; None for any length along an axis.
+        fix: the way back.
+
+    Raises:
+        InputError: there is no such file, it is cut short or longer than it says, or holds another array.
+    """
+    expected = f"an array of {np.dtype(dtype)} {tuple('any' if length is None else length for length in shape)}"
+    try:
+        array = np.lib.format.open_memmap(path, mode="r")
+        found = f"an array of {array.dtype} {array.shape}"
+        fits = len(array.shape) == len(shape) and all(w in (None, n) for w, n in zip(shape, array.shape, strict=True))
+        if array.dtype == dtype and fits and array.flags.c_contiguous:
+            if (size := path.stat().st_size) == array.offset + array.nbytes:
+                return array
+            found = f"{size} bytes"
+            expected = f"{array.offset + array.nbytes}, as its head says"
+    # numpy reads the head with Python's own parser, which fails in all these ways.
+    except (OSError, ValueError, TypeError, ArithmeticError, SyntaxError, TokenError, MemoryError) as error:
+        found = str(error)[:300] or type(error).__name__
+    raise InputError(str(path), got=found, expected=expected, fix=fix)
 
 
 def valid(stack: npt.NDArray[np.int16]) -> npt.NDArray[np.bool_]:

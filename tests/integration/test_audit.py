@@ -279,6 +279,7 @@ def test_fault_11_the_pipeline_altered(copy: Workspace, old: str, new: str, what
     assert re.search(rf"dvc\.yaml at .*, {what}", link.detail)
 
 
+@pytest.mark.slow  # rebuilds; CI runs it
 def test_fault_10_a_scene_replaced(copy: Workspace) -> None:
     scenes = sorted((copy.root / "data/scenes").glob("*/s2.tif"))
     with rasterio.open(scenes[0], "r+", IGNORE_COG_LAYOUT_BREAK="YES") as file:
@@ -543,10 +544,12 @@ def test_labels_of_a_labelling_project_are_derived_from_the_snapshot(copy: Works
         values = json.loads(json.dumps(read_yaml((copy.root / name).read_text())))
         stages = values["stages"].values() if name == "dvc.lock" else [{"params": {"params.yaml": values}}]
         for stage in stages:
-            sections = stage.get("params", {}).get("params.yaml", {})
+            read = stage.get("params", {}).get("params.yaml", {})
             for section, source in (("imagery", "earthengine"), ("annotations", "labelbox")):
-                if section in sections:
-                    sections[section]["source"] = source
+                if section in read:
+                    read[section]["source"] = source
+                if f"{section}.source" in read:
+                    read[f"{section}.source"] = source
         dump_yaml(str(copy.root / name), values)
     copy.run("git", "commit", "-q", "--amend", "-a", "-m", "from accounts")
     found = prove(copy, "main")

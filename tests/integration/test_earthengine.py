@@ -29,6 +29,7 @@ from sandwatch.imagery import Composite, Raster, Site, Unfetched, earthengine
 from sandwatch.imagery import params as sections
 from sandwatch.imagery.earthengine.water import write_rivers
 from sandwatch.imagery.params import Imagery, Synthetic
+from sandwatch.work import Work
 
 from ..servers.earthengine import EarthEngine, serve_earthengine
 from ..servers.ee_scenes import BANDS, Catalogue, Layer, StoredImage, add_month
@@ -277,8 +278,9 @@ def test_the_manifest_tells_of_both(server: EarthEngine, tmp_path: Path, monkeyp
         inputs=tmp_path,
     )
     table = export.export(
-        [place], ask, folder=tmp_path / "scenes", bands=bands, imagery=imagery, workers=1, progress=lambda _: None
-    )
+        [place], ask, folder=tmp_path / "scenes", bands=bands, imagery=imagery, work=Work(tmp_path / "work", ""),
+        workers=1, progress=lambda _: None,
+    )  # fmt: skip
     schemas.Scenes.write(table, tmp_path / "scenes.parquet")
     rows = schemas.Scenes.read(tmp_path / "scenes.parquet").set_index(["date", "product"])
     assert set(rows.loc["2022-05-01", "status"]) == {"exported"}

@@ -81,6 +81,7 @@ def bucket(storage: Gcs, monkeypatch: pytest.MonkeyPatch) -> Gcs:
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Iterator[Labelbox]:
     monkeypatch.setenv("SANDWATCH_WAIT_FACTOR", "0")
+    monkeypatch.setattr(labelbox, "TIMEOUT_S", 120.0)  # of waits that take no time here; hundreds of polls would
     with serve_labelbox(Project(id=PROJECT), api_key=KEY) as running:
         running.integrations += [{"id": "clother", "name": "other"}, {"id": "clgcp", "name": "our bucket"}]
         for name, value in running.environment.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import yaml
 from shapely.geometry import box
 
 from sandwatch import raster
-from sandwatch.files import write_json
+from sandwatch.files import sha256, write_json
 from sandwatch.grid import Grid, Window
 from sandwatch.learn.data import Chips
 from sandwatch.schemas import Aoi, CanonicalIgnored, CanonicalLabels, CanonicalObservations, ChipLabels, Scenes, Windows
@@ -89,7 +90,7 @@ def workspace(tmp_path: Path) -> Path:
                 "valid_fraction": 1.0,
                 "source": "files",
                 "source_images": "[]",
-                "sha256": "0" * 64,
+                "sha256": sha256(tmp_path / "scenes" / obs_id / "s2.tif"),
             }
         )
         observations.append(
@@ -167,6 +168,14 @@ def test_the_stage_writes_chips_that_training_reads(workspace: Path) -> None:
     shutil.rmtree(workspace / "chips")
     assert run(workspace).returncode == 0
     assert contents(workspace) == first
+
+
+def test_a_fingerprint_that_is_none_is_one_line(workspace: Path) -> None:
+    (workspace / "canonical" / "fingerprint.json").write_bytes(b"")
+    done = run(workspace)
+    assert done.returncode == 1
+    assert re.match(r"error: canonical/fingerprint.json: got .+; expected .+; run dvc checkout annot", done.stderr)
+    assert done.stderr.count("\n") == 1
 
 
 def test_a_label_revision_leaves_the_pixels_as_they_are(workspace: Path) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import geopandas as gpd
 import numpy as np
-import pandas as pd
 import pytest
 import shapely
 
@@ -16,7 +15,7 @@ from sandwatch import schemas
 from sandwatch.evaluate import grid_of
 from sandwatch.files import sha256
 from tests.stages.test_infer import BANDS, write_model
-from tests.unit.worlds import FOLDS, HEIGHT, WIDTH, World
+from tests.unit.worlds import FOLDS, World
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,11 +29,11 @@ def workspace(tmp_path):
     (tmp_path / ".dvc").mkdir()
     (tmp_path / ".dvc" / "config").write_text("[core]\nno_scm = true\nanalytics = false\n")
     data = tmp_path / "data"
-    (data / "chips").mkdir(parents=True)
-    world = World(data / "chips")
+    data.mkdir()
+    world = World(data, source="synthetic")
     for obs_id in FOLDS:
-        np.save(data / "chips" / "masks" / f"{obs_id}.npy", world.masks[obs_id])
-        np.save(data / "chips" / "pixels" / f"{obs_id}.npy", np.concatenate([world.stacks[obs_id]] * (len(BANDS) // 2)))
+        world.stacks[obs_id] = np.concatenate([world.stacks[obs_id]] * (len(BANDS) // 2))
+    world.write(BANDS)
     windows = world.windows.assign(
         chip_id=[f"{row.obs_id}_g{row.row}_{row.col}" for row in world.windows.itertuples()],
         px_other=1, px_low=0, px_high=0, px_ignored=0, aoi_fraction=1.0, valid_fraction=1.0,
@@ -44,20 +43,7 @@ def workspace(tmp_path):
         district="D", role="label", longitude=20.0, latitude=10.0, months="2024-01-01", area_km2=1.0, group=0
     )
     schemas.Aoi.write(aoi, data / "aoi" / "aoi.parquet")
-    scenes = []
-    for obs_id in FOLDS:
-        site_id, date = obs_id.split("_")
-        grid = grid_of(aoi, site_id)
-        scenes.append(
-            {
-                "obs_id": obs_id, "site_id": site_id, "date": date, "product": "s2", "status": "exported",
-                "detail": None, "path": f"{obs_id}/s2.tif", "bands": "B2,B3,B8", "crs": grid.crs,
-                "transform": ",".join(str(value) for value in grid.transform[:6]), "width_px": WIDTH,
-                "height_px": HEIGHT, "dtype": "uint16", "nodata": 0.0, "valid_fraction": 1.0, "source": "synthetic",
-                "source_images": "[]", "sha256": "0" * 64,
-            }
-        )  # fmt: skip
-    schemas.Scenes.write(pd.DataFrame(scenes), data / "scenes.parquet")
+    schemas.Scenes.write(world.manifest, data / "scenes.parquet")
     grid = grid_of(aoi, "low")
     label = {
         "feature_id": "f", "obs_id": "low_2024-01-01", "class_name": "Sand mine",
@@ -73,7 +59,7 @@ def workspace(tmp_path):
 def run_stage(workspace):
     command = [
         sys.executable, ROOT / "stages" / "evaluate.py", "--aoi", "data/aoi/aoi.parquet", "--manifest",
-        "data/scenes.parquet", "--canonical", "data/canonical", "--chips", "data/chips",
+        "data/scenes.parquet", "--scenes", "data/scenes", "--canonical", "data/canonical", "--chips", "data/chips",
         "--weights", "models/model.safetensors", "--results", "results/evaluate",
     ]  # fmt: skip
     return subprocess.run(command, cwd=workspace, capture_output=True, text=True, check=False)

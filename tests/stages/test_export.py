@@ -3,11 +3,13 @@
 import csv
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import geopandas as gpd
@@ -61,6 +63,7 @@ def test_files_twice(region: Workspace) -> None:
     assert f"export: 1 of 1, {OBS} exported: 100% of the AOI valid" in done.stdout
     once = hashes(region.root / "scenes") | {"manifest": sha256(region.root / "s.parquet")}
     assert set(once) == {f"{OBS}/s2.tif", f"{OBS}/rgb.tif", "manifest"}
+    shutil.rmtree(region.root / ".cache")  # what was done is done again
     assert region.run("export", **PATHS).returncode == 0
     assert hashes(region.root / "scenes") | {"manifest": sha256(region.root / "s.parquet")} == once
     assert Scenes.read(region.root / "s.parquet")["source"].tolist() == ["files", "files"]
@@ -110,6 +113,7 @@ def running(region: Workspace) -> Iterator["subprocess.Popen[str]"]:
     with subprocess.Popen(
         command, cwd=region.root, env={**os.environ, "SANDWATCH_WORKERS": "2"}, text=True, start_new_session=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # tests in the background inherit "ignored"
     ) as process:  # fmt: skip
         assert process.stdout is not None
         assert process.stderr is not None
@@ -138,6 +142,34 @@ def wait_until(true: Callable[[], bool], seconds: float = 10.0) -> bool:
     while not true() and time.monotonic() < end:
         time.sleep(0.05)
     return true()
+
+
+def test_what_a_killed_run_had_exported_is_not_exported_again(region: Workspace) -> None:
+    months = [f"20{year}-{month:02}-01" for year in (22, 23) for month in range(1, 13)]
+    table = Aoi.read(region.root / "aoi.parquet")
+    Aoi.write(table.assign(months=";".join(months)), region.root / "aoi.parquet")
+    rows = [[f"Bhargavi_1_{month}", "s2", "a.tif", "B4 B3 B2", 1, 0] for month in months]
+    with (region.root / "imagery" / "scenes.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["obs_id", "product", "path", "bands", "scale", "offset"], *rows])
+    command = [sys.executable, str(ROOT / "stages" / "export.py")]
+    command += [part for name, path in PATHS.items() for part in (f"--{name}", path)]
+    with subprocess.Popen(
+        command, cwd=region.root, env={**os.environ, "SANDWATCH_WORKERS": "1"}, text=True, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert [process.stdout.readline()[:17] for _ in range(2)] == ["export: 1 of 24, ", "export: 2 of 24, "]
+        process.kill()
+    kept = len(list((region.root / ".cache/sandwatch/work/units").iterdir()))
+    assert 2 <= kept < 24
+    shutil.rmtree(region.root / "scenes")  # as DVC does before it runs the stage again
+    done = region.run("export", **PATHS)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("exported: 100% of the AOI valid (by an earlier run)") == kept
+    found = hashes(region.root / "scenes")
+    assert len(found) == 48
+    assert len(set(found.values())) == 2  # the same file every month: what was taken is what was made now
+    manifest = Scenes.read(region.root / "s.parquet")
+    assert dict(zip(manifest["path"], manifest["sha256"], strict=True)) == found
 
 
 @pytest.mark.parametrize("to", ["terminal", "stage alone"])

@@ -14,9 +14,10 @@ from safetensors.torch import save_file
 
 from sandwatch import raster, schemas
 from sandwatch.files import sha256
-from sandwatch.infer import SceneStack, read_score
+from sandwatch.infer import read_score
 from sandwatch.learn.card import CLASSES, Model, Spec
 from sandwatch.learn.model import Predictor, build
+from sandwatch.scene import SceneReader, exported
 from sandwatch.scoring import score, to_scores
 from tests.unit.test_infer import BANDS, make_site, tables
 
@@ -57,13 +58,15 @@ def workspace(tmp_path):
     return tmp_path
 
 
+COMMAND = [
+    sys.executable, ROOT / "stages" / "infer.py", "--aoi", "data/aoi/aoi.parquet", "--manifest",
+    "data/scenes.parquet", "--scenes", "data/scenes", "--weights", "models/model.safetensors", "--predictions",
+    "data/predictions",
+]  # fmt: skip
+
+
 def run_stage(workspace):
-    command = [
-        sys.executable, ROOT / "stages" / "infer.py", "--aoi", "data/aoi/aoi.parquet", "--manifest",
-        "data/scenes.parquet", "--scenes", "data/scenes", "--weights", "models/model.safetensors", "--predictions",
-        "data/predictions",
-    ]  # fmt: skip
-    return subprocess.run(command, cwd=workspace, capture_output=True, text=True, check=False)
+    return subprocess.run(COMMAND, cwd=workspace, capture_output=True, text=True, check=False)
 
 
 def hashes(folder):
@@ -82,10 +85,9 @@ def test_maps_a_scene_with_the_network_and_the_same_bytes_twice(workspace):
 
     predictor = Predictor.load(workspace / "models" / "model.safetensors", "cpu", precision="32-true")
     folder = workspace / "data" / "scenes" / OBS_ID
-    stack = SceneStack(
-        {name: folder / f"{name}.tif" for name in ("s2", "s1")}, raster.read_grid(folder / "s2.tif"), BANDS
-    )
-    expected = to_scores(np.concatenate([part.steps for part in score(stack, predictor)]))
+    rasters = exported(schemas.Scenes.read(workspace / "data" / "scenes.parquet"), folder.parent)[OBS_ID]
+    with SceneReader(OBS_ID, rasters, raster.read_grid(folder / "s2.tif"), BANDS) as scene:
+        expected = to_scores(np.concatenate([part.steps for part in score(scene, predictor)]))
     stored = read_score(predictions / OBS_ID / "score.tif")
     inside = ~np.isnan(stored)
     assert inside.sum() > 10_000
@@ -95,8 +97,26 @@ def test_maps_a_scene_with_the_network_and_the_same_bytes_twice(workspace):
     assert raster.read_tags(predictions / OBS_ID / "mask.tif")["MODEL_SHA256"] == weights
 
     shutil.rmtree(predictions)
+    shutil.rmtree(workspace / ".cache")  # what was done is done again
     assert run_stage(workspace).returncode == 0
     assert hashes(predictions) == once
+
+
+def test_what_a_killed_run_had_mapped_is_not_mapped_again(workspace):
+    months = [f"2023-{month:02}-01" for month in range(1, 9)]
+    aoi, manifest = tables(make_site(workspace / "data" / "scenes", months=months))
+    schemas.Aoi.write(aoi, workspace / "data" / "aoi" / "aoi.parquet")
+    schemas.Scenes.write(manifest, workspace / "data" / "scenes.parquet")
+    with subprocess.Popen(COMMAND, cwd=workspace, text=True, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline().startswith("[1/8] kanhan_2023-01-01: 3.5 km2 mapped")
+        process.kill()
+    kept = len(list((workspace / ".cache/sandwatch/work/units").iterdir()))
+    assert 1 <= kept < 8
+    shutil.rmtree(workspace / "data" / "predictions")  # as DVC does before it runs the stage again
+    done = run_stage(workspace)
+    assert done.returncode == 0, done.stderr
+    assert [line.endswith(" (by an earlier run)") for line in done.stdout.splitlines()] == [n < kept for n in range(8)]
+    assert len(list((workspace / "data" / "predictions").glob("*/score.tif"))) == 8
 
 
 def test_a_scene_without_a_band_of_the_model_is_one_line(workspace):

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -52,7 +53,7 @@ def run(workspace: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(COMMAND, cwd=workspace, capture_output=True, text=True, check=False)
 
 
-def test_the_stage_gives_the_same_bytes_again_and_a_card_that_names_what_made_it(workspace: Path) -> None:
+def test_the_stage_gives_the_same_bytes_after_a_kill_and_a_card_that_names_what_made_it(workspace: Path) -> None:
     done = run(workspace)
     assert (done.returncode, done.stderr) == (0, "")
     assert [line.split(":")[0] for line in done.stdout.splitlines()][:2] == ["epoch 1/2", "epoch 2/2"]
@@ -69,10 +70,26 @@ def test_the_stage_gives_the_same_bytes_again_and_a_card_that_names_what_made_it
         "results/metrics.json",
         "results/plots/metrics/val/AP.tsv",
     } <= first.keys()
-    for name in ("models", "results"):
+    for name in ("models", "results"):  # as DVC does before it runs a stage
         shutil.rmtree(workspace / name)
-    assert run(workspace).returncode == 0
+    facts = json.loads((workspace / "runs" / "train.json").read_text())
+    record = json.loads((workspace / "data/arithmetic.json").read_text())
+    with subprocess.Popen(COMMAND, cwd=workspace, stdout=subprocess.PIPE, text=True) as process:
+        units = workspace / ".cache/sandwatch/work/units"
+        while process.poll() is None and not list(units.glob("[0-9a-f]*")):
+            time.sleep(0.01)
+        process.kill()
+    shutil.rmtree(workspace / "results")
+    for name in ("runs", "data"):  # where nothing can be written, facts of the run don't fail it
+        shutil.rmtree(workspace / name)
+        (workspace / name).touch()
+    again = run(workspace)
+    assert again.returncode == 0, again.stderr
+    assert re.match(r"epochs 1 to [12] of 2 are done, by an earlier run\n", again.stdout)
+    notes = [line for line in again.stdout.splitlines() if line.startswith("note: ")]
+    assert [line.split(": got ")[0] for line in notes] == ["note: data/arithmetic.json", "note: runs/train.json"]
     assert outputs() == first
+    assert not list(units.iterdir())
 
     card = json.loads((workspace / "models" / "model.json").read_text())
     assert card["label_fingerprint"] == "3" * 64
@@ -84,11 +101,9 @@ def test_the_stage_gives_the_same_bytes_again_and_a_card_that_names_what_made_it
         "chips/masks/t_2020-01-01.npy",
     }
     assert card["code"] == {"stages/train.py": "4" * 64}
-    facts = json.loads((workspace / "runs" / "train.json").read_text())
     assert facts["cpu_capability"] == "AVX2"
     for name in facts:
         assert name not in card
-    record = json.loads((workspace / "data/arithmetic.json").read_text())
     assert record["weights_sha256"] == first["models/model.safetensors"]
     assert record["operations"] == facts["arithmetic"]["operations"]
     assert record["fingerprint"] == facts["arithmetic"]["fingerprint"]

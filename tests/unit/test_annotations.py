@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import tempfile
@@ -104,6 +105,18 @@ def test_the_snapshot_is_what_was_received_and_rows_are_found_in_it(tmp_path: Pa
         (b"{not json\n", "malformed_row", 0, "Invalid JSON"),
         (b"\xff\xfe\n", "malformed_row", 0, "Invalid JSON"),
         (b"[1, 2]\n", "malformed_row", 0, "object"),
+        (json.dumps(simple(KNOWN[1], drawn("x"))).encode()[:-30], "malformed_row", 0, "Invalid JSON"),
+        (simple(KNOWN[1], drawn("x"), updated="9999-12-31T23:59:59-12:00"), "malformed_row", 1, "beyond the calendar"),
+        (simple(KNOWN[1], drawn("x"), updated="0001-01-01T00:00:00+00:01"), "malformed_row", 1, "beyond the calendar"),
+        (simple(KNOWN[1], drawn("\ud800")), "malformed_row", 1, "hex escape"),
+        (
+            json.dumps(simple(KNOWN[1], drawn("x", {"type": "Polygon", "coordinates": [[99999]]})))
+            .encode()
+            .replace(b"99999", b"9" * 5000),
+            "malformed_row",
+            1,
+            "Invalid JSON",
+        ),
         (
             row(KNOWN[1], {"labels": [label("l", [{"name": "Sand mine"}, drawn("x")])]}),
             "malformed_row",
@@ -172,6 +185,8 @@ def test_a_harmless_rejection_leaves_the_rest_kept(
         (drawn("x", {"type": "Polygon", "coordinates": [ring()[:2]]}), "geometry_invalid", "2 distinct vertices"),
         (drawn("x", {"type": "Polygon", "coordinates": [[[87.0, "19.9"]]]}), "geometry_invalid", "no longitude"),
         (drawn("x", {"type": "Polygon", "coordinates": [[[1e400, 19.9]]]}), "geometry_invalid", "no longitude"),
+        (drawn("x", {"type": "Polygon", "coordinates": [[[True, 19.9]]]}), "geometry_invalid", "no longitude"),
+        (drawn("x", {"type": "Polygon", "coordinates": [[[0, 0]] * 5001]}), "geometry_invalid", "5001 vertices"),
         (drawn("x", polygon(50, 40, 1e-3, 1e-3)), "geometry_invalid", ""),
         (drawn("good", polygon(90, 20, 9, 30)), "duplicate_feature_id", "another content"),
     ],
@@ -272,6 +287,19 @@ def test_an_answer_given_twice_and_differently_is_no_answer(tmp_path: Path) -> N
     answers = one["projects"]["project0"]["labels"][0]["annotations"]["classifications"]
     answers.append({"name": "Mine activity", "checklist_answers": [{"name": "No"}]})
     assert Frozen(tmp_path, GOOD, one).reasons == ["activity_missing"]
+
+
+def test_a_byte_order_mark_costs_no_row(tmp_path: Path) -> None:
+    raw = [b"\xef\xbb\xbf" + json.dumps(simple(obs_id, drawn(obs_id))).encode() + b"\r\n" for obs_id in KNOWN[:2]]
+    frozen = Frozen(tmp_path, *raw)
+    assert list(frozen.observations.index) == [*KNOWN[:2]]
+    assert (tmp_path / "export.ndjson").read_bytes() == b"".join(raw)
+
+
+def test_an_export_in_utf_16_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "export.ndjson").write_bytes(json.dumps(GOOD).encode("utf-16"))
+    with pytest.raises(InputError, match=r"export\.ndjson: got UTF-16, .*; expected UTF-8"):
+        list(labelbox_export.raw_rows(tmp_path))
 
 
 @pytest.mark.parametrize("rows", [[], [simple(KNOWN[0])], [simple(KNOWN[0], drawn("x", confidence=None))] * 2])
@@ -390,6 +418,37 @@ ROWS = st.builds(
     PROJECTS,
     data_row=st.sampled_from(["dr1", "dr2", "dr3"]),
 ) | st.builds(row, st.sampled_from(KNOWN), PROJECTS, PROJECTS)
+TEXTS = st.text(st.characters() | st.sampled_from("\ud800\udfff\x00\u202e\ufeff"), max_size=6)
+ANY_JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | TEXTS
+    | st.sampled_from(["0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59", 10**19, -1e30, 10**4000, KNOWN[0]]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
+    max_leaves=6,
+)
+
+
+def places(value: Any) -> Iterator[tuple[Any, Any]]:
+    """Every container in a value, with each of its keys or indices."""
+    for key, inner in list(value.items() if isinstance(value, dict) else enumerate(value)):
+        yield value, key
+        if isinstance(inner, dict | list):
+            yield from places(inner)
+
+
+@st.composite
+def mutated(draw: st.DrawFn, sound: st.SearchStrategy[Any]) -> Any:
+    """Something sound, with any JSON value where another one was."""
+    value = copy.deepcopy(draw(sound))
+    for _ in range(draw(st.integers(1, 3))):
+        container, key = draw(st.sampled_from(list(places(value))))
+        container[key] = draw(ANY_JSON)
+    return value
+
+
 BROKEN = st.builds(lambda one, key: {k: v for k, v in one.items() if k != key} | {"projects": [one]}, ROWS, st.text())
 
 
@@ -410,13 +469,13 @@ def drawn_in(value: Any) -> int:
     if isinstance(value, list):
         return sum(map(drawn_in, value))
     if isinstance(value, dict):
-        return sum(len(v) if k == "objects" else drawn_in(v) for k, v in value.items())
+        return sum(len(v) if k == "objects" and isinstance(v, list) else drawn_in(v) for k, v in value.items())
     return 0
 
 
 @settings(max_examples=40, deadline=None)
 @given(
-    rows=st.lists(ROWS | BROKEN, max_size=8),
+    rows=st.lists(ROWS | BROKEN | mutated(ROWS), max_size=8),
     consensus=st.sampled_from(["refuse", "selected", "latest"]),
     excluded=EXCLUDED,
 )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import resource
+import time
 from typing import Any
 
 import geopandas as gpd
@@ -17,7 +19,7 @@ from shapely.geometry import MultiPolygon, Polygon, shape
 from sandwatch.annotations import label_fingerprint
 from sandwatch.annotations.canonical import UnusableGeometryError, canonical, canonical_row, read_polygon
 
-E7 = 10**7
+E7, MOST = 10**7, 100
 
 
 @st.composite
@@ -47,7 +49,7 @@ def geojson(parts: list[list[list[tuple[float, float]]]]) -> dict[str, Any]:
 
 
 def form_of(geometry: dict[str, Any]) -> Any:
-    return canonical(read_polygon(geometry)[0])
+    return canonical(read_polygon(geometry, MOST)[0])
 
 
 @given(multipolygons(), st.data())
@@ -73,7 +75,7 @@ def test_a_vertex_moved_by_a_millionth_of_a_degree_matters(parts: Any, data: st.
 
 @given(multipolygons(), st.floats(-4.9e-8, 4.9e-8))
 def test_the_canonical_form_is_the_drawn_one_rounded(parts: Any, shift: float) -> None:
-    drawn, repaired = read_polygon(geojson(parts))
+    drawn, repaired = read_polygon(geojson(parts), MOST)
     assert not repaired
     assert drawn.equals_exact(shape(geojson(parts)))
     form = canonical(drawn)
@@ -108,7 +110,7 @@ def test_an_open_ring_and_repeated_vertices_are_the_same_ring() -> None:
 def test_a_small_loop_is_repaired_wherever_the_ring_starts() -> None:
     # The last edge overshoots the first corner and comes back across it: a loop of 0.02 x 0.02 on 4 x 3 degrees.
     loop = [[0, 0.01], [4, 0], [4, 3], [0, 3], [0.01, -0.01], [-0.01, -0.01]]
-    repaired, was_repaired = read_polygon({"type": "Polygon", "coordinates": [loop]})
+    repaired, was_repaired = read_polygon({"type": "Polygon", "coordinates": [loop]}, MOST)
     assert was_repaired
     assert repaired.is_valid
     assert repaired.area == pytest.approx(12, rel=0.01)
@@ -128,7 +130,59 @@ def test_a_small_loop_is_repaired_wherever_the_ring_starts() -> None:
 )
 def test_what_a_repair_would_change_is_refused(coordinates: Any, message: str) -> None:
     with pytest.raises(UnusableGeometryError, match=message) as caught:
-        read_polygon({"type": "Polygon", "coordinates": coordinates})
+        read_polygon({"type": "Polygon", "coordinates": coordinates}, MOST)
+    assert caught.value.reason == "geometry_invalid"
+
+
+def test_a_smallest_vertex_that_is_there_often_costs_no_more() -> None:
+    """All teeth of the comb end in one vertex of the canonical form, though they lie apart as drawn."""
+    teeth = [(0.0, 0.0)]
+    for number in range(1, 4001):
+        teeth += [(1.0, number * 1e-12), (number * 1e-12, number * 1e-12)] if number % 2 else [(1.0, number * 1e-7)]
+    start = time.process_time()
+    ((form,),) = canonical(Polygon(teeth))
+    assert time.process_time() - start < 1
+    turns = [form[first:] + form[:first] for first in range(0, len(form), 97)]
+    assert form == min([form, *turns])
+
+
+@given(st.lists(st.sampled_from([(0, 0), (0, 1), (2, 1), (3, 0)]), min_size=3, max_size=12))
+def test_the_start_is_that_of_the_smallest_sequence(ring: list[tuple[int, int]]) -> None:
+    ((form,),) = canonical(shapely.transform(Polygon(ring), lambda xy: xy / E7))
+    assert form == min(form[first:] + form[:first] for first in range(len(form)))
+
+
+def scribble(vertices: int) -> dict[str, Any]:
+    return {"type": "Polygon", "coordinates": [np.random.default_rng(0).random((vertices, 2)).tolist()]}
+
+
+@pytest.mark.parametrize("vertices", [50, 250, 1000, 4000])
+def test_a_scribble_takes_little_time_and_memory(vertices: int) -> None:
+    start, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(UnusableGeometryError, match=r"; (a repair would|too tangled to be repaired)"):
+        read_polygon(scribble(vertices), 5000)
+    assert time.process_time() - start < 1
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
+
+
+def test_a_free_hand_s_outline_with_a_loop_is_still_repaired() -> None:
+    rng, turn = np.random.default_rng(0), np.linspace(0, 2 * np.pi, 4000, endpoint=False)
+    radius = 1 + 0.01 * rng.standard_normal(4000)
+    ring = np.column_stack([radius * np.cos(turn), radius * np.sin(turn)])
+    ring[[7, 12]] = ring[[12, 7]]
+    drawn, repaired = read_polygon({"type": "Polygon", "coordinates": [ring.tolist()]}, 5000)
+    assert repaired
+    assert drawn.area == pytest.approx(np.pi, rel=0.01)
+
+
+@pytest.mark.parametrize("kind", ["Polygon", "MultiPolygon"])
+def test_more_vertices_than_allowed_are_refused_before_anything_is_done(kind: str) -> None:
+    ring = [[0, 0], [4, 0], [4, 3], [0, 0]]
+    coordinates = [ring] * 3 if kind == "Polygon" else [[ring]] * 3
+    with pytest.raises(
+        UnusableGeometryError, match=r"^12 vertices, where annotations\.max_vertices allows 11$"
+    ) as caught:
+        read_polygon({"type": kind, "coordinates": coordinates}, 11)
     assert caught.value.reason == "geometry_invalid"
 
 

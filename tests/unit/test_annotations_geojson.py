@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from sandwatch.annotations import build
+from sandwatch.annotations import build, freeze, geojson
 from sandwatch.errors import InputError
 from sandwatch.grid import Grid, utm_crs
 from sandwatch.imagery.params import Synthetic
 from sandwatch.schemas import Labels, Observations, Quarantine, Scenes
 from tests.unit.annotation_rows import KNOWN, NEVER_ASKED_FOR, SKIPPED, manifest, params, polygon, ring
+from tests.unit.test_annotations import ANY_JSON, MANIFEST, mutated
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "real_labels"
 OTHER = polygon(90, 20, 9, 30)
@@ -96,12 +101,17 @@ def test_a_feature_with_its_own_id_keeps_it(tmp_path: Path) -> None:
     assert list(imported.labels["feature_id"]) == [f"{KNOWN[0]}/7"]
 
 
-def test_another_property_may_hold_the_confidence_and_a_path_may_be_absolute(tmp_path: Path) -> None:
-    elsewhere = tmp_path / "elsewhere.geojson"
+def test_another_property_may_hold_the_confidence_and_a_path_may_be_absolute_or_lead_deeper(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "deeper" / "elsewhere.geojson"
+    elsewhere.parent.mkdir()
     elsewhere.write_text(collection({"geometry": polygon(), "properties": {"sure": "Low"}}))
     (tmp_path / "annotations.csv").write_text(f"obs_id,path,confidence_property\n{KNOWN[0]},{elsewhere},sure\n")
     assert import_from(tmp_path)["labels_low"] == 1
     assert str(tmp_path) not in (tmp_path / "out" / "export.ndjson").read_text()
+    (tmp_path / "annotations.csv").write_text(
+        f"obs_id,path,confidence_property\n{KNOWN[0]},deeper/{elsewhere.name},sure"
+    )
+    assert import_from(tmp_path)["labels_low"] == 1
 
 
 @pytest.mark.parametrize("crs", ["urn:ogc:def:crs:OGC:1.3:CRS84", "urn:ogc:def:crs:EPSG::4326", "EPSG:4326", None])
@@ -125,6 +135,14 @@ def test_any_other_crs_is_refused_by_name(tmp_path: Path, crs: Any) -> None:
         (KNOWN[1], "[]", "malformed_row", 0),
         (KNOWN[1], '{"type": "FeatureCollection"}', "malformed_row", 0),
         (KNOWN[1], collection(3, 4), "malformed_row", 2),
+        (KNOWN[1], collection(feature(polygon()))[:-40], "malformed_row", 0),
+        (KNOWN[1], "[" * 100_000, "malformed_row", 0),
+        (KNOWN[1], collection(feature(polygon(), id="\ud800")), "malformed_row", 1),
+        (KNOWN[1], collection(feature({"type": "\udfff", "coordinates": []}, id=1)), "geometry_not_polygon", 1),
+        (KNOWN[1], '{"features": [{"geometry": null, "id": ' + "9" * 5000 + "}]}", "malformed_row", 0),
+        (KNOWN[1], '{"features": [{"geometry": {"type": ' + "[" * 900 + "]" * 900 + "}}]}", "geometry_not_polygon", 1),
+        (KNOWN[1], collection(feature({"type": "Polygon", "coordinates": [[True, 1]]})), "geometry_invalid", 1),
+        (KNOWN[1], collection(feature({"type": "Polygon", "coordinates": [[[85, True]] * 4]})), "geometry_invalid", 1),
         (SKIPPED, collection(feature(polygon())), "scene_missing", 1),
         (NEVER_ASKED_FOR, collection(feature(polygon())), "unknown_observation", 1),
         (KNOWN[1], collection(feature(None)), "geometry_missing", 1),
@@ -141,6 +159,7 @@ def test_what_is_unfit_goes_to_quarantine(
     assert list(imported.observations.index) == [KNOWN[0]]
     rejected = imported.quarantine.set_index("reason").loc[reason]
     assert rejected["polygons"] == polygons
+    assert rejected["row_id"] == f"{obs_id}.geojson" or rejected["detail"].startswith(f"{obs_id}.geojson: ")
     assert imported.metrics["quarantined_labels"] == polygons
 
 
@@ -155,18 +174,39 @@ def test_what_is_unfit_goes_to_quarantine(
             r"annotations\.csv, line 3: got obs_id 'a', path 'missing\.geojson'; .*",
         ),
         ("obs_id,path\n,x.geojson\n", r"annotations\.csv, line 2: got obs_id '', path 'x\.geojson'; .*"),
-        ("obs_id,path\na\n", r"annotations\.csv, line 2: got obs_id 'a', path ''; .*"),
+        ("obs_id,path\na\n", r"annotations\.csv, line 2: got 1 values; expected 2, as in the header; .*"),
+        ("obs_id,path\na," + "x" * 250 + ".geojson\n", r"line 2: got obs_id 'a', path 'xxx.*; .* on this machine"),
+        ("obs_id,path\na,.\n", r"line 2: got obs_id 'a', path '\.'; .* on this machine"),
+        ('obs_id,path\na,"x".geojson\nb,y.geojson\n', r"annotations\.csv, line 2: got no CSV: .*; .* close the quote"),
+        ('obs_id,path\na,"x.geojson\nb,y.geojson\n', r"annotations\.csv, line 2: got no CSV: unexpected end of data; "),
+        (
+            "obs_id,path\na,Mahānadī.geojson\n".encode("cp1257"),
+            r"annotations\.csv: got 'utf-8' codec .*; expected UTF-8",
+        ),
+        (
+            "obs_id,path\na,../secret.txt\n",
+            r"line 2: got path '\.\./secret\.txt', which leads out of .*; copy the file",
+        ),
+        ("obs_id,path\na,{outside}/secret.txt\n", r"line 2: got path '/.*secret\.txt', which leads out of .*; copy"),
+        ("obs_id,path\na,link.geojson\n", r"line 2: got path 'link\.geojson', which leads out of .*; copy the file"),
         ("obs_id,path\na,gs://bucket/x.geojson\n", r"line 2: got .*gs://bucket/x\.geojson.*; .* fetch the file first"),
         ("obs_id,path\na,latin.geojson\n", r"latin\.geojson: got .*; expected UTF-8; save it as UTF-8"),
     ],
 )
-def test_a_bad_manifest_is_one_clear_line(tmp_path: Path, listing: str | None, message: str) -> None:
-    (tmp_path / "latin.geojson").write_bytes('{"name": "Mahānadī"}'.encode("utf-16"))
-    if listing is not None:
-        (tmp_path / "annotations.csv").write_text(listing)
-    with pytest.raises(InputError, match=message):
-        import_from(tmp_path)
-    assert not (tmp_path / "out" / "export.ndjson").exists()
+def test_a_bad_manifest_is_one_clear_line(tmp_path: Path, listing: str | bytes | None, message: str) -> None:
+    folder = tmp_path / "annotations"
+    folder.mkdir()
+    (tmp_path / "secret.txt").write_text("a key of somebody's")
+    (folder / "link.geojson").symlink_to(tmp_path / "secret.txt")
+    (folder / "latin.geojson").write_bytes('{"name": "Mahānadī"}'.encode("utf-16"))
+    if isinstance(listing, bytes):
+        (folder / "annotations.csv").write_bytes(listing)
+    elif listing is not None:
+        (folder / "annotations.csv").write_text(listing.replace("{outside}", str(tmp_path)))
+    with pytest.raises(InputError, match=message) as caught:
+        import_from(folder)
+    assert "\n" not in str(caught.value)
+    assert not (folder / "out" / "export.ndjson").exists()
 
 
 @pytest.fixture(scope="module")
@@ -215,3 +255,46 @@ def test_real_labels_rasterise_to_the_reference_masks(real: Imported) -> None:
         six_decimals = shapely.transform(labels.geometry.to_numpy(), lambda xy: xy.round(6))
         mask = rasterize(six_decimals, reference.shape, transform=transform, all_touched=True) > 0
         assert np.array_equal(mask, reference)
+
+
+SOUND = st.builds(
+    lambda features, members: {"type": "FeatureCollection", "features": features} | members,
+    st.lists(
+        st.builds(feature, st.sampled_from([polygon(), OTHER, None]), st.sampled_from(["High", "Low", None])),
+        max_size=3,
+    ),
+    st.sampled_from([{}, {"name": "a"}]),
+)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(SOUND | mutated(SOUND) | ANY_JSON, min_size=1, max_size=5), st.integers(0, 30))
+def test_whatever_a_file_holds_every_feature_is_accounted_for(contents: list[Any], cut: int) -> None:
+    texts = [json.dumps(content) for content in contents]
+    texts.append(texts[0][: len(texts[0]) * cut // 30])
+    names = [f"{number}.geojson" for number in range(len(texts))]
+    rows = [
+        {
+            "obs_id": KNOWN[number % 3],
+            "path": name,
+            "sha256": "0" * 64,
+            "confidence_property": "Confidence",
+            "content": c,
+        }
+        for number, (name, c) in enumerate(zip(names, texts, strict=True))
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder)
+        lines = [json.dumps(row).encode() + b"\n" for row in rows]
+        kept = 0
+        with contextlib.suppress(InputError):
+            kept = freeze(lines, geojson.parse, params(source="geojson"), MANIFEST, out, out / "c", {})["labels"]
+        quarantine = Quarantine.read(out / "quarantine.parquet")
+    features = 0
+    for text in texts:
+        with contextlib.suppress(ValueError):
+            content = json.loads(text)
+            if isinstance(content, dict):
+                found = content.get("features", [content] if "geometry" in content else None)
+                features += len(found) if isinstance(found, list) else 0
+    assert kept + quarantine["polygons"].sum() == features

@@ -1,4 +1,5 @@
 import json
+import shutil
 import threading
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from shapely.geometry import box, shape
 from sandwatch import raster, schemas, stack
 from sandwatch.chips import Chips, Cut, choose, cut, rasterise
 from sandwatch.errors import InputError
+from sandwatch.files import sha256
 from sandwatch.grid import Grid, Window
 from sandwatch.params import Bands
 from sandwatch.split import Split
@@ -47,9 +49,13 @@ def test_masks_equal_those_of_the_real_labels(observation: Path | None) -> None:
         geometry=[shape(feature["geometry"]) for feature in features],
         crs="EPSG:4326",
     )
-    ordinals = rasterise(labels, raster.read_grid(observation / "labels_mask.tif"))
     with rasterio.open(observation / "labels_mask.tif") as file:
-        reference = file.read(1) > 0
+        reference, transform, crs = file.read(1) > 0, file.transform, file.crs.to_string()
+    height, width = reference.shape
+    ordinals = rasterise(
+        labels,
+        Grid(crs=crs, left=transform.c, top=transform.f, width=width, height=height, resolution=transform.a),
+    )
     np.testing.assert_array_equal(ordinals > 0, reference)
     assert reference.any()
     assert set(np.unique(ordinals)) == set(range(len(features) + 1))
@@ -192,6 +198,7 @@ def region(tmp_path: Path) -> Region:
                     "status": "exported",
                     "path": f"{obs_id}/{product}.tif",
                     "source": "files",
+                    "sha256": sha256(tmp_path / "scenes" / obs_id / f"{product}.tif"),
                 }
                 for product in ("s2", "s1")
             ]
@@ -243,6 +250,14 @@ def test_arrays_hold_what_the_scene_and_the_labels_hold(region: Region) -> None:
     assert mask[0, 0] == IGNORED
     assert mask[11, 27] == IGNORED  # labelled, but a band lacks data
     assert mask[50, 60] == IGNORED  # radar alone lacks data
+
+
+def test_a_raster_that_is_not_the_one_that_was_exported_is_refused(region: Region) -> None:
+    path = region["scenes"] / "s2_2020-01-01" / "s1.tif"
+    shutil.copy(region["scenes"] / "s2_2020-02-01" / "s1.tif", path)
+    with pytest.raises(InputError, match=r"observation s2_2020-01-01, .*s1.tif: got SHA-256 .*; expected SHA-256"):
+        cut(**region)
+    assert not (region["out"] / "pixels" / "s2_2020-01-01.npy").exists()
 
 
 def test_windows_count_what_lies_in_them(region: Region) -> None:
@@ -374,6 +389,8 @@ def test_windows_that_share_ground_are_refused_however_far_their_areas_are(regio
         bands = {"s2": BANDS.s2, "s1": BANDS.s1}[path.stem]
         pixels, nodata = raster.read(path, bands=bands), {"s2": 0, "s1": np.nan}[path.stem]
         raster.write_cog(path, pixels, grid, bands=bands, nodata=nodata)
+        written = region["manifest"]["path"] == f"{path.parent.name}/{path.name}"
+        region["manifest"].loc[written, "sha256"] = sha256(path)
     places = {"s1": px(0, 0, 60, 20), "s3": px(0, 60, 60, 20, grid)}
     for site, place in places.items():
         row = region["aoi"].index[region["aoi"]["site_id"] == site]
@@ -415,6 +432,7 @@ def test_more_observations_than_a_process_may_have_files_open(region: Region) ->
             "status": "exported",
             "path": f"s1_2020-01-01/{product}.tif",
             "source": "files",
+            "sha256": sha256(region["scenes"] / "s1_2020-01-01" / f"{product}.tif"),
         }
         for obs_id in ids
         for product in ("s2", "s1")

@@ -15,10 +15,11 @@ import shapely
 import yaml
 from PIL import Image
 
-from sandwatch import cli, doctor, raster, remote, report, schemas
+from sandwatch import cli, doctor, raster, remote, report, schemas, work
 from sandwatch.errors import InputError
 from sandwatch.files import sha256
 from sandwatch.grid import Grid
+from sandwatch.work import Work
 
 ROOT = Path(__file__).parents[2]
 HEAVY = (
@@ -69,7 +70,9 @@ def examined(root, environment=None, home=Path("/nonexistent")):
 
 def lock(root, stages, present=True):
     outs = {name: [f"data/{name}"] for name in stages}
-    record = {name: {"cmd": "x", "outs": [{"path": path} for path in paths]} for name, paths in outs.items()}
+    record = {
+        name: {"cmd": "x", "outs": [{"path": path, "md5": "0" * 32} for path in paths]} for name, paths in outs.items()
+    }
     (root / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": record}))
     for (path,) in outs.values():
         if present:
@@ -204,6 +207,41 @@ def test_next_is_to_pull_where_a_remote_can_have_the_outputs(clone):
     assert doctor.next_step(doctor.examine(clone, {}, clone)).startswith("dvc repro, to run check, aoi")
     remote.set_default(clone, "gs://sand/dvc")
     assert doctor.next_step(doctor.examine(clone, {}, clone)).startswith("dvc pull, to fetch the outputs of check, aoi")
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda text: text.replace("stages:\n", "stages:\n<<<<<<< HEAD\n=======\n>>>>>>> theirs\n"),
+        lambda text: text[: text.rindex("md5") + 3],
+        lambda text: text + "\0",
+        lambda text: "",
+        lambda text: "[" * 400,
+        lambda text: "stages: 3",
+    ],
+)
+def test_a_dvc_lock_that_is_none_is_a_problem_by_name(clone, spoil, monkeypatch, capsys):
+    lock(clone, ALL)
+    (clone / "dvc.lock").write_text(spoil((clone / "dvc.lock").read_text()))
+    code, out, err = call("doctor", monkeypatch=monkeypatch, capsys=capsys)
+    assert (code, err) == (1, "")
+    assert "!! dvc.lock" in out
+    assert "git checkout dvc.lock" in out.splitlines()[-1]
+
+
+def test_a_dvc_yaml_that_is_none_is_a_problem_by_name(clone):
+    (clone / "dvc.yaml").write_text("stages: [")
+    assert examined(clone)["stages", "dvc.yaml"].state == "problem"
+    (clone / "dvc.yaml").write_bytes(b"stages: \xff")
+    assert examined(clone)["stages", "dvc.yaml"].state == "problem"
+
+
+def test_doctor_says_what_others_wrote_without_doing_it(clone, monkeypatch, capsys):
+    (clone / "params.yaml").write_text((clone / "params.yaml").read_text() + '"a\\e[2J\\u202eb": 1\n')
+    code, out, _ = call("doctor", monkeypatch=monkeypatch, capsys=capsys)
+    assert code == 1
+    assert "a�[2J�b" in out
+    assert "\x1b" not in out
 
 
 def test_a_broken_dvc_config_is_a_problem(clone):
@@ -457,3 +495,15 @@ def test_doctor_says_what_labelbox_lacks(clone):
     findings = doctor.examine(clone, {"LABELBOX_API_KEY": SECRET}, clone.parent)
     assert [finding for finding in findings if finding.state == "problem"] == []
     assert SECRET not in str(findings)
+
+
+def test_finished_work_that_is_kept_is_measured_and_removed(clone, monkeypatch, capsys):
+    kept = Work(work.place(), "code")
+    kept.put_bytes(kept.key(1), b"0" * 2_000_000, "state")
+    status, said, _ = call("cache", monkeypatch=monkeypatch, capsys=capsys)
+    assert (status, said.split(" of at most ")[0]) == (0, ".cache/sandwatch/work: 2.0 MB")
+    assert call("cache", "--prune", monkeypatch=monkeypatch, capsys=capsys)[1] == (
+        ".cache/sandwatch/work: 2.0 MB removed\n"
+    )
+    assert call("cache", monkeypatch=monkeypatch, capsys=capsys)[1].startswith(".cache/sandwatch/work: 0.0 MB")
+    assert kept.take_bytes(kept.key(1), "state") is None

@@ -14,6 +14,12 @@ def test_it_is_one_line_and_can_be_pickled() -> None:
     assert (str(back), back.got, type(back)) == (str(error), "x\n y", InputError)
 
 
+def test_what_is_not_seen_does_nothing_to_the_line() -> None:
+    error = InputError("a\x1b[2K.csv", got="x\u202ey\udce9", expected="a\u200enumber", fix="correct\x9bit")
+    assert str(error) == "a�[2K.csv: got x�y�; expected a�number; correct�it"
+    assert error.got == "x\u202ey\udce9", "what was found is kept as it was"
+
+
 @pytest.mark.parametrize(
     ("said", "shown"),
     [
@@ -24,7 +30,12 @@ def test_it_is_one_line_and_can_be_pickled() -> None:
         ),
         ("for url: http://me:KEY@x.example:80/a.tif#KEY", "for url: http://x.example:80/a.tif"),
         ("see 'https://x.example/a?X-Goog-Signature=KEY','KEY' there", "see 'https://x.example/a there"),
-        (r'{"url":"https:\/\/x.example\/a?sig=KEY"}', r'{"url":"https:\/\/x.example\/a'),
+        (r'{"url":"https:\/\/x.example\/a?sig=KEY"}', '{"url":"https://x.example/a'),
+        ("'http://me:KEY@x.example/a?sig=KEY'", "'http://x.example/a"),
+        (r'{"url":"https:\/\/me:KEY@x.example\/a"}', '{"url":"https://x.example/a"}'),
+        ("/login?token=KEY&next=http://x.example", "/login"),
+        ("https://a.example/get/http://me:KEY@x.example/a", "https://a.example/get/"),
+        ("https%3A%2F%2Fme:KEY@x.example/a", "https://x.example/a"),
         ("http://[KEY/a?b=KEY", "an address"),
         ("uploads?upload_id=KEY", "uploads"),
         ("gs://bucket/a b, really? yes", "gs://bucket/a b, really? yes"),

@@ -1,5 +1,6 @@
 import dataclasses
 import math
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -48,6 +49,35 @@ def test_pixels_outside_the_fold_or_ignored_do_not_count(world):
     after = world.evaluate()
     assert after.metrics == before.metrics
     pd.testing.assert_frame_equal(after.observations, before.observations)
+
+
+def test_a_raster_that_is_not_the_one_that_was_exported_is_refused(world):
+    world.write()
+    path = world.scenes / "low_2024-05-01" / "s2.tif"
+    shutil.copy(world.scenes / "low_2024-01-01" / "s2.tif", path)
+    with pytest.raises(InputError, match=r"observation low_2024-05-01, .*s2.tif: got SHA-256 .*; expected SHA-256 "):
+        world.judge(Pointwise())
+
+
+@pytest.mark.parametrize("damage", ["gone", "empty", "short", "long", "other"])
+def test_a_mask_that_is_not_whole_is_refused(world, damage):
+    world.write()
+    path = world.chips / "masks" / "low_2024-05-01.npy"
+    content = path.read_bytes()
+    path.unlink()
+    if damage == "other":
+        np.save(path, world.masks["low_2024-05-01"][:, :-1])
+    elif damage != "gone":
+        path.write_bytes({"empty": b"", "short": content[:-1], "long": content + b"0"}[damage])
+    with pytest.raises(InputError, match=r"masks/low_2024-05-01.npy: got .*; expected .*; run dvc checkout chips, or"):
+        world.judge(Pointwise())
+
+
+def test_an_observation_that_was_not_exported_is_named(world):
+    world.write()
+    world.manifest = world.manifest[world.manifest.obs_id != "low_2024-05-01"]
+    with pytest.raises(InputError, match=r"observation low_2024-05-01: got no s2 among what was exported; "):
+        world.judge(Pointwise())
 
 
 def test_random_windows_do_not_widen_what_a_fold_owns(world):
@@ -137,7 +167,7 @@ def test_months_of_a_site_that_agree_make_no_interval_narrower(larger):
 
 def test_other_test_sites_are_judged_apart(larger):
     """A group may hold a site of a river that is trained on elsewhere: it is in no figure of the holdout river."""
-    larger.stacks["side_2024-01-01"][0] = 9_000 - larger.stacks["side_2024-01-01"][0]  # as bad as can be
+    larger.stacks["side_2024-01-01"][0] = 9_910 - larger.stacks["side_2024-01-01"][0].clip(1)  # as bad as can be
     evaluation = larger.evaluate()
     scores, truth, _, _ = larger.truth("test", sites=("low", "delta"))
     assert evaluation.holdout_rivers == ("Bera",)
@@ -214,6 +244,7 @@ def test_the_worst_misses_are_found_where_they_are(world):
     for obs_id in FOLDS:  # a scene larger than a picture
         world.masks[obs_id] = np.pad(world.masks[obs_id], ((0, 130), (0, 140)), constant_values=255)
         world.stacks[obs_id] = np.pad(world.stacks[obs_id], ((0, 0), (0, 130), (0, 140)), constant_values=NODATA)
+    world.aoi[["height_px", "width_px"]] = HEIGHT + 130, WIDTH + 140
     evaluation = world.evaluate()
     assert [(miss.kind, miss.obs_id, miss.area_px) for miss in evaluation.misses] == [
         ("missed mine", "low_2024-01-01", 100),

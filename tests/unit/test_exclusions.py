@@ -79,8 +79,8 @@ def test_no_file_excludes_nothing_and_columns_have_no_order(tmp_path: Path) -> N
         ("id,pixels,reason\nx,ignore\n", "line 2: got 2 values; expected 3"),
         ("id,pixels,reason\nx,ignore,no,why\n", "line 2: got 4 values; expected 3"),
         ("id,pixels,reason\nx,ignore,r\ny,other,r\nx,other,s\n", "line 4: got id x again"),
-        ('id,pixels,reason\nx,ignore,"r\n', "expected CSV in UTF-8"),
-        (b"id,pixels,reason\nx,ignore,\xff\n", "expected CSV in UTF-8"),
+        ('id,pixels,reason\nx,ignore,"r\n', "line 2: got no CSV: unexpected end of data; .* close the quote"),
+        (b"id,pixels,reason\nx,ignore,\xff\n", r"exclusions\.csv: got 'utf-8' codec .*; expected UTF-8"),
     ],
 )
 def test_a_bad_file_is_one_line(tmp_path: Path, content: str | bytes, message: str) -> None:

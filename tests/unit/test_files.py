@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from sandwatch.files import sha256, whole, write_json
+from sandwatch.errors import InputError
+from sandwatch.files import read_json, sha256, whole, write_json
 
 
 def test_whole_leaves_the_old_file_and_no_rest_when_writing_fails(tmp_path: Path) -> None:
@@ -33,3 +34,17 @@ def test_sha256_is_that_of_the_bytes(tmp_path: Path) -> None:
 def test_json_has_one_form(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {"b": 1, "a": "Ä"})
     assert (tmp_path / "a.json").read_bytes() == '{\n  "a": "Ä",\n  "b": 1\n}\n'.encode()
+
+
+@pytest.mark.parametrize(
+    "content", [None, b"", b'{"a": ', b"null", b"[1]", b"{}", b'{"a": "x"}', b"[" * 100_000, b"\xff"]
+)
+def test_json_that_is_not_what_is_expected_is_one_line(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "a.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=r"a.json: got .+; expected a number; run dvc repro") as error:
+        read_json(path, lambda found: int(found["a"]), expected="a number", fix="run dvc repro")
+    assert "\n" not in str(error.value)
+    path.write_bytes(b'{"a": 1}')
+    assert read_json(path, lambda found: int(found["a"]), expected="a number", fix="run dvc repro") == 1

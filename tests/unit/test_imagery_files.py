@@ -2,7 +2,8 @@
 
 import csv
 import json
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from sandwatch.imagery import Composite, Site
 from sandwatch.imagery.files import Files
 from sandwatch.imagery.params import Imagery
 from sandwatch.schemas import Scenes
+from sandwatch.work import Work
 from tests.conftest import CRS, GRID, a_site, reflectance, write_raster
 from tests.servers.gcs import serve_gcs
 
@@ -238,7 +240,7 @@ def test_a_manifest_that_is_missing_or_broken_is_refused(tmp_path: Path) -> None
         Files.open(tmp_path, bands=BANDS, places=[a_site()])
     (tmp_path / "scenes.csv").write_text(",".join(ROW) + f"\n{OBS},s2,a.tif,B4,B3,B2,1,0\n")
     with pytest.raises(
-        InputError, match=r"scenes.csv, line 2: got more or fewer values than columns; .* quote band lists"
+        InputError, match=r"scenes.csv, line 2: got 8 values; expected 6, as in the header; .* quote values"
     ):
         Files.open(tmp_path, bands=BANDS, places=[a_site()])
 
@@ -337,12 +339,21 @@ def test_real_stretched_pictures_become_reflectance(tmp_path: Path, shared: Any)
     assert abs(float(np.median(found)) - float(np.median(original))) < 200
 
 
-def run_export(folder: Path, *rows: dict[str, str], out: str = "scenes", workers: int = 1, **site: Any) -> pd.DataFrame:
+def run_export(
+    folder: Path,
+    *rows: dict[str, str],
+    out: str = "scenes",
+    workers: int = 1,
+    progress: Callable[[str], None] = lambda _: None,
+    imagery: Imagery = IMAGERY,
+    **site: Any,
+) -> pd.DataFrame:
     places = [a_site(**site)]
     source = Files.open(write_manifest(folder, *rows), bands=BANDS, places=places)
     table = export(
-        places, source, folder=folder / out, bands=BANDS, imagery=IMAGERY, workers=workers, progress=lambda _: None
-    )
+        places, source, folder=folder / out, bands=BANDS, imagery=imagery, work=Work(folder / "work", ""),
+        workers=workers, progress=progress,
+    )  # fmt: skip
     return Scenes.checked(table, out)
 
 
@@ -363,6 +374,32 @@ def test_export_writes_scenes_the_picture_and_the_manifest(tmp_path: Path) -> No
     assert np.array_equal(raster.read(tmp_path / "scenes" / OBS / "s2.tif", bands=BANDS.s2, grid=GRID), pixels)
     picture = raster.read(tmp_path / "scenes" / OBS / "rgb.tif", bands=("B4", "B3", "B2"), grid=GRID)
     assert np.abs(picture - (1 + pixels.astype(float).clip(max=3500) / 3500 * 254)).max() <= 0.5 + 1e-9
+
+
+def test_an_observation_is_exported_once_until_something_of_it_changes(tmp_path: Path) -> None:
+    months = (date(2023, 1, 1), date(2023, 2, 1))
+    rows = [ROW, ROW | {"obs_id": "Bhargavi_1_2023-02-01", "path": "b.tif"}]
+    for number, name in enumerate(("a.tif", "b.tif")):
+        write_raster(tmp_path / name, reflectance(3, seed=number))
+
+    def taken(*rows: dict[str, str], months: tuple[date, ...] = months, **changes: Any) -> list[str]:
+        lines: list[str] = []
+        shutil.rmtree(tmp_path / "scenes", ignore_errors=True)
+        table = run_export(tmp_path, *rows, months=months, progress=lines.append, **changes)
+        for path, expected in table[["path", "sha256"]].dropna().itertuples(index=False):
+            assert sha256(tmp_path / "scenes" / path) == expected
+        return sorted(line.split()[4][-10:] for line in lines if line.endswith(" (by an earlier run)"))
+
+    both = ["2023-01-01", "2023-02-01"]
+    assert taken(*rows) == []
+    assert taken(*rows) == taken(*reversed(rows), workers=2) == both
+    assert taken(*rows, months=(*months, date(2023, 3, 1))) == both  # another month changes nothing of these
+    write_raster(tmp_path / "b.tif", reflectance(3, seed=9))
+    assert taken(*rows) == ["2023-01-01"]
+    assert taken(rows[0] | {"scale": "2"}, rows[1]) == ["2023-02-01"]
+    assert taken(*rows, imagery=IMAGERY.model_copy(update={"min_coverage": 0.01})) == []
+    assert taken(*rows, grid=GRID.crop(Window(row=0, col=0, height=29, width=40))) == []
+    assert taken(*rows) == both
 
 
 def test_the_picture_is_0_only_without_data_and_255_from_white_on(tmp_path: Path) -> None:
@@ -438,6 +475,9 @@ class Weighed:
     def __call__(self, site: Site, month: date) -> Composite:
         return self.source(site, month)
 
+    def inputs(self, site: Site, month: date) -> Any:
+        return self.source.inputs(site, month)
+
     def __reduce__(self) -> tuple[type["Weighed"], tuple[Files]]:
         self.sent += 1
         return Weighed, (self.source,)
@@ -450,7 +490,8 @@ def test_the_source_goes_to_each_worker_once(tmp_path: Path) -> None:
     rows = [ROW | {"obs_id": f"Bhargavi_1_{month}"} for month in months]
     source = Weighed(Files.open(write_manifest(tmp_path, *rows), bands=BANDS, places=places))
     table = export(
-        places, source, folder=tmp_path / "s", bands=BANDS, imagery=IMAGERY, workers=2, progress=lambda _: None
-    )
+        places, source, folder=tmp_path / "s", bands=BANDS, imagery=IMAGERY, work=Work(tmp_path / "work", ""),
+        workers=2, progress=lambda _: None,
+    )  # fmt: skip
     assert (table["status"] == "exported").all()
     assert source.sent == 2

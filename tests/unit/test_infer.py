@@ -25,9 +25,11 @@ from sandwatch import raster, schemas
 from sandwatch.errors import InputError
 from sandwatch.files import sha256
 from sandwatch.grid import Grid
-from sandwatch.infer import Infer, Region, Scene, SceneStack, infer, map_scene, read_score
+from sandwatch.infer import Infer, Region, Scene, infer, map_scene, read_score
 from sandwatch.learn.card import Spec
+from sandwatch.scene import exported
 from sandwatch.stack import NODATA, encode
+from sandwatch.work import Work
 
 BANDS = ("B2", "B3", "B8", "VV")
 CRS = "EPSG:32644"
@@ -126,6 +128,49 @@ def mapped(tmp_path, weights):
     predictions = tmp_path / "predictions"
     infer(aoi, manifest, tmp_path / "scenes", Pointwise(), SETTINGS, weights=weights, predictions=predictions)
     return SimpleNamespace(site=site, scenes=tmp_path / "scenes", predictions=predictions, obs_id="kanhan_2023-02-01")
+
+
+def test_a_scene_is_mapped_once_until_something_of_it_changes(tmp_path, weights, capsys):
+    months = ("2023-02-01", "2023-03-01", "2023-04-01")
+    site = make_site(tmp_path / "scenes", width=60, height=60, months=months)
+
+    class Killed(Pointwise):
+        """Dies in the third scene."""
+
+        def __call__(self, pixels):
+            if "[2/3]" in capsys.readouterr().out:
+                raise KeyboardInterrupt
+            return super().__call__(pixels)
+
+    def run(name, scorer, *, settings=SETTINGS, work="work"):
+        """Hashes of what it wrote, and which scenes it took."""
+        aoi, manifest = tables(site)
+        infer(
+            aoi, manifest, tmp_path / "scenes", scorer, settings, weights=weights, predictions=tmp_path / name,
+            work=Work(tmp_path / work, "code"),
+        )  # fmt: skip
+        lines = capsys.readouterr().out.splitlines()
+        files = {str(path.relative_to(tmp_path / name)): sha256(path) for path in (tmp_path / name).rglob("*.*")}
+        return files, [line[1:4] for line in lines if line.endswith(" (by an earlier run)")]
+
+    with pytest.raises(KeyboardInterrupt):
+        run("killed", Killed())
+    whole, none = run("whole", Pointwise(), work="other")
+    resumed, taken = run("resumed", Pointwise())
+    assert (none, taken) == ([], ["1/3", "2/3"])
+    assert resumed == whole
+    assert len(whole) == 3 * 4 + 3
+    assert run("again", Pointwise()) == (whole, ["1/3", "2/3", "3/3"])
+    other = Pointwise()
+    other.spec = SPEC.model_copy(update={"threshold": 0.4})
+    assert run("model", other)[1] == []
+    assert run("settings", Pointwise(), settings=Infer(min_object_m2=2000.0))[1] == []
+    raster.write_cog(
+        tmp_path / "scenes" / "kanhan_2023-03-01" / "s1.tif", np.full((1, 60, 60), -9, np.float32), site[2],
+        bands=BANDS[3:], nodata=np.nan,
+    )  # fmt: skip
+    site[1][3]["sha256"] = sha256(tmp_path / "scenes" / "kanhan_2023-03-01" / "s1.tif")
+    assert run("scene", Pointwise())[1] == ["1/3", "3/3"]
 
 
 def expected_scores(mapped):
@@ -420,21 +465,23 @@ def test_the_published_schemas_refuse_a_fault(mapped, published, name, keys, val
         extensions(document, published)
 
 
-def test_a_scene_is_read_block_row_by_block_row(tmp_path, monkeypatch):
-    _, _, grid, _ = make_site(tmp_path, height=600)
-    folder = tmp_path / "kanhan_2023-02-01"
-    stack = SceneStack({name: folder / f"{name}.tif" for name in ("s2", "s1")}, grid, BANDS)
-    whole = encode(raster.read(folder / "s2.tif", bands=BANDS[:3]), raster.read(folder / "s1.tif", bands=BANDS[3:]))
-    assert stack.shape == whole.shape
-    read = raster.read
-    windows = []
-    monkeypatch.setattr(
-        raster, "read", lambda *args, **kwargs: (windows.append(kwargs["window"]), read(*args, **kwargs))[1]
+def test_a_raster_that_is_not_the_one_that_was_exported_is_not_mapped(tmp_path, weights):
+    site = make_site(tmp_path / "scenes", months=("2023-02-01", "2023-03-01"))
+    aoi, manifest = tables(site)
+    shutil.copy(tmp_path / "scenes/kanhan_2023-02-01/s2.tif", tmp_path / "s2.tif")
+    raster.write_cog(
+        tmp_path / "scenes/kanhan_2023-03-01/s2.tif",
+        raster.read(tmp_path / "s2.tif", bands=BANDS[:3]) + np.uint16(1),
+        site[2],
+        bands=BANDS[:3],
+        nodata=0,
     )
-    for first, last in ((0, 100), (100, 290), (290, 300), (300, 600)):
-        np.testing.assert_array_equal(stack[:, first:last, 0:150], whole[:, first:last])
-        np.testing.assert_array_equal(stack[1:3, first:last, 20:33], whole[1:3, first:last, 20:33])
-    assert [window.row for window in windows] == [0, 0, 256, 256, 512, 512]
+    said = (
+        r"observation kanhan_2023-03-01, .*s2.tif: got SHA-256 .{64}; expected SHA-256 .{64}, .*; .* dvc checkout exp"
+    )
+    with pytest.raises(InputError, match=said):
+        infer(aoi, manifest, tmp_path / "scenes", Pointwise(), SETTINGS, weights=weights, predictions=tmp_path / "p")
+    assert not list((tmp_path / "p" / "kanhan_2023-03-01").glob("*"))
 
 
 def test_the_region_drawn_in_parts_is_the_region_drawn_whole(tmp_path):
@@ -447,11 +494,10 @@ def test_the_region_drawn_in_parts_is_the_region_drawn_whole(tmp_path):
 
 def test_memory_stays_below_the_scene(tmp_path):
     _, rows, grid, place = make_site(tmp_path, width=200, height=8_000)
-    paths = {product: tmp_path / "kanhan_2023-02-01" / f"{product}.tif" for product in ("s2", "s1")}
+    rasters = exported(pd.DataFrame(rows), tmp_path)["kanhan_2023-02-01"]
     scene = Scene(
         obs_id="kanhan_2023-02-01", site_id="kanhan", river="Kanhan", district="Nagpur", date="2023-02-01", grid=grid,
-        aoi=place, paths=paths, sha256={row["product"]: row["sha256"] for row in rows},
-        imagery="real",
+        aoi=place, rasters=rasters, imagery="real",
     )  # fmt: skip
     tracemalloc.start()
     try:

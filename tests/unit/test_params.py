@@ -1,5 +1,6 @@
 """params.yaml: every mistake is one clear line that names the key, what it got and what is allowed."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -227,6 +228,47 @@ def test_a_section_that_is_none_is_told(clone: Path, section: str, value: object
 def test_a_region_without_a_folder_is_told(clone: Path, value: object) -> None:
     (line,) = lines(clone, {"region": value})
     assert line.startswith(f"params.yaml: region: got {value!r}; expected a folder under data/regions: india, sample; ")
+
+
+@pytest.mark.parametrize(
+    "name", ["a b", "a;touch x", "$(id)", "`id`", "a'b", 'a"b', "a&b", "a|b", "-a", "a\nb", "~", "*"]
+)
+def test_a_name_that_a_shell_would_take_for_its_own_is_refused(clone: Path, name: str) -> None:
+    """dvc.yaml writes both into commands."""
+    (clone / "data/regions" / name).mkdir()
+    (line,) = lines(clone, {"region": name})
+    assert line.startswith("params.yaml: region: got ")
+    assert line.endswith("rename that folder, and set region")
+    for rivers in (name, f"folder/{name}", f"../{name}", "/etc/rivers", "a//b", "", "."):
+        (line,) = lines(clone, {"aoi": VALUES["aoi"] | {"rivers": rivers}})
+        assert line.startswith("params.yaml: aoi.rivers: got ")
+        assert "expected a path of plain names: letters of any script, digits" in line
+
+
+@pytest.mark.parametrize("name", ["São_Francisco", "नर्मदा", "india-2", "a.b"])
+def test_letters_of_any_script_are_plain(clone: Path, name: str) -> None:
+    (clone / "data/regions" / name).mkdir()
+    assert lines(clone, {"region": name, "aoi": VALUES["aoi"] | {"rivers": f"{name}/{name}.geojson"}}) == []
+
+
+def test_nothing_else_is_written_into_commands() -> None:
+    pipeline = yaml.safe_load((ROOT / "dvc.yaml").read_text())
+    written = {key for stage in pipeline["stages"].values() for key in re.findall(r"\$\{(.*?)\}", stage["cmd"])}
+    assert written == {"region", "aoi.rivers"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a: &a [*a]", "a: !!bool x", "a: !!int x", "a: !!timestamp x", "a: 2020-99-99", f"a: {'9' * 5000}",
+     "a: " + "[" * 400,
+     "".join(f"a{i}: &a{i} [{f'*a{i - 1},' * 10 * (i > 0)}]\n" for i in range(9)), "a: " + "x" * 1_000_001,
+     "".join(f"a{i}: &a{i} {{b{i}: 1, <<: [{f'*a{i - 1},' * 9 * (i > 0)}]}}\n" for i in range(9))],
+)  # fmt: skip
+def test_params_that_stand_for_too_much_or_for_nothing_are_one_line(clone: Path, text: str) -> None:
+    (clone / "params.yaml").write_text(text)
+    (fault,) = params.faults(clone, SECTIONS)
+    assert str(fault).startswith(f"{clone / 'params.yaml'}: got ")
+    assert "expected YAML" in str(fault)
 
 
 def test_a_file_without_a_region_is_told(clone: Path) -> None:

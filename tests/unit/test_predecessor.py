@@ -145,6 +145,14 @@ def test_a_site_that_cant_name_files_is_refused(tmp_path: Path, name: str) -> No
     assert not (tmp_path / "region").exists()
 
 
+@pytest.mark.parametrize("day", ["2022-13-01", "2022-00-01", "0000-01-01"])
+def test_a_month_that_no_calendar_has_is_refused(tmp_path: Path, day: str) -> None:
+    bucket(tmp_path / "source", day=day)
+    with pytest.raises(InputError, match=rf"_{day}_.*: got month {day[:7]} \(.*\); expected a month of the calendar"):
+        write_region(tmp_path / "source", tmp_path / "region")
+    assert not (tmp_path / "region").exists()
+
+
 def test_what_is_unfit_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"empty: got no raster of an observation; expected <River>_<District>_"):

@@ -1,7 +1,12 @@
 """Rasters: what is written is what is read, the same bytes twice, and bringing any raster onto a grid."""
 
+import contextlib
 import io
+import math
 import re
+import subprocess
+import sys
+import zipfile
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -15,6 +20,8 @@ import shapely
 from affine import Affine
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
+from rasterio.windows import Window as RasterioWindow
 from rio_cogeo import cog_validate
 from scipy.ndimage import map_coordinates
 
@@ -83,7 +90,7 @@ def test_unfit_rasters_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"b.tif: got .*not recognized.*; expected a GeoTIFF"):
         raster.read(tmp_path / "b.tif", bands=("B2",))
     write_raster(tmp_path / "c.tif", reflectance(1), crs=None)
-    with pytest.raises(InputError, match=r"c.tif: got CRS None.*; expected a CRS"):
+    with pytest.raises(InputError, match=r"c.tif: got CRS None.*; expected a projected CRS"):
         raster.read_grid(tmp_path / "c.tif")
     with pytest.raises(ValueError, match=r"pixels \(2, 30, 40\) on a grid \(30, 40\) with bands"):
         raster.write_cog(tmp_path / "d.tif", reflectance(2), GRID, bands=S2_NAMES, nodata=0)
@@ -206,6 +213,16 @@ def test_real_pixels_on_their_own_lattice_are_copied(shared: Any) -> None:
     assert np.array_equal(found, pixels[(slice(None), *part.slices)])
 
 
+def test_no_data_that_no_pixel_can_be_says_nothing(tmp_path: Path) -> None:
+    pixels = reflectance(2)
+    pixels[:, 2, 3], pixels[0, 10, 20] = 0, 0
+    path = write_raster(tmp_path / "a.tif", pixels, nodata=100)
+    content = path.read_bytes()
+    assert content.count(b"100\0") == 1
+    path.write_bytes(content.replace(b"100\0", b"nan\0"))
+    assert np.argwhere(np.isnan(on_grid(path))).tolist() == [[0, 2, 3], [1, 2, 3]]
+
+
 READERS: dict[str, Callable[[Path], Any]] = {
     "read": lambda path: raster.read(path, bands=["B2"]),
     "read_grid": raster.read_grid,
@@ -215,6 +232,145 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "read_onto": on_grid,
     "polygons": lambda path: raster.polygons(path, 1),
 }
+
+
+@pytest.mark.parametrize("reader", ["read", "read_onto", "polygons"])
+@pytest.mark.parametrize("options", [{}, {"compress": "zstd"}, {"compress": "deflate", "tiled": True}], ids=str)
+def test_a_raster_that_breaks_off_is_named(tmp_path: Path, options: dict[str, Any], reader: str) -> None:
+    """It opens: only its pixels are missing."""
+    path = tmp_path / "x.tif"
+    pixels = np.random.default_rng(0).integers(1, 250, (1, *GRID.shape)).astype(np.uint8)
+    with rasterio.open(path, "w", **raster._profile(GRID, np.uint8, 1, None), **options) as file:
+        file.descriptions = ("B2",)  # before the pixels, so that the directory is
+        file.write(pixels)
+    READERS[reader](path)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(
+        InputError, match=r"x.tif: got .*; expected a GeoTIFF that can be read to its end; bring"
+    ) as error:
+        READERS[reader](path)
+    assert "\n" not in str(error.value)
+
+
+PLACES: dict[str, tuple[dict[str, Any], str]] = {
+    "no number": ({"transform": Affine(10, 0, math.nan, 0, -10, GRID.top)}, "a CRS and a north-up transform of finite"),
+    "endless": (
+        {"transform": Affine(math.inf, 0, GRID.left, 0, -10, GRID.top)},
+        "a CRS and a north-up transform of fin",
+    ),
+    "beyond": ({"transform": Affine(10, 0, 1e30, 0, -10, GRID.top)}, "a place on the earth"),
+    "vanishing": ({"transform": Affine(1e-300, 0, GRID.left, 0, -1e-300, GRID.top)}, "a place on the earth"),
+    "of a building": ({"crs": 'LOCAL_CS["x",UNIT["metre",1]]'}, "a projected or geographic one that PROJ can bring to"),
+    "geocentric": ({"crs": "EPSG:4978"}, "a projected or geographic one that PROJ can bring to EPSG:4326"),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_raster_that_is_nowhere_is_refused(tmp_path: Path, place: str) -> None:
+    options, expected = PLACES[place]
+    path = write_raster(tmp_path / "x.tif", reflectance(1), **options)
+    for read in (raster.footprint, on_grid, raster.read_grid):
+        if expected == "a place on the earth" and read is not raster.footprint:
+            continue  # it has no pixel on the grid
+        said = "a projected CRS and a north-up transform with square" if read is raster.read_grid else expected
+        with pytest.raises(InputError, match=f"x.tif: got .*; expected {said}") as error:
+            read(path)
+        assert "\n" not in str(error.value)
+
+
+def test_a_grid_of_ours_is_projected(tmp_path: Path) -> None:
+    path = write_raster(tmp_path / "x.tif", reflectance(1), crs="EPSG:4326", transform=Affine(1, 0, 80, 0, -1, 20))
+    with pytest.raises(InputError, match=r"x.tif: got CRS EPSG:4326, .*; expected a projected CRS"):
+        raster.read_grid(path)
+
+
+IN_LITTLE_MEMORY = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from sandwatch import raster
+from sandwatch.errors import InputError
+from sandwatch.grid import Grid
+resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
+grid = Grid(crs="EPSG:32645", left=380_000.0, top=2_246_000.0, width=40, height=30)
+try:
+    found = raster.read_onto(Path(sys.argv[1]), grid, nodata=None, resampling="cubic")
+    print(*[np.unique(values) for _, values in found])
+except InputError as error:
+    print(error)
+print(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
+"""
+
+
+@pytest.mark.parametrize(
+    ("size_m", "pixels", "said"),
+    [
+        (
+            0.01,
+            100_000,
+            r"x.tif: got 44001 x 34001 pixels of 1 bands to read, in blocks of 512 x 512, which take 27.9 GiB; "
+            r"expected at most 8 GiB; average it to 10 m first: gdalwarp -tr 10 10 -r average",
+        ),
+        (1_000_000.0, 3, r"^\[7\.\]$"),
+        (10.0, 100_000, r"^\[7\.\]$"),
+    ],
+)
+def test_memory_is_bounded_however_fine_or_coarse_pixels_are(
+    tmp_path: Path, size_m: float, pixels: int, said: str
+) -> None:
+    path = tmp_path / "x.tif"
+    left, top = 380_000.0 - size_m, 2_246_000.0 + size_m
+    with rasterio.open(
+        path, "w", driver="GTiff", count=1, height=pixels, width=pixels, dtype="uint16", crs=CRS, SPARSE_OK=True,
+        tiled=True, blockxsize=512, blockysize=512, compress="zstd", transform=Affine(size_m, 0, left, 0, -size_m, top),
+    ) as file:  # fmt: skip
+        tile = np.full((min(pixels, 512), min(pixels, 512)), 7, np.uint16)
+        file.write(tile, 1, window=RasterioWindow(0, 0, *tile.shape))
+    done = subprocess.run(
+        [sys.executable, "-c", IN_LITTLE_MEMORY, path], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    answer, peak_kib = done.stdout.splitlines()
+    assert re.search(said, answer), answer
+    assert int(peak_kib) < 500 * 1024
+
+
+ATTACKS = {
+    "ras_inf_transform": r"got CRS EPSG:32728, transform \(inf, 0.0, nan, .*; expected a CRS and a north-up tran",
+    "ras_local_cs": r"got CRS LOCAL_CS.*; expected a projected or geographic one that PROJ can bring to EPSG:4326",
+    "ras_sparse_fine_100000": r"got 100000 x 100000 pixels of 3 bands to read, .* GiB; expected at most 8 GiB; average",
+    "ras_trunc_zstd": r"expected a GeoTIFF that can be read to its end; bring the file back",
+    "ras_vrt_missing": r"got .*not recognized as being in a supported file format.*; expected a GeoTIFF; check ",
+}
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_a_raster_that_broke_the_product_is_one_line(shared: Any, name: str) -> None:
+    path = shared(f"cases-attacks/{name}.tif")
+    around = Grid(crs="EPSG:32728", left=633_370.0, top=7_289_840.0, width=701, height=205)
+    with pytest.raises(InputError, match=rf"{name}.tif: .*{ATTACKS[name]}") as error:
+        on_grid(path, around)
+    assert "\n" not in str(error.value)
+    for reader in ("read", "read_grid", "read_tags", "band_names", "footprint"):
+        with contextlib.suppress(InputError):
+            READERS[reader](path)
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("content", ["nothing", "folder", "zip", "pointer", "png"])
+def test_what_is_no_geotiff_is_refused(tmp_path: Path, content: str, reader: str) -> None:
+    path = tmp_path / "x.tif"
+    if content == "folder":
+        path.mkdir()
+    elif content == "zip":
+        with zipfile.ZipFile(path, "w") as file:
+            file.writestr("a.tif", b"II*\0")
+    elif content == "png":
+        Image.new("RGB", GRID.shape).save(path, "PNG")
+    else:
+        path.write_bytes(b"" if content == "nothing" else b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    with pytest.raises(InputError, match=r"x.tif: got .*; expected a GeoTIFF; check the path and the file, or convert"):
+        READERS[reader](path)
 
 
 @pytest.mark.parametrize("reader", READERS)
@@ -257,4 +413,4 @@ def test_rasters_are_opened_in_one_place() -> None:
     )
     files = [*ROOT.glob("src/**/*.py"), *ROOT.glob("stages/*.py")]
     found = {path.name: opens.findall(path.read_text()) for path in files if opens.search(path.read_text())}
-    assert found == {"raster.py": ["MemoryFile", "rasterio.open", "rasterio.open"]}  # two write, one reads
+    assert found == {"raster.py": ["MemoryFile", "MemoryFile", "MemoryFile", "rasterio.open"]}  # the last one reads

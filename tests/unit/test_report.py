@@ -1,6 +1,7 @@
 import io
 import json
 import re
+from dataclasses import replace
 
 import geopandas as gpd
 import numpy as np
@@ -133,6 +134,29 @@ def test_all_files_are_written_and_metrics_are_flat_json(written):
     kinds = {name: metrics.pop(name) for name in ("imagery", "labels")}
     assert kinds == {"imagery": "real", "labels": "real"}
     assert all(value is None or isinstance(value, int | float) for value in metrics.values())
+
+
+def test_names_do_nothing_where_they_are_shown(written, world, tmp_path):
+    """In the report's Markdown, in spreadsheets, and in titles, which matplotlib would take for mathematics."""
+    evaluation, folder = written
+    plain = (folder / "report.md").read_text().splitlines()
+    name = "=x|y\n<img src=x>![](http://e.example)\x1b[2J\u202e$a_{$"
+    hostile = replace(
+        evaluation,
+        holdout_rivers=(name,),
+        rivers=evaluation.rivers.assign(river=name),
+        observations=evaluation.observations.assign(river=name),
+        blocks_rivers=(name,),
+    )
+    labels = gpd.GeoDataFrame({"confidence": [], "obs_id": []}, geometry=[], crs="EPSG:4326")
+    report.write(hostile, tmp_path / "hostile", aoi=world.aoi, labels=labels)
+    shown = (tmp_path / "hostile/report.md").read_text().splitlines()
+    assert len(shown) == len(plain)
+    assert [line.count("|") for line in shown] == [line.count("|") for line in plain]
+    assert not set("<>[]\x1b\u202e") & set("".join(shown))
+    rivers = pd.read_csv(tmp_path / "hostile/rivers.csv")["river"]
+    assert rivers.str.startswith("'=x|y").all()
+    assert "\x1b" not in report.summary(hostile)
 
 
 def test_written_files_have_the_same_bytes_twice(written, world, tmp_path):

@@ -66,9 +66,8 @@ def test_evaluate_judges_the_very_pixels_that_infer_maps(tmp_path, method):
     labels = np.random.default_rng(0).choice([0, 0, 1, 2], (-(-stack.shape[1] // 9), -(-stack.shape[2] // 9)))
     labels = labels.repeat(9, 0).repeat(9, 1)[: stack.shape[1], : stack.shape[2]].astype(np.uint8)
     labels[(steps == NODATA) | ~valid(stack)] = 255
-    for name, array in (("pixels", stack), ("masks", labels)):
-        (chips / name).mkdir(parents=True)
-        np.save(chips / name / f"{OBS_ID}.npy", array)
+    (chips / "masks").mkdir(parents=True)
+    np.save(chips / "masks" / f"{OBS_ID}.npy", labels)
     windows = pd.DataFrame(
         [
             {"obs_id": OBS_ID, "site_id": "kanhan", "river": "Kanhan", "fold": "test", "kind": "grid",
@@ -81,6 +80,7 @@ def test_evaluate_judges_the_very_pixels_that_infer_maps(tmp_path, method):
     got = evaluate(
         aoi=gpd.GeoDataFrame(aoi),
         manifest=manifest,
+        scenes=tmp_path / "scenes",
         windows=pd.concat([windows, trained]),
         chips=chips,
         scorer=predictor(method, threshold),

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import geopandas as gpd
+import numpy as np
 import pandas as pd
 import pytest
 from shapely.geometry import box
@@ -169,8 +170,32 @@ def test_what_is_no_table_is_refused(tmp_path: Path, content: bytes | None) -> N
     path = tmp_path / "aoi.parquet"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(InputError, match=r"aoi.parquet: got .*; expected a table that its stage wrote; run dvc repro"):
+    with pytest.raises(InputError, match=r"aoi.parquet: got .*; expected a table that its stage wrote; run dvc check"):
         Aoi.read(path)
+
+
+def test_a_table_that_was_damaged_is_one_line_or_as_good_as_new(tmp_path: Path) -> None:
+    """Cut short anywhere, or with other bytes anywhere: what is not noticed changes values within the contract."""
+    path = tmp_path / "aoi.parquet"
+    Aoi.write(aois(), path)
+    content, draws = path.read_bytes(), np.random.default_rng(0)
+    cut = [content[: int(end)] for end in draws.integers(0, len(content), 40)]
+    changed = []
+    for start in draws.integers(0, len(content), 100):
+        damaged = bytearray(content)
+        damaged[start : start + 4] = draws.bytes(4)
+        changed.append(bytes(damaged[: len(content)]))
+    crs = content.replace(b"EPSG", b"EPSX").replace(b'"name":"WGS 84"', b'"name":"WGS ??"')
+    refused: list[str] = []
+    for damaged in [*cut, *changed, crs]:
+        path.unlink()
+        path.write_bytes(damaged)
+        try:
+            Aoi.read(path)
+        except InputError as error:
+            refused.append(str(error))
+    assert len(refused) > 100
+    assert all(said.startswith(str(path)) and "\n" not in said for said in refused)
 
 
 def test_a_table_without_geometry_is_not_read_as_one_with(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Literal
 
+from sandwatch import listing
 from sandwatch.errors import InputError
 from sandwatch.files import whole
 
@@ -69,39 +70,23 @@ def read(inputs: Path) -> dict[str, Exclusion]:
     path = inputs / FILE
     if not path.is_file():
         return {}
+    header, rows = listing.read(path)
+    if sorted(header) != sorted(COLUMNS):
+        raise InputError(
+            str(path),
+            got=f"columns {', '.join(header) or 'none'}",
+            expected=", ".join(COLUMNS),
+            fix="correct the first line",
+        )
     found: dict[str, Exclusion] = {}
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, restkey="", strict=True)
-            if sorted(reader.fieldnames or ()) != sorted(COLUMNS):
-                raise InputError(
-                    str(path),
-                    got=f"columns {', '.join(reader.fieldnames or ()) or 'none'}",
-                    expected=", ".join(COLUMNS),
-                    fix="correct the first line",
-                )
-            for entry in reader:
-                where = f"{path}, line {reader.line_num}"
-                if None in entry.values() or "" in entry:
-                    raise InputError(
-                        where,
-                        got=f"{len(entry) - list(entry.values()).count(None)} values",
-                        expected=f"{len(COLUMNS)}: {', '.join(COLUMNS)}",
-                        fix="put a text with commas in quotes",
-                    )
-                try:
-                    one = Exclusion(**entry)  # type: ignore[arg-type]  # it checks its pixels
-                except InputError as error:
-                    raise InputError(
-                        f"{where}: {error.what}", got=error.got, expected=error.expected, fix=error.fix
-                    ) from None
-                if one.id in found:
-                    raise InputError(
-                        where, got=f"id {one.id} again", expected="an id once", fix="delete one of the two"
-                    )
-                found[one.id] = one
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(str(path), got=str(error), expected="CSV in UTF-8", fix="save it as that") from None
+    for where, entry in rows:
+        try:
+            one = Exclusion(**entry)  # type: ignore[arg-type]  # it checks its pixels
+        except InputError as error:
+            raise InputError(f"{where}: {error.what}", got=error.got, expected=error.expected, fix=error.fix) from None
+        if one.id in found:
+            raise InputError(where, got=f"id {one.id} again", expected="an id once", fix="delete one of the two")
+        found[one.id] = one
     return found
 
 

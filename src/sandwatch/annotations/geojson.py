@@ -1,6 +1,6 @@
 """Annotation files, one GeoJSON an observation, listed in ``annotations.csv``; the predecessor's files among them.
 
-The manifest has the columns ``obs_id``, ``path`` (absolute, or relative to the manifest) and, if wanted,
+The manifest has the columns ``obs_id``, ``path`` (of a file in the manifest's folder or below) and, if wanted,
 ``confidence_property``: the property of each feature that answers the confidence question, by default that question's
 name. Files are read as JSON, so features without ``"type": "Feature"``, which geopandas reads as nothing at all, count
 like any other. A collection without features is a negative; a file without content is not, because a copy that failed
@@ -12,16 +12,16 @@ made), sha256 of the file, confidence_property, and content, the file's text ver
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from sandwatch import listing
 from sandwatch.annotations.canonical import UnusableGeometryError, canonical, read_polygon
 from sandwatch.annotations.params import Annotations
-from sandwatch.annotations.record import Drawn, Label, MalformedError, Row
+from sandwatch.annotations.record import Drawn, Label, MalformedError, Row, guarded
 from sandwatch.errors import InputError
 
 MANIFEST = "annotations.csv"
@@ -43,30 +43,37 @@ def raw_rows(inputs: Path, params: Annotations) -> Iterator[bytes]:
             expected="a CSV with the columns obs_id and path",
             fix="list your annotation files there",
         )
-    with manifest.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        if missing := {"obs_id", "path"} - set(reader.fieldnames or ()):
-            raise InputError(
-                str(manifest),
-                got=f"columns {', '.join(reader.fieldnames or ()) or 'none'}",
-                expected="obs_id, path and, if wanted, confidence_property",
-                fix=f"add {', '.join(sorted(missing))}",
-            )
-        for entry in reader:
-            yield _raw_row(manifest, reader.line_num, entry, params)
-
-
-def _raw_row(manifest: Path, line: int, entry: dict[str, str | None], params: Annotations) -> bytes:
-    obs_id, name = (entry["obs_id"] or "").strip(), (entry["path"] or "").strip()
-    path = manifest.parent / name
-    if not obs_id or not name or not path.is_file():
+    header, rows = listing.read(manifest)
+    if missing := {"obs_id", "path"} - set(header):
         raise InputError(
-            f"{manifest}, line {line}",
+            str(manifest),
+            got=f"columns {', '.join(header) or 'none'}",
+            expected="obs_id, path and, if wanted, confidence_property",
+            fix=f"add {', '.join(sorted(missing))}",
+        )
+    for where, entry in rows:
+        yield _raw_row(manifest.parent, where, entry, params)
+
+
+def _raw_row(folder: Path, where: str, entry: dict[str, str], params: Annotations) -> bytes:
+    obs_id, name = entry["obs_id"].strip(), entry["path"].strip()
+    path = folder / name
+    content = _content(path) if obs_id and name else None
+    if content is None:
+        raise InputError(
+            where,
             got=f"obs_id {obs_id!r}, path {name!r}",
             expected="an observation and a GeoJSON file on this machine",
             fix="correct the line, or fetch the file first",
         )
-    content = path.read_bytes()
+    # Whoever writes a listing could otherwise have any file of this machine frozen, and pushed.
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise InputError(
+            where,
+            got=f"path {name!r}, which leads out of {folder}",
+            expected="a file in this folder, which DVC and git watch",
+            fix="copy the file there",
+        )
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -75,10 +82,18 @@ def _raw_row(manifest: Path, line: int, entry: dict[str, str | None], params: An
         "obs_id": obs_id,
         "path": path.name if Path(name).is_absolute() else name,
         "sha256": hashlib.sha256(content).hexdigest(),
-        "confidence_property": (entry.get("confidence_property") or "").strip() or params.confidence_question,
+        "confidence_property": entry.get("confidence_property", "").strip() or params.confidence_question,
         "content": text,
     }
     return json.dumps(row, ensure_ascii=False).encode() + b"\n"
+
+
+def _content(path: Path) -> bytes | None:
+    """The bytes of a file, None where none can be read, be it that its name is longer than names may be."""
+    try:
+        return path.read_bytes() if path.is_file() else None
+    except (OSError, ValueError):
+        return None
 
 
 def parse(line: bytes, params: Annotations) -> Row:
@@ -93,8 +108,13 @@ def parse(line: bytes, params: Annotations) -> Row:
         InputError: it declares a CRS other than longitude and latitude.
     """
     row = json.loads(line)
-    features = _features(row["content"], row["path"])
-    drawn = tuple(_drawn(feature, row["obs_id"], row["confidence_property"], params.mine_class) for feature in features)
+    features: list[dict[str, Any]] = []
+    try:
+        with guarded(lambda: len(features)):
+            features = _features(row["content"], row["path"])
+            drawn = tuple(_drawn(feature, row["obs_id"], row["confidence_property"], params) for feature in features)
+    except MalformedError as error:
+        raise MalformedError(f"{row['path']}: {error}", error.drawn) from error
     label = Label(label_id=f"{row['obs_id']}/{row['sha256'][:16]}", drawn=drawn, mines=bool(drawn))
     return Row(row_id=row["path"], names=(row["obs_id"],), labels=(label,))
 
@@ -124,19 +144,19 @@ def _features(content: str, path: str) -> list[dict[str, Any]]:
     return features
 
 
-def _drawn(feature: dict[str, Any], obs_id: str, confidence_property: str, mine_class: str) -> Drawn:
+def _drawn(feature: dict[str, Any], obs_id: str, confidence_property: str, params: Annotations) -> Drawn:
     answer = _get(feature, "properties", confidence_property)
     geometry = feature.get("geometry")
     own_id = feature.get("id")
     if own_id is None:
         try:
-            identity: Any = canonical(read_polygon(geometry)[0])
+            identity: Any = canonical(read_polygon(geometry, params.max_vertices)[0])
         except UnusableGeometryError:
             identity = geometry
         own_id = hashlib.sha256(json.dumps([identity, answer], sort_keys=True).encode()).hexdigest()[:16]
     return Drawn(
         feature_id=f"{obs_id}/{own_id}",
-        class_name=mine_class,
+        class_name=params.mine_class,
         answer=answer if isinstance(answer, str) else None,
         geometry=geometry,
     )

@@ -7,26 +7,28 @@ ontology's and come from params.
 
 from __future__ import annotations
 
+import codecs
 import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import AfterValidator, BaseModel, ValidationError
 
 from sandwatch.annotations.params import Annotations
-from sandwatch.annotations.record import Drawn, Label, MalformedError, Row
+from sandwatch.annotations.record import Drawn, Label, MalformedError, Row, guarded
 from sandwatch.errors import InputError
 
 FILE = "export.ndjson"
+UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def raw_rows(inputs: Path) -> Iterator[bytes]:
     """The lines of ``export.ndjson`` in the folder ``inputs``, byte for byte.
 
     Raises:
-        InputError: there is no such file.
+        InputError: there is no such file, or it is in UTF-16.
     """
     path = inputs / FILE
     if not path.is_file():
@@ -37,7 +39,15 @@ def raw_rows(inputs: Path) -> Iterator[bytes]:
             fix="save the export under this name",
         )
     with path.open("rb") as lines:
-        yield from lines
+        for line in lines:
+            if line.startswith(UTF16):
+                raise InputError(
+                    str(path),
+                    got="UTF-16, as PowerShell writes with '>'",
+                    expected="UTF-8, as Labelbox writes it",
+                    fix="export again without '>', or save it as UTF-8",
+                )
+            yield line
 
 
 def parse(line: bytes, params: Annotations) -> Row:
@@ -46,6 +56,11 @@ def parse(line: bytes, params: Annotations) -> Row:
     Raises:
         MalformedError: it isn't JSON, or not the shape of an export row.
     """
+    with guarded(lambda: drawn_in(line)):
+        return _row(line.removeprefix(codecs.BOM_UTF8), params)
+
+
+def _row(line: bytes, params: Annotations) -> Row:
     try:
         row = _Row.model_validate_json(line)
     except ValidationError as error:
@@ -67,7 +82,7 @@ def parse(line: bytes, params: Annotations) -> Row:
 def drawn_in(line: bytes) -> int:
     """How many drawn objects a line holds that is JSON but no export row; 0 where it isn't even JSON."""
     try:
-        return _count(json.loads(line))
+        return _count(json.loads(line, parse_int=float))  # as an integer, a number of 5,000 digits is refused
     except (ValueError, RecursionError):
         return 0
 
@@ -100,8 +115,8 @@ def _label(label: _Label, project: _ProjectDetails, params: Annotations) -> Labe
         selected=label.id == project.selected_label_id,
         workflow_status=project.workflow_status,
         created_by=details.created_by,
-        created_at=_utc(details.created_at),
-        updated_at=_utc(details.content_last_updated_at or details.updated_at),
+        created_at=_text(details.created_at),
+        updated_at=_text(details.content_last_updated_at or details.updated_at),
         reviews=json.dumps(details.reviews, ensure_ascii=False),
     )
 
@@ -119,11 +134,20 @@ def _answer(classifications: list[_Classification], question: str) -> str | None
     return given.pop() if len(given) == 1 else None
 
 
-def _utc(time: datetime | None) -> str | None:
-    """ISO 8601 with milliseconds; a time without zone is taken as UTC, which is what Labelbox writes."""
-    if time is None:
-        return None
-    return (time if time.tzinfo else time.replace(tzinfo=UTC)).astimezone(UTC).isoformat(timespec="milliseconds")
+def _text(time: datetime | None) -> str | None:
+    """ISO 8601 with milliseconds."""
+    return time.isoformat(timespec="milliseconds") if time else None
+
+
+def _utc(time: datetime) -> datetime:
+    """A time without zone is taken as UTC, which is what Labelbox writes."""
+    try:
+        return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
+    except OverflowError:
+        raise ValueError(f"{time.isoformat()} is beyond the calendar in UTC") from None
+
+
+_Time = Annotated[datetime, AfterValidator(_utc)]
 
 
 class _DataRow(BaseModel):
@@ -156,9 +180,9 @@ class _Objects(BaseModel):
 
 class _LabelDetails(BaseModel):
     created_by: str | None = None
-    created_at: datetime | None = None
-    updated_at: datetime | None = None
-    content_last_updated_at: datetime | None = None
+    created_at: _Time | None = None
+    updated_at: _Time | None = None
+    content_last_updated_at: _Time | None = None
     reviews: list[Any] = []
 
 

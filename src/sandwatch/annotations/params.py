@@ -23,3 +23,5 @@ class Annotations(Section):
     activity_answers: dict[str, bool] = Field(min_length=2)
     done_statuses: tuple[str, ...] = Field(min_length=1, strict=False)
     consensus: Literal["refuse", "selected", "latest"]
+    max_vertices: Annotated[int, Field(ge=4)] = 5000
+    """With a default, because the audit reads snapshots that were frozen before there was such a limit."""

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+
+from shapely.errors import ShapelyError
+
+_OF_VALUES = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError, ShapelyError)
+"""What code raises that is given values without sense: numbers of ten thousand digits, halves of characters, lists in
+lists without end. ``InputError`` isn't among them: it is raised on purpose."""
 
 
 class MalformedError(Exception):
@@ -13,6 +21,22 @@ class MalformedError(Exception):
         """``drawn``: how many drawn objects the row holds, as far as that can be told."""
         self.drawn = drawn
         super().__init__(detail)
+
+
+@contextmanager
+def guarded(drawn: Callable[[], int]) -> Iterator[None]:
+    """Makes what breaks on a row's values a fault of the row, so that it ends in quarantine and the stage goes on.
+
+    Args:
+        drawn: counts the row's drawn objects, once they are asked for.
+
+    Raises:
+        MalformedError: something broke; the detail says what.
+    """
+    try:
+        yield
+    except _OF_VALUES as error:
+        raise MalformedError(f"can't be judged: {type(error).__name__}: {error}", drawn()) from error
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -65,7 +65,7 @@ from shapely.geometry.base import BaseGeometry
 from sandwatch.annotations.canonical import UnusableGeometryError, canonical, canonical_row, read_polygon
 from sandwatch.annotations.exclusions import Exclusion
 from sandwatch.annotations.params import Annotations
-from sandwatch.annotations.record import Drawn, Label, MalformedError, Row
+from sandwatch.annotations.record import Drawn, Label, MalformedError, Row, guarded
 from sandwatch.geometry import WGS84, reproject
 from sandwatch.origin import kind_of
 
@@ -149,9 +149,21 @@ class Judge:
         self._reject(row_id, row_sha256, "malformed_row", str(error), polygons=error.drawn)
 
     def row(self, row: Row, row_sha256: str) -> None:
-        """Judges one row."""
+        """Judges one row; where a value of it can't be judged, it is rejected whole."""
+        before = len(self.quarantine)
+        try:
+            with guarded(lambda: sum(len(label.drawn) for label in row.labels)):
+                self._row(row, row_sha256)
+        except MalformedError as error:
+            del self.quarantine[before:]
+            name = next(iter(row.names), None)
+            self._reject(row.row_id, row_sha256, "malformed_row", str(error), obs_id=name, polygons=error.drawn)
+
+    def _row(self, row: Row, row_sha256: str) -> None:
         ids = {drawn.feature_id for label in row.labels for drawn in label.drawn}
-        self.matched |= self._excluded.keys() & (ids | {label.label_id for label in row.labels})
+        ids |= {label.label_id for label in row.labels}
+        "".join(ids).encode()  # a table can't hold, nor a person type, half a character
+        self.matched |= self._excluded.keys() & ids
         obs_id = next((name for name in row.names if name in self._scenes), None)
         name = obs_id or next(iter(row.names), None)
         reject = functools.partial(self._reject, row.row_id, row_sha256, obs_id=name)
@@ -286,7 +298,7 @@ class Judge:
         if exclusion is not None and exclusion.pixels == "other":
             raise _RejectedError("excluded", str(exclusion), harmless=True)
         try:
-            geometry, was_repaired = read_polygon(drawn.geometry)
+            geometry, was_repaired = read_polygon(drawn.geometry, self._params.max_vertices)
         except UnusableGeometryError as error:
             raise _RejectedError(error.reason, str(error)) from None
         projected = reproject(geometry, WGS84, scene.crs)
@@ -330,13 +342,18 @@ class Judge:
             polygons = 1 if drawn else len(label.drawn) if label else 0
         self.quarantine.append(
             {
-                "row_id": row_id,
-                "obs_id": obs_id,
-                "label_id": label.label_id if label else None,
-                "feature_id": drawn.feature_id if drawn else None,
+                "row_id": _written(row_id),
+                "obs_id": _written(obs_id),
+                "label_id": _written(label.label_id) if label else None,
+                "feature_id": _written(drawn.feature_id) if drawn else None,
                 "polygons": polygons,
                 "reason": reason,
-                "detail": detail,
+                "detail": _written(detail),
                 "row_sha256": row_sha256,
             }
         )
+
+
+def _written(text: str | None) -> str | None:
+    """The text as a table can hold it: halves of characters, which JSON may escape, stay escaped."""
+    return text and text.encode("utf-8", "backslashreplace").decode()

@@ -176,7 +176,7 @@ def _statement(
     assert audit.card is not None
     card = audit.card
     settings = history.files(audit.revision, ["params.yaml"]).get("params.yaml", b"{}")
-    region = read_yaml(settings.decode()).get("region")
+    region = read_yaml(settings.decode(errors="replace")).get("region")
     predicate = {
         "buildDefinition": {
             "buildType": BUILD_TYPE,

@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from sandwatch.audit.chain import (
     ANNOTATIONS,
@@ -28,14 +27,15 @@ from sandwatch.audit.chain import (
     annotations_of,
     models,
 )
-from sandwatch.audit.forward import Parts, count
+from sandwatch.audit.forward import DRAWN, Parts, count
 from sandwatch.audit.history import History
 from sandwatch.audit.known import Known, place_of
-from sandwatch.audit.objects import CorruptError, MissingError, Objects
+from sandwatch.audit.objects import CorruptError, MissingError, Objects, read_table
 from sandwatch.audit.record import USES, Revision
 from sandwatch.errors import InputError
 
 Said = tuple[str, ...]
+OF_OBSERVATIONS = {"obs_id": pa.string(), "label_id": pa.string(), "created_by": pa.string(), "has_mines": pa.bool_()}
 COLUMNS = ["feature_id", "label_id", "obs_id", "confidence", "created_by", "created_at"]
 
 
@@ -224,12 +224,12 @@ class _Search:
         # Whoever ran a part of the stages has a lock whose chips are no longer those that training read.
         self._annotations: dict[str, str] = {}
         chips: dict[str, None] = {}
-        for revision in history.revisions:
-            lock = history.lock(revision)
-            train, cut, annotations = lock.stage(TRAIN), lock.stage("chips"), annotations_of(lock)
-            if cut is not None and annotations is not None:
-                self._annotations.setdefault(cut.outs[CHIPS], annotations)
-            if train is not None:
+        for _, (train, cut, labelled) in history.each(
+            lambda lock: (lock.stage(TRAIN), lock.stage("chips"), annotations_of(lock))
+        ):
+            if cut is not None and labelled is not None and CHIPS in cut.outs:
+                self._annotations.setdefault(cut.outs[CHIPS], labelled)
+            if train is not None and CHIPS in train.deps:
                 chips[train.deps[CHIPS]] = None
         self._fetch(list(chips))
 
@@ -257,8 +257,8 @@ class _Search:
         train = self._history.lock(revisions[0]).stage(TRAIN)
         assert train is not None
         try:
-            card = json.loads(self._objects.path(files[CARD], f"{MODELS}/{CARD}").read_bytes())
-            base |= {"weights_sha256": card["weights_sha256"], "label_fingerprint": card["label_fingerprint"]}
+            weights_sha256, fingerprint, method = _said(self._objects.path(files[CARD], f"{MODELS}/{CARD}"))
+            base |= {"weights_sha256": weights_sha256, "label_fingerprint": fingerprint}
             chips = train.deps[CHIPS]
             annotations = self._annotations.get(chips)
             if annotations is None:
@@ -268,13 +268,13 @@ class _Search:
             if labels.empty and not negatives:
                 return Touched(**base, state="never saw")
             windows, window_ids, chip_ids, parts = self._chips(chips, annotations)
-            exposures = pq.read_table(self._objects.path(files[EXPOSURES], f"{MODELS}/{EXPOSURES}"))
+            exposures = read_table(self._objects.path(files[EXPOSURES], f"{MODELS}/{EXPOSURES}"), DRAWN)
         except (MissingError, CorruptError, KeyError) as error:
             return Touched(**base, detail=str(error))
         drawn = exposures["draws"].to_numpy()
         of_parts, of_windows = (self._drawn(drawn, exposures["chip_id"], ids) for ids in (chip_ids, window_ids))
         high = (labels["confidence"] == "high").to_numpy()
-        rows = count(parts, of_parts, counted=np.array(card["method"] != "binary") | high)
+        rows = count(parts, of_parts, counted=np.array(method != "binary") | high)
         uses = Counter(use for uses, n in Counter(rows["use"]).items() for use in uses.split("+") * n)
         empty = windows[windows["obs_id"].isin(negatives)]
         trained = windows["obs_id"].isin(negatives) & (of_windows > 0)
@@ -293,11 +293,11 @@ class _Search:
     def _labels(self, oid: str) -> tuple[pd.DataFrame, list[str]]:
         if oid not in self._of_annotations:
             path = self._objects.file(oid, "labels.parquet", ANNOTATIONS)
-            labels = self._question.matches(pq.read_table(path, columns=COLUMNS)).to_pandas()
+            labels = self._question.matches(read_table(path, dict.fromkeys(COLUMNS, pa.string()))).to_pandas()
+            if labels["feature_id"].duplicated().any():
+                raise CorruptError(f"labels.parquet of {oid} names a feature twice")
             path = self._objects.file(oid, "observations.parquet", ANNOTATIONS)
-            negatives = self._question.matches_negatives(
-                pq.read_table(path, columns=["obs_id", "label_id", "created_by", "has_mines"])
-            )
+            negatives = self._question.matches_negatives(read_table(path, OF_OBSERVATIONS))
             self._of_annotations[oid] = labels, negatives
             self.meant |= dict(zip(labels["feature_id"], labels["obs_id"], strict=True))
             self.negatives |= set(negatives)
@@ -307,16 +307,17 @@ class _Search:
         """The windows that hold labels or negatives that are meant; what those labels put into which of them."""
         if (oid, annotations) not in self._of_chips:
             labels, negatives = self._of_annotations[annotations]
-            table = pq.read_table(self._objects.file(oid, "chip_labels.parquet", CHIPS))
+            path = self._objects.file(oid, "chip_labels.parquet", CHIPS)
+            table = read_table(path, {"chip_id": pa.string(), "feature_id": pa.string(), "pixels": pa.int64()})
             ids = pa.array(labels["feature_id"], pa.string())
             parts = table.filter(pc.is_in(table["feature_id"], ids)).to_pandas()
             path = self._objects.file(oid, "windows.parquet", CHIPS)
-            table = pq.read_table(path, columns=["chip_id", "obs_id", "fold"])
+            table = read_table(path, dict.fromkeys(("chip_id", "obs_id", "fold"), pa.string()))
             keep = pc.or_(
                 pc.is_in(table["chip_id"], pa.array(parts["chip_id"], pa.string())),
                 pc.is_in(table["obs_id"], pa.array(negatives, pa.string())),
             )
-            windows = table.filter(keep).to_pandas()
+            windows = table.filter(keep).to_pandas().drop_duplicates("chip_id")
             parts["fold"] = parts["chip_id"].map(windows.set_index("chip_id")["fold"])
             found = Parts.of(parts, labels["feature_id"])
             self._of_chips[oid, annotations] = windows, windows["chip_id"], parts["chip_id"], found
@@ -332,3 +333,19 @@ class _Search:
             places = pd.Index(listed.to_pandas()).get_indexer(pd.Index(wanted))
             known = self._places[id(wanted)] = listed, wanted, places
         return np.where(known[2] >= 0, draws[known[2]], 0) if len(draws) else np.zeros(len(wanted), np.int64)
+
+
+def _said(card: Path) -> tuple[str, str, str]:
+    """Hash of the weights, label fingerprint and method as a card says, of another version's too.
+
+    Raises:
+        CorruptError: it doesn't.
+    """
+    try:
+        said = json.loads(card.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise CorruptError(f"{CARD} is no JSON: {type(error).__name__}") from None
+    match said:
+        case {"weights_sha256": str(weights), "label_fingerprint": str(fingerprint), "method": str(method)}:
+            return weights, fingerprint, method
+    raise CorruptError(f"{CARD} doesn't say weights_sha256, label_fingerprint and method")

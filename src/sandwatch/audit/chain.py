@@ -13,7 +13,7 @@ from typing import Any
 from sandwatch import raster
 from sandwatch.audit.hashes import md5
 from sandwatch.audit.history import History, Lock, read_yaml
-from sandwatch.audit.objects import CorruptError, MissingError, Objects
+from sandwatch.audit.objects import CorruptError, MissingError, Objects, read_table
 from sandwatch.audit.record import Holder, Link, Revision
 from sandwatch.errors import InputError
 from sandwatch.files import sha256
@@ -36,6 +36,8 @@ broken = partial(Link, state="broken")
 unverified = partial(Link, state="unverified")
 uncommitted = partial(Link, state="uncommitted")
 skipped = partial(Link, state="skipped")
+LONGEST = 4_096
+"""Letters of a value that is filled into dvc.yaml: what ran has no longer one. Source: Linux, PATH_MAX."""
 FETCH = "git fetch --all --tags and dvc exp pull bring the revisions of a remote"
 
 
@@ -218,7 +220,10 @@ def kept_weights(files: Mapping[str, str], card: Card, objects: Objects, *, pull
     except (CorruptError, KeyError) as error:
         return [broken(name="weights", detail=str(error))]
     links = [_weights(weights, card, f"the {WEIGHTS} that dvc.lock names")]
-    inside = Spec.carried(weights)
+    try:
+        inside = Spec.carried(weights)
+    except InputError as error:
+        return [*links, broken(name="weights", detail=str(error))]
     return links if inside is None else [*links, _carried(inside, card, CARD)]
 
 
@@ -255,14 +260,13 @@ def _raster(target: str, path: Path) -> InHand:
 def _detections(target: str, path: Path) -> InHand:
     """A table of detections: of one scene, or of several that the same model mapped."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     of_model = ["model_sha256", *CLAIMS]
     columns = ["obs_id", *of_model, "scene_sha256", "imagery"]
     try:
-        table = pq.read_table(path, columns=columns).to_pandas()[columns].drop_duplicates()
+        table = read_table(path, dict.fromkeys(columns, pa.string())).to_pandas().drop_duplicates()
         scenes = {obs_id: dict(json.loads(text)) for obs_id, text in table[["obs_id", "scene_sha256"]].to_numpy()}
-    except (pa.ArrowInvalid, OSError, KeyError, ValueError, TypeError) as error:
+    except (CorruptError, ValueError, TypeError, RecursionError) as error:
         raise _no_result(target, str(error)[:200], f"the columns {', '.join(columns)}") from None
     models = table[of_model].drop_duplicates().astype(str)
     if len(models) != 1:
@@ -276,13 +280,14 @@ def _item(target: str, path: Path) -> InHand | None:
     """A STAC item of a scene or of the model; None for another JSON file."""
     try:
         content = json.loads(path.read_bytes())
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(content, dict) or content.get("type") != "Feature":
         return None
+    properties = content.get("properties")
     said = {
         name.removeprefix("sandwatch:"): value
-        for name, value in (content.get("properties") or {}).items()
+        for name, value in (properties.items() if isinstance(properties, dict) else ())
         if name.startswith("sandwatch:")
     }
     if "model_sha256" not in said:
@@ -330,8 +335,7 @@ def model_of(lock: Lock) -> Files | None:
 def models(history: History) -> dict[Files, list[Revision]]:
     """The models of all revisions, and the revisions that hold them, newest first."""
     found: dict[Files, list[Revision]] = {}
-    for revision in history.revisions:
-        files = model_of(history.lock(revision))
+    for revision, files in history.each(model_of):
         if files is not None:
             found.setdefault(files, []).append(revision)
     return found
@@ -518,7 +522,7 @@ def _words(text: str, values: Mapping[str, Any]) -> str:
         value: Any = values
         for key in found[1].strip().split("."):
             value = value.get(key) if isinstance(value, Mapping) else None
-        return str(value)
+        return str(value)[:LONGEST]
 
     return " ".join(re.sub(r"\$\{([^{}]*)\}", fill, str(text)).split())
 
@@ -562,9 +566,9 @@ def _code_link(
             if name not in listings:
                 unseen.append(name)
             continue
-        except (CorruptError, ValueError) as error:
+        except (CorruptError, ValueError, RecursionError) as error:
             return broken(name="code", detail=f"{path}: {error}")
-        if not isinstance(listing, dict):
+        if not isinstance(listing, dict) or not all(isinstance(digest, str) for digest in listing.values()):
             return broken(name="code", detail=f"{path} lists no code")
         if card is not None and name == TRAIN and listing != card.code:
             return broken(name="code", detail=f"{path} and the card name other code")
@@ -627,7 +631,7 @@ def _inputs_link(lock: Lock, stages: Sequence[str], revision: Revision, history:
 def _params_link(card: Card | None, lock: Lock, stages: Sequence[str], revision: Revision, history: History) -> Link:
     """The params that ran are those of params.yaml at the revision, and of the card."""
     content = history.files(revision, ["params.yaml"]).get("params.yaml")
-    values = read_yaml(content.decode()) if content is not None else None
+    values = read_yaml(content.decode(errors="replace")) if content is not None else None
     for name in stages:
         stage = lock.stage(name)
         assert stage is not None
@@ -663,7 +667,9 @@ def by_section(params: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in params.items():
         section, _, rest = key.partition(".")
         values = {rest: value} if rest else value
-        found[section] = {**found.get(section, {}), **values} if isinstance(values, Mapping) else values
+        if isinstance(before := found.get(section), Mapping) and isinstance(values, Mapping):
+            values = {**before, **values}
+        found[section] = values
     return found
 
 

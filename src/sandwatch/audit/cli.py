@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from sandwatch.errors import InputError
+from sandwatch.printable import json_printable, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -153,12 +154,18 @@ def verify(
     yes: Annotated[
         bool, typer.Option("--yes", "-y", help="run the code of a revision that is not in HEAD's history unasked")
     ] = False,
+    network: Annotated[
+        bool, typer.Option("--network", help="leave network and credentials to the code, for rasters in a bucket")
+    ] = False,
     as_json: Json = False,
     html: Html = None,
     pseudonymous: Pseudonymous = False,
     remote: Remote = None,
 ) -> None:
     """Derive everything behind a model again in a temporary clone, compare hashes, and give one verdict.
+
+    This runs the revision's own code with your rights on this machine: without the variables and the home folder that
+    hold credentials, and without a network where the system can, but with your files. Read what you did not write.
 
     Exit status 0: all that was looked at holds; 1: a link is broken, or nothing may be run; 2: something can't be seen
     from here; 3: not committed yet.
@@ -171,12 +178,12 @@ def verify(
     with veiled(pseudonymous) as veil:
 
         def report(line: str) -> None:
-            print(veil(line), file=sys.stderr, flush=True)
+            print(printable(veil(line)), file=sys.stderr, flush=True)
 
         def allow(foreign: Foreign) -> bool:
             print("this is not in the history of what is checked out here:", file=sys.stderr)
             print(*veil(foreign).lines, sep="\n", file=sys.stderr, flush=True)
-            asked = "run it, with all that you may do on this machine?"
+            asked = "run it, with your files and your rights on this machine?"
             return yes or (sys.stdin.isatty() and typer.confirm(asked, err=True))
 
         answer = veil(
@@ -186,6 +193,7 @@ def verify(
                 keep=keep or [],
                 remote=remote,
                 pictures=html is not None,
+                network=network,
                 report=report,
                 allow=allow,
             )
@@ -226,7 +234,7 @@ def attest(
     done = attestation.attest(target, out, remote=remote, offline=offline, sign=sign)
     _say(
         as_json,
-        lambda: json.dumps(done.statement, indent=2, sort_keys=True, ensure_ascii=False),
+        lambda: json_printable(json.dumps(done.statement, indent=2, sort_keys=True, ensure_ascii=False)),
         lambda console: render.print_released(done, console),
     )
 
@@ -284,7 +292,7 @@ def croissant(
         done = publish(target, out, citation, people=people, veil=veil, remote=remote, offline=offline)
     _say(
         as_json,
-        lambda: json.dumps(done.metadata, indent=2, sort_keys=True, ensure_ascii=False),
+        lambda: json_printable(json.dumps(done.metadata, indent=2, sort_keys=True, ensure_ascii=False)),
         lambda console: render.print_published(done, console),
     )
 
@@ -335,4 +343,5 @@ def _say(as_json: bool, values: Callable[[], str], show: Callable[[Console], Non
         return
     from rich.console import Console
 
-    show(Console(highlight=False, soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 200))
+    people = sys.stdout.isatty()
+    show(Console(highlight=False, emoji=False, soft_wrap=not people, width=None if people else 200))

@@ -112,7 +112,7 @@ def publish(
     """
     with followed(target, where=where, remote=remote, offline=offline) as (found, history, _):
         assert found.revision is not None
-        settings = history.files(found.revision, ["params.yaml"]).get("params.yaml", b"{}").decode()
+        settings = history.files(found.revision, ["params.yaml"]).get("params.yaml", b"{}").decode(errors="replace")
     if found.labels is None or found.observations is None:
         link = next(link for link in found.links if link.name == "labels")
         raise InputError(

@@ -201,9 +201,11 @@ def _evaluation(audit: Audit, history: History, objects: Objects) -> tuple[pd.Se
         folder = stage.outs[EVALUATION]
         figures = json.loads(objects.file(folder, "metrics.json", EVALUATION).read_bytes())
         table = pd.read_csv(io.BytesIO(objects.file(folder, "rivers.csv", EVALUATION).read_bytes()))
+        numbers = {name: float(value) for name, value in figures.items() if isinstance(value, int | float)}
     except (MissingError, CorruptError) as error:
         return f"no evaluation: {error}"
-    numbers = {name: float(value) for name, value in figures.items() if isinstance(value, int | float)}
+    except (ValueError, AttributeError, OverflowError, RecursionError) as error:
+        return f"an evaluation that can't be read: {error}"
     names = [name for name in ("fold", "river") if name in table.columns]
     rows = table.melt(names, list(table.select_dtypes("number").columns), "metric")
     return pd.Series(numbers, dtype=float).rename_axis("metric"), rows.set_index([*names, "metric"])["value"]

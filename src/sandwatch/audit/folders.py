@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from sandwatch.errors import InputError
-from sandwatch.files import left_behind
+from sandwatch.files import left_behind, room
 
 
 @contextmanager
@@ -21,7 +21,7 @@ def whole_folder(folder: Path, *, replaces: Callable[[Path], bool], of: str) -> 
         of: what may be, for the error.
 
     Raises:
-        InputError: something else lies there.
+        InputError: something else lies there, or there is no room.
     """
     folder = folder.absolute()
     lying = [path.name for path in folder.iterdir() if not left_behind(path.name)] if folder.is_dir() else ["a file"]
@@ -33,7 +33,7 @@ def whole_folder(folder: Path, *, replaces: Callable[[Path], bool], of: str) -> 
             fix="name another folder with --out",
         )
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.partial", dir=folder.parent) as scratch:
+    with room(folder), tempfile.TemporaryDirectory(prefix=f".{folder.name}.partial", dir=folder.parent) as scratch:
         made = Path(scratch) / folder.name
         made.mkdir()
         yield made

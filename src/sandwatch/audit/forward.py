@@ -13,7 +13,7 @@ import geopandas as gpd
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import pyarrow.parquet as pq
+import pyarrow as pa
 
 from sandwatch import schemas
 from sandwatch.annotations.canonical import canonical_rows, fingerprint_of
@@ -34,7 +34,7 @@ from sandwatch.audit.chain import (
     verified,
 )
 from sandwatch.audit.history import History, Lock, Stage
-from sandwatch.audit.objects import CorruptError, MissingError, Objects
+from sandwatch.audit.objects import CorruptError, MissingError, Objects, read_table
 from sandwatch.audit.record import (
     SEE,
     Audit,
@@ -55,6 +55,8 @@ from sandwatch.origin import About, kind_of
 FOLDS = ("train", "val", "test")
 PIXELS = "data/scenes"
 """Output of the stage that exports rasters. Source: dvc.yaml."""
+DRAWN = {"chip_id": pa.string(), "draws": pa.int64()}
+"""Columns of models/exposures.parquet. Source: learn/task.py."""
 NOT_READ = "not run again, and its pixels not read: sandwatch audit verify does"
 BEHIND_CARD = ("chips", "fingerprint", "labels", "snapshot", "imagery")
 """The links that only the model's card leads to."""
@@ -100,10 +102,11 @@ def follow(hand: InHand, history: History, objects: Objects, *, pictures: bool =
     """The audit of what is in hand, in a repository."""
     models, links, notes = chain.find(hand, history, objects)
     if not models:
+        dark = (*notes, *history.notes[-1:]) if history.unread else notes
         searched = f"no revision holds it ({len(history.revisions)} searched)"
         return _alone(
             hand,
-            f"whether a revision holds it can't be told: {notes[0]}" if notes else searched,
+            f"whether a revision holds it can't be told: {dark[0]}" if dark else searched,
             SEE if notes else chain.FETCH,
             history.notes,
         )
@@ -279,6 +282,9 @@ class _Walk:
                 for product, said in products.items()
                 if there.get((obs_id, product)) != said
             ]
+            claimed = [product in result.scenes.get(obs_id, ()) for obs_id, product in there]
+            if result.scenes and not wrong:
+                self.links.append(pixels(manifest[claimed], infer.deps.get(PIXELS, ""), self.objects, pull=False))
             kinds = manifest.groupby("obs_id")["source"].agg(kind_of).to_dict()
             wrong += [
                 f"it says {obs_id} is {said} imagery; that revision's is {kinds.get(obs_id)}"
@@ -307,7 +313,8 @@ class _Walk:
                 wrong.append(f"{CHIPS}/{name} has SHA-256 {found}; the card says {said}")
         windows = schemas.Windows.read(paths["windows.parquet"])
         parts = schemas.ChipLabels.read(paths["chip_labels.parquet"])
-        draws = pq.read_table(self.objects.path(self.files[EXPOSURES], f"{MODELS}/{EXPOSURES}")).to_pandas()
+        path = self.objects.path(self.files[EXPOSURES], f"{MODELS}/{EXPOSURES}")
+        draws = read_table(path, DRAWN).to_pandas().drop_duplicates("chip_id")
         trained = windows["fold"] == "train"
         if set(draws["chip_id"]) != set(windows["chip_id"][trained]):
             wrong.append(f"{MODELS}/{EXPOSURES} counts other windows than the {int(trained.sum())} for training")
@@ -405,7 +412,9 @@ class _Walk:
         self.tables["imagery"] = _in_order(SceneRows, rows.assign(fold=rows["obs_id"].map(folds)))
         without = sorted(set(folds.index) - set(rows["obs_id"]))
         wrong = [f"observation {obs_id} has windows but no scene in {SCENES}" for obs_id in without]
-        self._note("imagery", wrong, f"{SCENES} names the {len(rows)} rasters and their source images")
+        self._note(
+            "imagery", wrong, f"{SCENES} names the {len(rows)} rasters and their source images; verify reads them"
+        )
 
     def _pictures(self, oid: str) -> None:
         """Finds RGB rasters without pulling any; those that are not what the manifest says are left out."""
@@ -433,6 +442,48 @@ class _Walk:
         if other:
             self.notes.append(f"the pictures of {len(other)} observations are not what {SCENES} says: {other[0]} first")
         self.tables["pictures"] = found
+
+
+def pixels(scenes: pd.DataFrame, folder: str, objects: Objects, *, pull: bool) -> Link:
+    """Whether rasters are those that the manifest names, each read and hashed.
+
+    What a result or a model was made from is known by the manifest's hashes: whoever replaced a raster, in the cache
+    and in ``dvc.lock`` too, did not replace these.
+
+    Args:
+        scenes: rows of schemas.Scenes that were exported.
+        folder: MD5 of ``data/scenes`` as the stage read it.
+        objects: where they may be.
+        pull: those that are not here; they are large.
+    """
+    wrong, absent = [], []
+    try:
+        files = objects.tree(folder)
+        objects.fetch(files[path] for path in scenes["path"] if pull and path in files)
+        for path, said in scenes[["path", "sha256"]].itertuples(index=False, name=None):
+            if path not in files:
+                wrong.append(f"{SCENES} names {path}, which is not among the rasters that dvc.lock names")
+                continue
+            try:
+                found = sha256(objects.path(files[path], f"{PIXELS}/{path}", pull=pull))
+            except MissingError:
+                absent.append(path)
+                continue
+            if found != said:
+                wrong.append(f"{PIXELS}/{path} was replaced: SHA-256 {found}; {SCENES} says {said}")
+    except MissingError as error:
+        return unverified(name="imagery", detail=f"which rasters there were can't be told: {error}")
+    except CorruptError as error:
+        wrong.append(str(error))
+    if wrong:
+        return broken(name="imagery", detail=wrong[0] + (f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""))
+    if absent:
+        more = f" (and {len(absent) - 1} more)" if len(absent) > 1 else ""
+        detail = (
+            f"{PIXELS}/{absent[0]} is not here{more}: whether its pixels are those that {SCENES} says can't be told"
+        )
+        return unverified(name="imagery", detail=detail, remedy="run dvc pull data/scenes, and ask again")
+    return verified(name="imagery", detail=f"{len(scenes)} rasters, read, are those that {SCENES} names")
 
 
 def label_rows(labels: gpd.GeoDataFrame, parts: Parts, draws: npt.NDArray[np.int64], method: str) -> gpd.GeoDataFrame:

@@ -10,12 +10,12 @@ import hashlib
 import json
 import re
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache, cached_property, lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pathspec import GitIgnoreSpec
 
@@ -24,6 +24,7 @@ from sandwatch.audit.record import Name, Revision
 from sandwatch.code import meaning
 from sandwatch.errors import InputError
 from sandwatch.files import below
+from sandwatch.params import load_yaml
 
 LOCK, IGNORE = "dvc.lock", ".dvcignore"
 EXPERIMENT = re.compile(r"^refs/exps/[0-9a-f]{2}/[0-9a-f]{38}/(?P<name>.+)$")
@@ -34,6 +35,15 @@ ENTRY = re.compile(
     r"^    - path: ([^'\"&*!|>%@`\n]+)\n(?:      \w+: .*\n)*?      md5: ([0-9a-f]{32}(?:\.dir)?)\n", re.MULTILINE
 )
 """A dependency or an output, as DVC writes them."""
+PIPED = 4_000
+"""Letters that are asked of git at once: what it answers repeats them, and must fit into a pipe that nobody reads yet.
+Source: POSIX, PIPE_BUF is the least that a pipe holds; Linux holds 16 times that."""
+MOST_WILDCARDS = 3
+"""In a line of .dvcignore: matching takes the length of a name to the power of their number."""
+LATEST = int(datetime.max.replace(tzinfo=UTC, microsecond=0).timestamp())
+NAMED = 20
+"""Revisions that a note names; of more it gives the number."""
+T = TypeVar("T")
 
 
 class Stage:
@@ -62,8 +72,15 @@ class Stage:
 
     @cached_property
     def params(self) -> Mapping[str, Any]:
-        """Values by section or key of params.yaml, as dvc.yaml declares them: ``bands``, ``chips.size_px``."""
-        values: Mapping[str, Any] = self._values.get("params", {}).get("params.yaml", {})
+        """Values by section or key of params.yaml, as dvc.yaml declares them: ``bands``, ``chips.size_px``.
+
+        Raises:
+            InputError: they are not what DVC writes.
+        """
+        files = self._values.get("params") or {}
+        values = files.get("params.yaml") or {} if isinstance(files, Mapping) else files
+        if not isinstance(values, Mapping):
+            raise _no_lock(f"params {values!r}")
         return values
 
     def _entries(self, key: str) -> Mapping[str, str]:
@@ -78,7 +95,9 @@ class Stage:
         try:
             read = {entry["path"]: entry["md5"] for entry in self._values.get(key) or []}
             wrong = [oid for oid in read.values() if not MD5.fullmatch(oid.removesuffix(".dir"))]
-        except (TypeError, KeyError, AttributeError) as error:
+        except KeyError as error:
+            raise _no_lock(f"an entry without {error} among the {key} of a stage") from None
+        except (TypeError, AttributeError) as error:
             raise _no_lock(error) from None
         if wrong:
             raise _no_lock(f"an MD5 {wrong[0]!r}")
@@ -112,22 +131,35 @@ class Lock:
 
     def maker(self, path: str) -> str | None:
         """The stage that makes an output, None where no stage does."""
-        return next((name for name in self._blocks if path in _stage(self._blocks[name]).outs), None)
+        return self._makers.get(path)
 
     def upstream(self, name: str) -> tuple[str, ...]:
-        """A stage and the stages that it rests on, in the order in which they run."""
+        """A stage and the stages that it rests on, in the order in which they run.
+
+        Raises:
+            InputError: they rest on each other, or one of them is not what DVC writes.
+        """
         ordered: dict[str, None] = {}
-
-        def visit(wanted: str) -> None:
-            for path in _stage(self._blocks[wanted]).deps:
-                maker = self.maker(path)
-                if maker is not None and maker not in ordered:
-                    visit(maker)
-            ordered[wanted] = None
-
-        if name in self._blocks:
-            visit(name)
+        visited = {name: self._before(name)} if name in self._blocks else {}
+        while visited:
+            last, before = next(reversed(visited.items()))
+            maker = next((maker for maker in before if maker not in ordered), None)
+            if maker is None:
+                ordered[last] = None
+                del visited[last]
+            elif maker in visited:
+                raise _no_lock(f"stages that rest on each other: {last} and {maker}")
+            else:
+                visited[maker] = self._before(maker)
         return tuple(ordered)
+
+    def _before(self, name: str) -> Iterator[str]:
+        """The stages whose outputs a stage read."""
+        return (self._makers[path] for path in _stage(self._blocks[name]).deps if path in self._makers)
+
+    @cached_property
+    def _makers(self) -> Mapping[str, str]:
+        return {path: name for name in reversed(self._blocks) for path in _stage(self._blocks[name]).outs}
 
 
 class Git:
@@ -166,9 +198,11 @@ class Git:
         """The objects that names such as ``<commit>:<path>`` stand for; None where there is none."""
         found: list[str | None] = []
         for some in batched(names):
-            self._ask(self._check, *some)
-            for line in (self._answer(self._check) for _ in some):
-                found.append(None if line.endswith((" missing", " ambiguous")) else line.split(" ")[0])
+            asked = [name for name in some if "\n" not in name]  # git would take it for two
+            self._ask(self._check, *asked)
+            lines = {name: self._answer(self._check) for name in asked}
+            known = (lines.get(name, " missing") for name in some)
+            found += [None if line.endswith((" missing", " ambiguous")) else line.split(" ")[0] for line in known]
         return found
 
     def kind(self, oid: str) -> str:
@@ -212,7 +246,7 @@ class Git:
 
     def _ask(self, process: subprocess.Popen[bytes], *names: str) -> None:
         assert process.stdin is not None
-        process.stdin.write("".join(f"{name}\n" for name in names).encode())
+        process.stdin.write("".join(f"{name}\n" for name in names).encode(errors="replace"))
         process.stdin.flush()
 
     def _answer(self, process: subprocess.Popen[bytes]) -> str:
@@ -236,7 +270,7 @@ class History:
         git: the git repository around it.
         head: the commit that is checked out; '' before the first.
         revisions: those with a ``dvc.lock``.
-        notes: what of the history can't be seen, and how to see it.
+        unread: of them, those whose lock can't be read, as far as :meth:`each` came upon them, and why.
     """
 
     def __init__(self, root: Path) -> None:
@@ -258,7 +292,8 @@ class History:
         mine = self._working_lock()
         if mine is not None and mine != self._text(self._lock_oid.get(self.head)):
             self.revisions.insert(0, Revision(kind="working tree", commit=""))
-        self.notes = self._blind_spots(commits)
+        self.unread: dict[Revision, str] = {}
+        self._unseen = self._blind_spots(commits)
 
     @classmethod
     def around(cls, path: Path) -> History | None:
@@ -293,6 +328,32 @@ class History:
         if revision.kind == "working tree":
             return Lock(self._working_lock() or "")
         return self._lock(self._lock_oid[revision.commit])
+
+    def each(self, read: Callable[[Lock], T]) -> Iterator[tuple[Revision, T]]:
+        """What a function finds in the lock of every revision, newest first.
+
+        A lock that can't be read is left out, and named in ``notes``: a commit on some branch, or a merge that isn't
+        done, keeps nobody from the others.
+        """
+        for revision in self.revisions:
+            if revision in self.unread:
+                continue
+            try:
+                found = read(self.lock(revision))
+            except InputError as error:
+                self.unread[revision] = str(error.got)
+            else:
+                yield revision, found
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What of the history can't be seen, and how to see it."""
+        if not self.unread:
+            return self._unseen
+        named = ", ".join(map(str, islice(self.unread, NAMED)))
+        more = f" and {len(self.unread) - NAMED} more" if len(self.unread) > NAMED else ""
+        why = next(iter(self.unread.values()))
+        return (*self._unseen, f"{LOCK} can't be read at {named}{more}, and was not looked into there: {why}")
 
     def resolve(self, name: str) -> Revision | None:
         """The revision that a name stands for (anything that git understands, or an experiment's name), else None."""
@@ -410,7 +471,7 @@ class History:
             "refs/tags",
             "refs/exps",
         )
-        for line in printed.splitlines():
+        for line in _lines(printed):
             kind, oid, behind_kind, behind, ref = line.split(" ", 4)
             commit = oid if kind == "commit" else behind if behind_kind == "commit" else None
             experiment = EXPERIMENT.match(ref)
@@ -426,7 +487,7 @@ class History:
                 commit=commit,
                 kind="experiment" if i else "commit",
                 names=tuple(sorted(names.get(commit, []))),
-                time=datetime.fromtimestamp(seconds, UTC).isoformat(),
+                time=_moment(seconds),
                 subject=subject,
             )
             for i, log in enumerate((reachable, experiments))
@@ -441,7 +502,7 @@ class History:
             f"^{tip}\n" for tip in dict.fromkeys(without)
         )
         printed = self.git.run("log", "--topo-order", "--format=%H %ct %s", "--stdin", given=given)
-        lines = (line.split(" ", 2) for line in printed.splitlines())
+        lines = (line.split(" ", 2) for line in _lines(printed))
         return [(commit, int(seconds), subject) for commit, seconds, subject in lines]
 
     def _blind_spots(self, commits: Sequence[Revision]) -> tuple[str, ...]:
@@ -456,10 +517,25 @@ class History:
 
 
 def batched(names: Iterable[str]) -> Iterator[list[str]]:
-    """A hundred at a time: few enough to fit into a pipe that nobody reads yet."""
-    rest = iter(names)
-    while some := list(islice(rest, 100)):
+    """Some at a time: few enough to fit into a pipe that nobody reads yet."""
+    some: list[str] = []
+    for name in names:
+        if some and sum(map(len, some)) + len(name) > PIPED:
+            yield some
+            some = []
+        some.append(name)
+    if some:
         yield some
+
+
+def _lines(printed: str) -> list[str]:
+    """The lines that git printed: what others wrote may hold what ends a line elsewhere."""
+    return printed.split("\n")[:-1]
+
+
+def _moment(seconds: int) -> str:
+    """Seconds of a commit as ISO 8601 in UTC; git takes more of them than there are days."""
+    return datetime.fromtimestamp(min(seconds, LATEST), UTC).isoformat()
 
 
 def _hash(content: bytes, algorithm: str) -> str:
@@ -468,8 +544,25 @@ def _hash(content: bytes, algorithm: str) -> str:
 
 @lru_cache(maxsize=64)
 def _ignored(text: str) -> GitIgnoreSpec:
-    """What a ``.dvcignore`` at the root keeps from DVC."""
-    return GitIgnoreSpec.from_lines(text.splitlines())
+    """What a ``.dvcignore`` at the root keeps from DVC.
+
+    Raises:
+        InputError: a line of it would take for ever, or is no pattern.
+    """
+    lines = text.splitlines()
+    slow = next((line for line in lines if not line.startswith("#") and _wildcards(line) > MOST_WILDCARDS), None)
+    if slow is None:
+        try:
+            return GitIgnoreSpec.from_lines(lines)
+        except ValueError as error:
+            slow = str(error)
+    raise InputError(
+        IGNORE, got=slow[:200], expected=f"patterns with up to {MOST_WILDCARDS} wildcards", fix="write them plainer"
+    )
+
+
+def _wildcards(pattern: str) -> int:
+    return len(re.findall(r"\*+", pattern))
 
 
 def _name(ref: str, experiment: re.Match[str] | None) -> Name:
@@ -492,8 +585,11 @@ def _blocks(text: str) -> dict[str, str]:
     stages = read_yaml(text).get("stages")
     if not isinstance(stages, dict) or not all(isinstance(stage, dict) for stage in stages.values()):
         raise _no_lock(stages)
-    # JSON is YAML: one way to read a stage is enough.
-    return {str(name): json.dumps(stage) for name, stage in stages.items()}
+    try:
+        # JSON is YAML: one way to read a stage is enough.
+        return {str(name): json.dumps(stage) for name, stage in stages.items()}
+    except TypeError as error:
+        raise _no_lock(error) from None
 
 
 @lru_cache(maxsize=512)
@@ -503,12 +599,10 @@ def read_yaml(text: str) -> Mapping[str, Any]:
     Raises:
         InputError: it is none.
     """
-    from dvc.utils.serialize import YAMLFileCorruptedError, parse_yaml
-
     try:
-        values = parse_yaml(text, LOCK, typ="safe")
-    except YAMLFileCorruptedError as error:
-        raise _no_lock(error.__cause__ or error) from None
+        values = load_yaml(text) or {}
+    except ValueError as error:
+        raise _no_lock(error) from None
     if not isinstance(values, dict):
         raise _no_lock(values)
     return values

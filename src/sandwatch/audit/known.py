@@ -9,14 +9,14 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
+import pyarrow as pa
 
 from sandwatch.annotations import geojson, labelbox_export
 from sandwatch.annotations.params import Annotations
 from sandwatch.annotations.record import Label, MalformedError
 from sandwatch.audit.chain import ANNOTATIONS, by_section
-from sandwatch.audit.history import History
-from sandwatch.audit.objects import CorruptError, MissingError, Objects
+from sandwatch.audit.history import History, Lock
+from sandwatch.audit.objects import CorruptError, MissingError, Objects, read_table
 from sandwatch.errors import InputError
 from sandwatch.params import check
 
@@ -79,11 +79,9 @@ class Known:
     def of(cls, history: History, objects: Objects) -> Known:
         """Reads tables and raw snapshots of every revision, as far as they can be reached."""
         sets: dict[str, Mapping[str, Any]] = {}
-        for revision in history.revisions:
-            lock = history.lock(revision)
-            stage = lock.stage(lock.maker(ANNOTATIONS) or "")
-            if stage is not None:
-                sets.setdefault(stage.outs[ANNOTATIONS], by_section(stage.params).get("annotations", {}))
+        for _, (folder, params) in history.each(_label_set):
+            sets.setdefault(folder, params)
+        sets.pop("", None)
         objects.fetch(sets)
         found = cls()
         for folder, params in sets.items():
@@ -101,18 +99,17 @@ class Known:
         for name, (place, columns) in TABLES.items():
             if name not in files:
                 continue
-            table = pq.read_table(objects.file(folder, name, ANNOTATIONS))
+            table = read_table(objects.file(folder, name, ANNOTATIONS))
+            texts = {column: _texts(table, column) for column in (*columns, "created_by", "created_at")}
             for column in columns:
-                self._add(self.ids, table[column].to_pylist(), place)
-            if "created_by" in table.column_names:
-                self._add(self.people, table["created_by"].to_pylist(), place)
-            if "created_at" in table.column_names:
-                self.days |= {text[:10] for text in table["created_at"].to_pylist() if text}
+                self._add(self.ids, texts[column], place)
+            self._add(self.people, texts["created_by"], place)
+            self.days |= {text[:10] for text in texts["created_at"]}
 
     def _raw(self, path: Path, params: Mapping[str, Any]) -> bool:
         """Takes what was received, unfit rows too; false where another version's params say how to read it."""
         try:
-            values = check(Annotations, dict(params))
+            values = check(Annotations, params)
         except InputError:
             return False
         for _, label in Snapshot(path, values).labels():
@@ -131,6 +128,18 @@ class Known:
     def missed(self) -> str:
         """What could not be looked into, in a few words; '' where all could."""
         return f"{self.unread} of {self.read + self.unread} label sets could not be read" if self.unread else ""
+
+
+def _label_set(lock: Lock) -> tuple[str, Any]:
+    """The tables of labels that a lock records, and the params that they were read with; '' where there are none."""
+    stage = lock.stage(lock.maker(ANNOTATIONS) or "")
+    return ("", {}) if stage is None else (stage.outs[ANNOTATIONS], by_section(stage.params).get("annotations", {}))
+
+
+def _texts(table: pa.Table, column: str) -> list[str]:
+    """The texts in a column; none where there is no such column."""
+    values = table[column].to_pylist() if column in table.column_names else []
+    return [value for value in values if isinstance(value, str) and value]
 
 
 def place_of(known: Known, label: str | None, annotator: str | None, who: Callable[[str], str] | None) -> str:

@@ -12,6 +12,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from sandwatch.audit.hashes import MD5, folder_md5, hash_folder, md5
 from sandwatch.errors import unsigned
 from sandwatch.files import below
@@ -155,11 +158,26 @@ class Objects:
         return Repo(str(self._root))
 
 
+def read_table(path: Path, types: Mapping[str, pa.DataType] | None = None) -> pa.Table:
+    """A table out of a Parquet file: the columns of ``types``, as those; all as they are without.
+
+    Raises:
+        CorruptError: it is no such table.
+    """
+    try:
+        if types is None:
+            return pq.read_table(path)
+        return pq.read_table(path, columns=list(types)).select(list(types)).cast(pa.schema(types))
+    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+        wanted = f"with the columns {', '.join(types)}" if types else "of Parquet"
+        raise CorruptError(f"{path} is no table {wanted}: {' '.join(str(error).split())[:200]}") from None
+
+
 def _listed(oid: str, content: bytes) -> dict[str, str]:
     """MD5 by path of a folder's listing. Whoever could write to the cache or the remote may have written it."""
     try:
         files = {str(entry["relpath"]): str(entry["md5"]) for entry in json.loads(content)}
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CorruptError(f"object {oid} is no listing of a folder: {type(error).__name__}: {error}") from None
     for path, found in files.items():
         if not below(path):

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from sandwatch.audit import map as maps
-from sandwatch.audit.record import USES, WORDS, Audit
+from sandwatch.audit.record import USES, WORDS, Audit, source_images
 from sandwatch.files import whole
 
 MOST_ROWS = 2_000
@@ -292,7 +292,7 @@ def _reviews(text: str) -> str:
     """A label's reviews in words: how many, and by whom where it is said."""
     try:
         reviews = json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return text
     if not isinstance(reviews, list) or not all(isinstance(review, dict) for review in reviews):
         return text
@@ -356,7 +356,7 @@ def _imagery(audit: Audit) -> Rows | None:
     rows = _cut(audit.imagery)
     images = []
     for text in rows["source_images"]:
-        listed = json.loads(text)
+        listed = source_images(text)
         baselines = sorted({str(i["processing_baseline"]) for i in listed if i.get("processing_baseline")})
         images.append(
             (", ".join(str(image.get("id")) for image in listed), baselines and f"baseline {', '.join(baselines)}")

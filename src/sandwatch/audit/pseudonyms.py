@@ -31,8 +31,9 @@ KEY = "SANDWATCH_PSEUDONYM_KEY"
 LEAST_BYTES = 16
 PREFIX = "annotator-"
 PSEUDONYM = re.compile(rf"{PREFIX}[0-9a-f]{{16}}")
-ADDRESS = re.compile(r"\w(?:[\w.!#$&*+?^~-]|%(?!40)|'(?=\w))*(?:@|%40)[\w-]+(?:\.[\w-]+)*")
-"""Text shaped as an address, as in a message or, encoded, in a URL; too much rather than too little."""
+ADDRESS = re.compile(r"\w(?:[\w.!#$&*+?^~-]|%(?!40)|'(?=\w))*+(?P<host>(?:@|%40)[\w-]++(?:\.[\w-]++)*+)?")
+"""A word, and its host where it is shaped as an address, as in a message or, encoded, in a URL; too much rather than
+too little. Words without a host match too, so that no word is read again from each of its letters on."""
 PERSON = re.compile(r"(?:^|_)(?:by|reviewers?|annotators?|users?|authors?|emails?|owners?|assignees?)$")
 """Names of columns and keys, in snake case, that hold a person, whatever form the person's name has."""
 JSON_COLUMNS = ("reviews", "source_images")
@@ -144,7 +145,7 @@ def _is_text(column: pd.Series) -> bool:
 def _parsed(text: str) -> Any:
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return None
 
 
@@ -180,13 +181,18 @@ def _key(name: object, key: object) -> object:
     return name if _names_person(name) else key
 
 
+def _is_address(person: str) -> bool:
+    found = ADDRESS.fullmatch(person)
+    return found is not None and found["host"] is not None
+
+
 class _Veil:
     """Replaces one set of known people, and all addresses, in anything."""
 
     def __init__(self, names: Pseudonyms, known: Iterable[str]) -> None:
         self._names = names
         # Addresses are found by their shape; what else people are called, by itself.
-        others = {p for p in known if len(p) >= SHORTEST and not ADDRESS.fullmatch(p) and not PSEUDONYM.fullmatch(p)}
+        others = {p for p in known if len(p) >= SHORTEST and not _is_address(p) and not PSEUDONYM.fullmatch(p)}
         forms = {form for person in others for form in (person, quote(person), quote(person, safe=""))}
         longest = "|".join(re.escape(form) for form in sorted(forms, key=lambda form: (-len(form), form)))
         self._known = re.compile(rf"(?<!\w)(?:{longest})(?![\w@])", re.IGNORECASE) if forms else None
@@ -219,7 +225,9 @@ class _Veil:
             return self._names.of(text)
         if self._known is not None:
             text = self._known.sub(self._replace, text)
-        return ADDRESS.sub(self._replace, text) if "@" in text or "%40" in text else text
+        if "@" not in text and "%40" not in text:
+            return text
+        return ADDRESS.sub(lambda word: self._replace(word) if word["host"] else word[0], text)
 
     def _replace(self, match: re.Match[str]) -> str:
         found = match[0]

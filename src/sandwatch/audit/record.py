@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,6 +69,7 @@ REMEDIES: Mapping[str, str] = {
     "code": "commit the code that it ran with, or run dvc repro there and commit dvc.lock",
     "inputs": "commit the files that it read, or run dvc repro there and commit dvc.lock",
     "params": "commit the params that it ran with, or run dvc repro there and commit dvc.lock",
+    "imagery": "rely on nothing made of it; run dvc repro export there, compare, and commit",
     "rebuild": "don't rely on what was recorded; run dvc repro there, commit, and compare with sandwatch audit diff",
 }
 """What to do about a link that is broken; where none is named, ``AGAIN``."""
@@ -319,6 +321,15 @@ class Audit(Chain):
         return None if self.observations is None else self.observations[~self.observations["has_mines"]]
 
 
+def source_images(text: str) -> list[dict[str, Any]]:
+    """The images in a cell of :class:`SceneRows`; none where it holds something else."""
+    try:
+        listed = json.loads(text)
+    except (ValueError, RecursionError):
+        return []
+    return [image for image in listed if isinstance(image, dict)] if isinstance(listed, list) else []
+
+
 def state(links: Iterable[Link]) -> State:
     """The state of a chain: that of its worst link. What nobody looked at makes it no worse."""
     return max((link.state for link in links if link.state != "skipped"), key=list(WORDS).index, default="skipped")
@@ -390,6 +401,7 @@ __all__ = [
     "State",
     "in_order",
     "remedy",
+    "source_images",
     "state",
     "verdict",
 ]

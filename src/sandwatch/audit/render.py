@@ -12,9 +12,10 @@ import pandas as pd
 
 from sandwatch.audit.backward import Backward
 from sandwatch.audit.diff import Difference
-from sandwatch.audit.record import Audit, Chain, LabelRows, Link, Revision
+from sandwatch.audit.record import Audit, Chain, LabelRows, Link, Revision, source_images
 from sandwatch.errors import InputError
 from sandwatch.files import whole
+from sandwatch.printable import json_printable, printable, spreadsheet
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -105,12 +106,12 @@ def diff_json(found: Difference) -> str:
 
 
 def write_csv(table: pd.DataFrame, path: Path) -> None:
-    """Writes a table as CSV, geometry as WKT in longitude and latitude."""
+    """Writes a table as CSV, geometry as WKT in longitude and latitude; texts like formulas get an apostrophe."""
     import geopandas as gpd
 
     values = table.to_wkt(rounding_precision=-1) if isinstance(table, gpd.GeoDataFrame) else table
     with whole(path) as partial:
-        values.to_csv(partial, index=False)
+        spreadsheet(values).to_csv(partial, index=False)
 
 
 def write_geoparquet(audit: Audit, path: Path) -> None:
@@ -140,17 +141,15 @@ def labels_of(audit: Audit) -> Any:
 
 def print_audit(audit: Audit, console: Console) -> None:
     """An audit for people."""
-    from rich.markup import escape
-
-    console.print(f"[bold]{escape(audit.target)}[/]")
+    console.print(f"[bold]{_shown(audit.target)}[/]")
     if audit.spec is not None:
         spec = audit.spec
         console.print(
-            f"{spec.architecture} with {spec.encoder}, {spec.method}, {len(spec.bands)} bands, "
+            f"{_shown(spec.architecture)} with {_shown(spec.encoder)}, {spec.method}, {len(spec.bands)} bands, "
             f"threshold {spec.threshold:.3f}\nweights {spec.weights_sha256}\nlabels  {spec.label_fingerprint}"
         )
     if audit.origin is not None:
-        console.print(f"[bold]{escape(audit.origin)}[/]")
+        console.print(f"[bold]{_shown(audit.origin)}[/]")
     _chain(audit.links, console)
     if audit.holders:
         console.print("\n[bold]revisions that hold this model[/]")
@@ -158,7 +157,7 @@ def print_audit(audit: Audit, console: Console) -> None:
             wrong = ", ".join(dict.fromkeys(link.name for link in holder.broken))
             said = f"differs in {wrong}" if wrong else "code, inputs and params match"
             revision = holder.revision
-            console.print(f"  {escape(str(revision))}  {revision.time[:10]}  {escape(revision.subject[:50])}  {said}")
+            console.print(f"  {_shown(revision)}  {revision.time[:10]}  {_shown(revision.subject[:50])}  {said}")
         _more(console, len(audit.holders))
     if audit.labels is not None and audit.observations is not None:
         _counts(audit, console)
@@ -176,7 +175,8 @@ def print_audit(audit: Audit, console: Console) -> None:
     if audit.imagery is not None:
         shown = audit.imagery.assign(
             images=[
-                ", ".join(str(image.get("id")) for image in json.loads(t)[:3]) for t in audit.imagery["source_images"]
+                ", ".join(str(image.get("id")) for image in source_images(t)[:3])
+                for t in audit.imagery["source_images"]
             ]
         )
         _table(console, "imagery", shown, {"obs_id": "observation", "product": "product", "fold": "fold",
@@ -194,19 +194,17 @@ def print_proof(audit: Audit, console: Console) -> None:
 
 def print_released(done: Released, console: Console) -> None:
     """What was attested, for people."""
-    from rich.markup import escape
-
     materials = done.statement["predicate"]["buildDefinition"]["resolvedDependencies"]
     _notes(console, done.audit.notes)
-    console.print(escape(f"{done.folder}: {done.audit.revision}, made from {len(materials)} materials"))
+    console.print(_shown(f"{done.folder}: {done.audit.revision}, made from {len(materials)} materials"))
     console.print("signed" if done.signed else "not signed: --private-key or --sigstore does")
 
 
 def print_published(done: Published, console: Console) -> None:
     """What was published, for people."""
     console.print(
-        f"{done.folder}: {done.labels} labels, {done.observations} observations\n{done.metadata['citeAs']}",
-        markup=False,
+        f"{_shown(done.folder)}: {done.labels} labels, {done.observations} observations\n"
+        f"{_shown(done.metadata['citeAs'])}"
     )
 
 
@@ -230,8 +228,6 @@ def print_checked(found: Checked, console: Console) -> None:
 
 def print_backward(found: Backward, console: Console) -> None:
     """An answer of the backward audit for people."""
-    from rich.markup import escape
-
     console.print(f"[bold]{len(found.labels)} labels[/] in {len(found.models)} models")
     rows = pd.DataFrame(
         {
@@ -250,14 +246,12 @@ def print_backward(found: Backward, console: Console) -> None:
             _table(console, state, part, {name: name for name in rows.columns if name != "state"})
     _notes(console, found.notes)
     counts = {state: int((rows["state"] == state).sum()) for state in dict.fromkeys(rows["state"])}
-    console.print(escape("; ".join(f"{state}: {count}" for state, count in counts.items())))
+    console.print(_shown("; ".join(f"{state}: {count}" for state, count in counts.items())))
 
 
 def print_diff(found: Difference, console: Console) -> None:
     """A difference for people."""
-    from rich.markup import escape
-
-    console.print(f"[bold]{escape(found.a.target)}[/] to [bold]{escape(found.b.target)}[/]")
+    console.print(f"[bold]{_shown(found.a.target)}[/] to [bold]{_shown(found.b.target)}[/]")
     counts = found.labels["change"].value_counts().sort_index()
     console.print("labels: " + (", ".join(f"{n} {change}" for change, n in counts.items()) or "the same"))
     if len(found.labels):
@@ -270,9 +264,9 @@ def print_diff(found: Difference, console: Console) -> None:
         _table(console, "observations", found.observations, {name: name for name in found.observations.columns})
     console.print("windows: " + ", ".join(f"{n} {change}" for change, n in found.windows.items()))
     for key, (a, b) in found.params.items():
-        console.print(f"param {escape(f'{key}: {a} -> {b}')}")
+        console.print(f"param {_shown(f'{key}: {a} -> {b}')}")
     for path in found.code:
-        console.print(f"code {escape(path)} differs")
+        console.print(f"code {_shown(path)} differs")
     for name, table in (("metrics", found.metrics), ("rivers", found.rivers)):
         if table is not None and len(changed := table[table["change"] != 0]):
             _table(console, name, changed, {column: column for column in table.columns})
@@ -281,8 +275,6 @@ def print_diff(found: Difference, console: Console) -> None:
 
 def print_outcome(outcome: Outcome, console: Console) -> None:
     """What was excluded, for people."""
-    from rich.markup import escape
-
     for one in outcome.excluded[:SHOWN]:
         drawn = f"label with {one.polygons} polygons, {len(one.learnt)} learnt from" if one.whole else "polygon"
         drawn += ", not learnt from as it is" if not one.whole and not one.learnt else ""
@@ -290,26 +282,31 @@ def print_outcome(outcome: Outcome, console: Console) -> None:
         was = (
             "" if one.before is None else f"; updated, was {one.before}" if one.before != one.exclusion else "; as was"
         )
-        console.print(f"  {escape(f'{one.exclusion.id}  {one.obs_id}  {drawn}{was}')}")
+        console.print(f"  {_shown(f'{one.exclusion.id}  {one.obs_id}  {drawn}{was}')}")
     _more(console, len(outcome.excluded), f"{outcome.file} holds all")
     observations = len({one.obs_id for one in outcome.excluded})
     learnt = frozenset[str]().union(*(one.learnt for one in outcome.excluded))
     negatives = sum(one.negative for one in outcome.excluded)
     console.print(
         f"{len(outcome.excluded)} ids in {observations} observations: {len(learnt)} labels and {negatives} negatives "
-        f"are taken out, {escape(str(outcome.excluded[0].exclusion))}"
+        f"are taken out, {_shown(outcome.excluded[0].exclusion)}"
     )
-    console.print(f"{escape(str(outcome.file))}: {outcome.recorded} ids")
+    console.print(f"{_shown(outcome.file)}: {outcome.recorded} ids")
     _notes(console, outcome.notes)
-    console.print(f"next: git add {escape(str(outcome.file))} && dvc repro", markup=False)
+    console.print(f"next: git add {_shown(outcome.file)} && dvc repro")
+
+
+def _shown(text: object) -> str:
+    """A text as console.print() takes it: what others wrote is seen, and neither markup nor anything else acts."""
+    from rich.markup import escape
+
+    return escape(printable(text))
 
 
 def _chain(links: Iterable[Link], console: Console) -> None:
-    from rich.markup import escape
-
     console.print("\n[bold]chain[/]")
     for link in links:
-        console.print(f"  {MARKS[link.state]} {link.name:<19} {escape(link.detail)}")
+        console.print(f"  {MARKS[link.state]} {_shown(link.name):<19} {_shown(link.detail)}")
 
 
 def _counts(audit: Audit, console: Console) -> None:
@@ -324,13 +321,11 @@ def _counts(audit: Audit, console: Console) -> None:
     )
     console.print(
         f"  {labels['pixels_drawn'].sum()} label pixels drawn in training, {labels['positives_drawn'].sum()} of them "
-        f"as mine; annotators: {', '.join(sorted(labels['created_by'].dropna().unique())) or 'not recorded'}",
-        markup=False,
+        f"as mine; annotators: {_shown(', '.join(sorted(labels['created_by'].dropna().unique())) or 'not recorded')}"
     )
 
 
 def _table(console: Console, title: str, rows: pd.DataFrame, columns: Mapping[str, str]) -> None:
-    from rich.markup import escape
     from rich.table import Table
 
     table = Table(title=f"{title} ({len(rows)})", title_justify="left", title_style="bold", box=None, pad_edge=False)
@@ -338,7 +333,7 @@ def _table(console: Console, title: str, rows: pd.DataFrame, columns: Mapping[st
     for name, head in columns.items():
         table.add_column(head, justify="right" if name in numeric else "left", overflow="fold")
     for row in rows[list(columns)].head(SHOWN).itertuples(index=False, name=None):
-        table.add_row(*(escape(_text(value)) for value in row))
+        table.add_row(*(_shown(_text(value)) for value in row))
     console.print()
     console.print(table)
     _more(console, len(rows))
@@ -357,7 +352,7 @@ def _more(console: Console, count: int, where: str = "--json or --csv give all")
 
 def _notes(console: Console, notes: Iterable[str]) -> None:
     for note in notes:
-        console.print(f"note: {note}", markup=False)
+        console.print(f"note: {_shown(note)}")
 
 
 def _came_to(chain: Chain) -> dict[str, Any]:
@@ -370,11 +365,9 @@ def _came_to(chain: Chain) -> dict[str, Any]:
 
 
 def _verdict(console: Console, chain: Chain) -> None:
-    from rich.markup import escape
-
-    console.print(f"[bold {COLOURS.get(chain.state, 'yellow')}]{escape(chain.verdict)}[/]")
+    console.print(f"[bold {COLOURS.get(chain.state, 'yellow')}]{_shown(chain.verdict)}[/]")
     if chain.remedy:
-        console.print(f"what to do: {chain.remedy}", markup=False)
+        console.print(f"what to do: {_shown(chain.remedy)}")
 
 
 def _revisions(revisions: Iterable[Revision]) -> str:
@@ -395,7 +388,7 @@ def _json(values: Mapping[str, Any]) -> str:
         else json.dumps(value, ensure_ascii=False, allow_nan=False)
         for name, value in values.items()
     }
-    return "{\n" + ",\n".join(f"{json.dumps(name)}: {text}" for name, text in texts.items()) + "\n}"
+    return json_printable("{\n" + ",\n".join(f"{json.dumps(name)}: {text}" for name, text in texts.items()) + "\n}")
 
 
 def _rows(table: pd.DataFrame) -> str:

@@ -73,15 +73,27 @@ class Retraining:
         else:
             return broken(name=link, detail=different)
         try:
-            before = json.loads(objects.file(outs[RESULTS], METRICS, RESULTS).read_text())
+            before = _metrics(objects.file(outs[RESULTS], METRICS, RESULTS))
+            metrics = _compared(before, _metrics(self.root / RESULTS / METRICS))
         except MissingError as error:
             metrics = f"its metrics can't be compared: {error}"
         except CorruptError as error:
             return broken(name=link, detail=str(error))
-        else:
-            metrics = _compared(before, json.loads((self.root / RESULTS / METRICS).read_text()))
         detail = f"can't be proven to the bit here: {reason}; {metrics}"
         return unverified(name=link, detail=detail, remedy="run it again on a processor that gives the same bits")
+
+
+def _metrics(path: Path) -> Mapping[str, float]:
+    """The metrics that are compared.
+
+    Raises:
+        CorruptError: the file doesn't hold them.
+    """
+    try:
+        said = json.loads(path.read_bytes())
+        return {key: float(said[key]) for key in COMPARED}
+    except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+        raise CorruptError(f"{path.name} doesn't say {' and '.join(COMPARED)}: {error}") from None
 
 
 def _compared(before: Mapping[str, float], after: Mapping[str, float]) -> str:
@@ -100,7 +112,7 @@ def _operations(root: Path, weights_sha256: str) -> Operations | None:
         return None
     try:
         record = json.loads(path.read_text())
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     match record:
         case {"weights_sha256": str(said), "operations": dict(operations)} if said == weights_sha256:

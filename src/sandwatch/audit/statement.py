@@ -39,6 +39,13 @@ def read_statement(path: Path) -> dict[str, Any]:
             ResourceDescriptor.copy_from_pb(material).validate()
         if provenance.build_definition.build_type != BUILD_TYPE:
             raise ValueError(f"build type {provenance.build_definition.build_type or 'missing'}")
+        for field, there in (
+            ("resolvedDependencies", provenance.build_definition.resolved_dependencies),
+            ("builder.version", provenance.run_details.builder.version),
+            ("metadata.finishedOn", provenance.run_details.metadata.HasField("finished_on")),
+        ):
+            if not there:
+                raise ValueError(f"no {field}")
     except (OSError, ValueError, ParseError) as error:
         raise InputError(
             str(path),

@@ -10,10 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from sandwatch.audit import chain
+from sandwatch.audit import chain, confined
 from sandwatch.audit.chain import ANNOTATIONS, CANONICAL, MODELS, TRAIN, broken, uncommitted, unverified, verified
-from sandwatch.audit.forward import follow, not_derived
+from sandwatch.audit.forward import PIXELS, follow, not_derived, pixels
 from sandwatch.audit.hashes import hash_folder
 from sandwatch.audit.history import LOCK, History, Lock, Stage, read_yaml
 from sandwatch.audit.objects import CorruptError, MissingError, Objects
@@ -22,8 +23,14 @@ from sandwatch.audit.retraining import Retraining
 from sandwatch.errors import InputError
 from sandwatch.files import below, sha256
 from sandwatch.learn.card import Card
+from sandwatch.printable import printable
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Report = Callable[[str], None]
+BUCKET = "its rasters lie in a bucket: --network lets the code reach it, with your credentials; read the code first"
+ONLINE = "this system has no way to switch the network off for the code that is run: it could reach what it likes"
 
 
 def verify(
@@ -34,6 +41,7 @@ def verify(
     keep: Sequence[str] = (),
     remote: str | None = None,
     pictures: bool = False,
+    network: bool = False,
     report: Report = print,
     allow: Callable[[Foreign], bool] = lambda _: False,
 ) -> Audit:
@@ -49,6 +57,7 @@ def verify(
         keep: stages that are not run again; what they wrote is pulled, and only its hashes are compared.
         remote: of DVC, to pull from; None for the default one.
         pictures: look for RGB rasters too, as :func:`sandwatch.audit.forward.audit` does.
+        network: leave the network and this environment, with its credentials, to the code that is run.
         report: is given a line now and then.
         allow: is asked before the code of a revision is run that whoever works here never checked out.
 
@@ -72,13 +81,18 @@ def verify(
             links = [link for link in links if link.name not in ("weights", "card")]
             links += chain.kept_weights(hand.files, audit.card, objects, pull=True)
         lock = history.lock(audit.revision)
+        if audit.imagery is not None and (scenes := _pixels(lock, audit.imagery, keep, objects)) is not None:
+            links.append(scenes)
         stages = [stage for stage in lock.upstream(TRAIN) if retrain or stage != TRAIN]
         why = _not_to_be_run(audit.revision, links)
         if why is None:
             _ask(target, audit.revision, lock, stages, keep, history, allow)
             with tempfile.TemporaryDirectory(prefix="sandwatch-verify-") as folder:
                 report(f"cloning {audit.revision} to {folder}")
-                clone = _Clone(Path(folder), history, audit.revision.commit)
+                clone = _Clone(Path(folder), history, audit.revision.commit, network=network)
+                if not network and confined.offline() is None:
+                    audit = replace(audit, notes=(*audit.notes, ONLINE))
+                    report(f"note: {ONLINE}")
                 retraining = Retraining.before(
                     clone.root, weights_sha256=audit.card.weights_sha256 if audit.card else ""
                 )
@@ -120,11 +134,7 @@ class Foreign:
             "subject": self.revision.subject,
             **{f"runs {stage}": command for stage, command in self.commands.items()},
         }
-        return tuple(f"  {name:<17} {_printable(text)}" for name, text in facts.items())
-
-
-def _printable(text: str) -> str:
-    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in " ".join(text.split()))
+        return tuple(f"  {name:<17} {printable(' '.join(text.split()))}" for name, text in facts.items())
 
 
 def _not_to_be_run(revision: Revision, links: Sequence[Link]) -> str | None:
@@ -135,6 +145,14 @@ def _not_to_be_run(revision: Revision, links: Sequence[Link]) -> str | None:
         return "nothing is run that no revision holds"
     unseen = [link.name for link in links if link.name in ("lock", "pipeline", "code") and link.state != "verified"]
     return f"nothing is run that no link vouches for: {', '.join(unseen)}" if unseen else None
+
+
+def _pixels(lock: Lock, scenes: pd.DataFrame, keep: Sequence[str], objects: Objects) -> Link | None:
+    """Whether the rasters are those that the manifest names; None where they are not here and are derived again."""
+    export, chips = lock.stage("export"), lock.stage("chips")
+    pulled = export is None or _is_pulled("export", export, keep)
+    link = pixels(scenes, "" if chips is None else chips.deps.get(PIXELS, ""), objects, pull=pulled)
+    return None if link.state == "unverified" and not pulled else link
 
 
 def _ask(
@@ -199,7 +217,8 @@ def _working_tree(history: History) -> Link:
 class _Clone:
     """A revision checked out by itself: objects of git are shared, files and DVC's cache are not."""
 
-    def __init__(self, folder: Path, history: History, commit: str) -> None:
+    def __init__(self, folder: Path, history: History, commit: str, *, network: bool) -> None:
+        self._network = network
         top = folder / "clone"
         top.mkdir()
         self._folder = folder
@@ -219,27 +238,42 @@ class _Clone:
         said = next((line for line in lines if line.startswith("error:")), lines[-1] if lines else "no word")
         return f"{stage} can't be run again: {said}" if done.returncode else None
 
+    def lacks_network(self, stage: str) -> bool:
+        """Whether a stage reads rasters in a bucket, and was run where none can be reached."""
+        listed = self.root / "data/regions" / self._region / "imagery/scenes.csv"
+        return not self._network and stage == "export" and listed.is_file() and b"gs://" in listed.read_bytes()
+
+    @property
+    def _region(self) -> str:
+        return str(read_yaml((self.root / "params.yaml").read_text(errors="replace")).get("region"))
+
     def lock(self) -> Lock:
         """Its dvc.lock as it is now."""
-        return Lock((self.root / LOCK).read_text())
+        path = self.root / LOCK
+        return Lock(path.read_text(errors="replace") if path.is_file() else "")
 
     def _python(self, module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
         # DVC itself is this environment's (-E, -P): the path of Python that holds the clone is for its stages only.
         # DVC would keep its database of file hashes beside that of other clones.
-        env = {**os.environ, "PATH": path, "PYTHONPATH": str(self.root / "src"), "DVC_NO_ANALYTICS": "1",
-               "DVC_SITE_CACHE_DIR": str(self._folder / "site")}  # fmt: skip
+        own = dict(os.environ) if self._network else confined.environment(self._folder / "home")
+        before = () if self._network else confined.offline() or ()
+        env = {**own, "PATH": path, "PYTHONPATH": str(self.root / "src"), "DVC_NO_ANALYTICS": "1",
+               "DVC_SITE_CACHE_DIR": str(self._folder / "site"),
+               # Everything is computed anew: nothing is taken that an earlier run, or the revision itself, left lying.
+               "SANDWATCH_CACHE": str(self._folder / "work")}  # fmt: skip
         return subprocess.run(
-            [sys.executable, "-E", "-P", "-m", module, *arguments],
+            [*before, sys.executable, "-E", "-P", "-m", module, *arguments],
             cwd=self.root,
             env=env,
             text=True,
+            errors="replace",
             capture_output=True,
             check=False,
         )
 
     def _git(self, *arguments: str) -> None:
-        done = subprocess.run(["git", *arguments], text=True, capture_output=True, check=False)
+        done = subprocess.run(["git", *arguments], text=True, errors="replace", capture_output=True, check=False)
         if done.returncode:
             raise InputError(
                 f"git {arguments[-1]}", got=done.stderr.strip()[:300], expected="a clone", fix="run git fsck"
@@ -272,7 +306,15 @@ def _rebuild(
                 failed = clone.repro(name)
             except (MissingError, CorruptError) as error:
                 compared, failed = {}, f"{name} needs its snapshot: {error}"
-            again = None if failed else clone.lock().stage(name)
+            again = None
+            if not failed:
+                try:
+                    again = clone.lock().stage(name)
+                except InputError as error:
+                    failed = f"{name} left a dvc.lock that can't be read: {error.got}"
+            if failed and clone.lacks_network(name):
+                links.append(unverified(name=link, detail=failed, remedy=BUCKET))
+                break
             wrong = [failed] if failed else _different(compared, again, clone.root, objects, name)
             more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
             how = "derived from the recorded snapshot" if source == "labelbox" else "run again"
@@ -293,8 +335,8 @@ def _rebuild(
 def _source(name: str, recorded: Stage) -> str | None:
     """Where a stage of the outside world reads from; None for the others."""
     section = {"export": "imagery", "annotations": "annotations"}.get(name, "")
-    source: str | None = recorded.params.get(section, {}).get("source")
-    return source
+    values = chain.by_section(recorded.params).get(section)
+    return values.get("source") if isinstance(values, Mapping) else None
 
 
 def _is_pulled(name: str, recorded: Stage, keep: Sequence[str]) -> bool:

@@ -115,6 +115,13 @@ class Source(Protocol):
         """Returns the composite of ``site`` in the month that begins with ``month``."""
         ...
 
+    def inputs(self, site: Site, month: date) -> Any:
+        """All that this composite depends on beside site, month and bands, as plain JSON; None if that can't be told.
+
+        Files are told by the hash of what they hold.
+        """
+        ...
+
 
 def sites(aoi: gpd.GeoDataFrame) -> list[Site]:
     """The rows of aoi.parquet (``schemas.Aoi``), in the table's order."""

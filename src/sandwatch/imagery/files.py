@@ -20,20 +20,19 @@ line wins wherever it has data, as in a mosaic.
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from sandwatch import gcs, raster
+from sandwatch import gcs, listing, raster
 from sandwatch.errors import InputError
 from sandwatch.files import sha256
 from sandwatch.imagery import Composite, Raster, Site, SourceImage
@@ -93,8 +92,7 @@ class Files:
         manifest = inputs / MANIFEST
         obs_ids = {f"{site.site_id}_{month.isoformat()}" for site in places for month in site.months}
         entries: dict[tuple[str, str], list[_Entry]] = {}
-        for line, row in _rows(manifest):
-            where = f"{manifest}, line {line}"
+        for where, row in _rows(manifest):
             if row["obs_id"] not in obs_ids:
                 raise InputError(
                     f"{where}, obs_id",
@@ -128,6 +126,25 @@ class Files:
         return Composite(
             s2=_s2(s2, self.bands.s2, site) if s2 else None, s1=_s1(s1, self.bands.s1, site) if s1 else None
         )
+
+    def inputs(self, site: Site, month: date) -> Any:
+        """The observation's lines, files by what they hold; None where one is read in place from a bucket."""
+        told = []
+        for product in PRODUCTS:
+            for entry in self.entries.get((f"{site.site_id}_{month.isoformat()}", product), ()):
+                content = entry.pinned or _content(entry.path)
+                if content is None:
+                    return None
+                told.append({**asdict(entry), "where": None, "path": content})
+        return told
+
+
+def _content(path: Path) -> str | None:
+    """The hash of a file; None where it isn't on this machine, which reading it will say."""
+    try:
+        return sha256(path)
+    except OSError:
+        return None
 
 
 def _s2(entries: Sequence[_Entry], bands: Sequence[str], site: Site) -> Raster:
@@ -243,8 +260,8 @@ def _check_reflectance(
         )
 
 
-def _rows(manifest: Path) -> list[tuple[int, dict[str, str]]]:
-    """(line, values) of scenes.csv, with an empty text where an optional column is missing."""
+def _rows(manifest: Path) -> list[tuple[str, dict[str, str]]]:
+    """(where, values) of the lines of scenes.csv, with an empty text where an optional column is missing."""
     if not manifest.is_file():
         raise InputError(
             str(manifest),
@@ -252,12 +269,7 @@ def _rows(manifest: Path) -> list[tuple[int, dict[str, str]]]:
             expected="the list of your scenes",
             fix="write it, see docs, or use another imagery.source",
         )
-    try:
-        text = manifest.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(str(manifest), got=str(error), expected="UTF-8", fix="save it as UTF-8") from None
-    reader = csv.DictReader(io.StringIO(text, newline=""))
-    header = [name.strip() for name in reader.fieldnames or ()]
+    header, rows = listing.read(manifest)
     missing, unknown = set(REQUIRED) - set(header), set(header) - {*REQUIRED, *OPTIONAL}
     if missing or unknown or len(set(header)) < len(header):
         raise InputError(
@@ -266,18 +278,8 @@ def _rows(manifest: Path) -> list[tuple[int, dict[str, str]]]:
             expected=f"{', '.join(REQUIRED)} and, if wanted, {', '.join(OPTIONAL)}",
             fix=f"add {', '.join(sorted(missing)) or 'nothing'}, remove {', '.join(sorted(unknown)) or 'nothing'}",
         )
-    reader.fieldnames = header
-    rows = []
-    for row in reader:
-        if None in row or None in row.values():
-            raise InputError(
-                f"{manifest}, line {reader.line_num}",
-                got="more or fewer values than columns",
-                expected=f"{len(header)}, as in the header",
-                fix="check the commas, and quote band lists that hold one",
-            )
-        rows.append((reader.line_num, dict.fromkeys(OPTIONAL, "") | {key: value.strip() for key, value in row.items()}))
-    return rows
+    empty = dict.fromkeys(OPTIONAL, "")
+    return [(where, empty | {key: value.strip() for key, value in row.items()}) for where, row in rows]
 
 
 def _entry(row: dict[str, str], where: str, folder: Path) -> _Entry:

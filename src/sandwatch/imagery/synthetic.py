@@ -13,9 +13,11 @@ the same reason all bands are painted at 10 m: real 20 m and 60 m bands would be
 
 from __future__ import annotations
 
+import hashlib
 import math
 from dataclasses import dataclass
 from datetime import date
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -116,6 +118,11 @@ class Painter:
             s2=Raster(pixels=s2, source_images=_sources(site, month, "S2", days=(3, 13, 23))),
             s1=self._radar(world, spectra, rng, site, month) if self.bands.s1 else None,
         )
+
+    def inputs(self, site: Site, month: date) -> Any:
+        """The rivers, and the world's seed and clouds."""
+        rivers = hashlib.sha256(self.rivers.wkb).hexdigest()
+        return {"rivers": rivers, "seed": self.synthetic.seed, "cloud_fraction": self.synthetic.cloud_fraction}
 
     def _radar(self, world: _World, spectra: Floats, rng: np.random.Generator, site: Site, month: date) -> Raster:
         s1 = spectra[[BANDS.index(band) for band in self.bands.s1]]

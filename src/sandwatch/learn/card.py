@@ -8,11 +8,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from sandwatch.errors import InputError
-from sandwatch.files import files_below, sha256, write_json
+from sandwatch.files import files_below, read_json, sha256, write_json
 from sandwatch.origin import Kind
 from sandwatch.params import Count, Section
 
@@ -77,7 +77,7 @@ class Spec(BaseModel):
         weights_sha256: of model.safetensors; not in its header.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     architecture: str
     encoder: str
     encoder_depth: int
@@ -136,7 +136,7 @@ class Spec(BaseModel):
             with safe_open(weights, "numpy") as file:
                 text = (file.metadata() or {}).get(HEADER)
             return None if text is None else Spec.model_validate(json.loads(text) | {"weights_sha256": sha256(weights)})
-        except (SafetensorError, OSError, ValueError, TypeError) as error:
+        except (SafetensorError, OSError, ValueError, TypeError, RecursionError) as error:
             raise InputError(
                 str(weights), got=str(error)[:300], expected="weights that sandwatch wrote", fix="name another file"
             ) from None
@@ -162,16 +162,12 @@ class Card(Spec):
         Raises:
             InputError: there is no such file, or it is no card.
         """
-        try:
-            return cls.model_validate(json.loads(path.read_text()))
-        except FileNotFoundError:
-            raise InputError(
-                str(path), got="no such file", expected="a model card", fix="run dvc repro train or dvc pull train"
-            ) from None
-        except (json.JSONDecodeError, ValidationError) as error:
-            raise InputError(
-                str(path), got=str(error)[:300], expected="a model card", fix="run dvc repro train or dvc pull train"
-            ) from None
+        return read_json(
+            path,
+            cls.model_validate,
+            expected="a model card",
+            fix="run dvc checkout train, dvc pull train or dvc repro train",
+        )
 
     def write(self, path: Path) -> None:
         """Writes the card, whole or not at all."""

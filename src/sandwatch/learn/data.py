@@ -15,14 +15,18 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 import torch
+from pyarrow.lib import ArrowException
 from torch.utils.data import Dataset, Sampler
 
 from sandwatch.errors import InputError
-from sandwatch.stack import IGNORED, NODATA
+from sandwatch.stack import IGNORED, NODATA, load
 
 MINE_SHARE = 0.5
 """Share of an epoch's windows that hold a mine, where there are both kinds. Most windows hold none; without a balance
 the few that do are rarely seen."""
+
+COLUMNS = ["chip_id", "obs_id", "fold", "kind", "row", "col", "px_low", "px_high", "size_px"]
+"""Of ``windows.parquet``, as far as training needs them."""
 
 Indices = npt.NDArray[np.int64]
 Batch = tuple[torch.Tensor, torch.Tensor]
@@ -39,34 +43,53 @@ class Chips:
     """
 
     def __init__(self, folder: Path) -> None:
-        """Reads ``windows.parquet`` of a folder that the chips stage wrote.
+        """Reads ``windows.parquet`` of a folder that the chips stage wrote, and makes sure that all arrays are whole.
 
         Raises:
-            InputError: it is missing or empty.
+            InputError: the table is missing, empty or none, or an array is missing, not whole or of other windows.
         """
         path = folder / "windows.parquet"
-        if not path.is_file():
+        try:
+            table = pq.read_table(path, columns=COLUMNS)
+            columns = {name: np.array(table[name].to_pylist()) for name in COLUMNS}
+        except (ArrowException, OSError, KeyError, ValueError) as error:
             raise InputError(
-                str(path), got="no such file", expected="a table of windows", fix="run dvc repro chips or dvc pull"
-            )
-        table = pq.read_table(path)
+                str(path), got=str(error), expected="a table of windows", fix="run dvc repro chips or dvc pull"
+            ) from None
         if not table.num_rows:
             raise InputError(str(path), got="no rows", expected="windows", fix="run dvc repro chips")
-        columns = {name: np.array(table[name].to_pylist()) for name in table.column_names}
         self.chip_id, self.obs_id, self.fold, self.kind = (columns[n] for n in ("chip_id", "obs_id", "fold", "kind"))
         self.row, self.col, self.px_low, self.px_high = (columns[n] for n in ("row", "col", "px_low", "px_high"))
         self.size_px = int(columns["size_px"][0])
         self._folder = folder
-        self.pixels = cache(partial(self._open, "pixels"))
-        self.mask = cache(partial(self._open, "masks"))
+        self.pixels = cache(partial(self._open, "pixels", np.int16, (None, None, None)))
+        self.mask = cache(partial(self._open, "masks", np.uint8, (None, None)))
+        for obs_id in np.unique(self.obs_id):
+            self._check(obs_id)
 
-    def _open(self, kind: str, obs_id: str) -> npt.NDArray[Any]:
+    def _check(self, obs_id: str) -> None:
+        """Makes sure that the arrays of an observation fit each other, the other observations and its windows."""
+        (bands, *shape), mask = self.pixels(obs_id).shape, self.mask(obs_id).shape
+        own = self.obs_id == obs_id
+        least = (int(self.row[own].max()), int(self.col[own].max()))
+        # Only where the scene is smaller than a window does one reach beyond it, and then it starts at 0.
+        reached = all(first == 0 or first + self.size_px <= length for first, length in zip(least, shape, strict=True))
+        if tuple(shape) != mask or not reached or bands != self.pixels(self.obs_id[0]).shape[0]:
+            raise InputError(
+                f"{self._folder}, observation {obs_id}",
+                got=f"pixels of {bands} bands {tuple(shape)} and a mask {mask}",
+                expected=f"{self.pixels(self.obs_id[0]).shape[0]} bands, as of {self.obs_id[0]}, and both of one shape "
+                f"that holds the windows at {least}",
+                fix="run dvc checkout chips, or dvc repro -f chips",
+            )
+
+    def _open(self, kind: str, dtype: npt.DTypeLike, shape: tuple[None, ...], obs_id: str) -> npt.NDArray[Any]:
         """Maps an array into memory without a descriptor that stays open, as numpy's maps have: there may be thousands.
 
         torch closes the file once it is mapped. Its map is private, so it would take writes and not store them.
         """
         path = self._folder / kind / f"{obs_id}.npy"
-        stored = np.load(path, mmap_mode="r")
+        stored = load(path, dtype, shape)
         size = path.stat().st_size
         file: npt.NDArray[np.uint8] = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8).numpy()
         array: npt.NDArray[Any] = file[stored.offset :].view(stored.dtype).reshape(stored.shape)

@@ -9,6 +9,8 @@ from typing import Any, Literal, Self
 import numpy as np
 import numpy.typing as npt
 import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -133,15 +135,18 @@ class Predictor:
             InputError: there is no such file, or it is none that sandwatch wrote.
         """
         spec = Spec.carried(weights)
-        if spec is None:
+        try:
+            if spec is None:
+                raise ValueError("weights without a spec in their header")
+            network = build(spec.model, in_channels=len(spec.bands), size_px=spec.size_px)
+            network.load_state_dict(load_file(weights))
+        except (InputError, ValidationError, SafetensorError, OSError, RuntimeError, ValueError) as error:
             raise InputError(
                 str(weights),
-                got="weights without a spec in their header",
+                got=str(error)[:300],
                 expected="weights that sandwatch wrote",
-                fix="run dvc repro train, or dvc pull train",
-            )
-        network = build(spec.model, in_channels=len(spec.bands), size_px=spec.size_px)
-        network.load_state_dict(load_file(weights))
+                fix="run dvc checkout train, dvc pull train or dvc repro train",
+            ) from None
         return cls(network, spec, device, precision=precision)
 
     def changed(self, **fields: float) -> Self:

@@ -11,38 +11,40 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Sampler
 
 from sandwatch._torchvision import ensure_torchvision
 from sandwatch.errors import InputError
-from sandwatch.files import sha256, whole
+from sandwatch.files import sha256
 from sandwatch.learn.calibrate import temperature
 from sandwatch.learn.card import CLASSES, Card, Model, Spec
 from sandwatch.learn.data import Batch, Batches, Chips, Draws, Indices, TrainingBatches, in_batches
 from sandwatch.learn.metrics import LogitHistogram, ScoreHistogram
 from sandwatch.learn.model import Predictor, build, mine_logit, normalise
 from sandwatch.learn.params import Loss, Scoring, Train
-from sandwatch.learn.weights import load
+from sandwatch.learn.weights import load, save
 from sandwatch.origin import About, words
 from sandwatch.parquet import write_parquet
 from sandwatch.picture import banded, image
 from sandwatch.reproducible import Compute
 from sandwatch.scoring import Scored, reaches, score, to_scores, to_steps
 from sandwatch.stack import HIGH, LOW, counted, mines
+from sandwatch.work import Work
 
 ensure_torchvision()
 # After the guard, because it imports torchvision.
 import lightning  # noqa: E402
-from lightning.pytorch.callbacks import EarlyStopping  # noqa: E402
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping  # noqa: E402
+from lightning.pytorch.plugins.io import CheckpointIO  # noqa: E402
 from lightning.pytorch.utilities.exceptions import SIGTERMException  # noqa: E402
 
 SAMPLES = 4
@@ -51,6 +53,9 @@ DICE_SMOOTH = 1.0
 """Pixels added to both sides of the Dice ratio, so that it is defined where there is neither mine nor detection."""
 CLIP_NORM = 1.0
 """Largest norm of the gradient of a step. Source: Pascanu, Mikolov and Bengio 2013."""
+
+STATE = "state of the training"
+"""What a kept state is called."""
 
 Report = Callable[[str], None]
 
@@ -179,10 +184,12 @@ class Segmentation(lightning.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_epoch_start(self) -> None:
-        """Seeds augmentation from the seed, the epoch and the process."""
+        """Seeds augmentation and the network's own draws from the seed, the epoch and the process."""
         self.train_loss = _Mean()
         seeds = [self.train_params.seed, self.current_epoch, self.global_rank]
-        self._generator = torch.Generator().manual_seed(int(np.random.SeedSequence(seeds).generate_state(1)[0]))
+        seed = int(np.random.SeedSequence(seeds).generate_state(1)[0])
+        self._generator = torch.Generator().manual_seed(seed)
+        torch.manual_seed(seed)  # dropout's, so that an epoch draws the same whether or not the one before ran here
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
         """int16 (n, band, y, x) and uint8 (n, y, x) to the loss."""
@@ -245,18 +252,23 @@ class Tracker(lightning.Callback):
 
     Attributes:
         live: the dvclive.Live to tell; None in processes that tell nothing.
-        epochs: how many are over.
-        best: metrics of the best epoch, by name.
-        best_epoch: counted from 0.
+        history: metrics of each epoch that is over, by name.
+        taken: how many of them an earlier run did.
+        best_epoch: counted from 0; -1 before the first is over.
         best_weights: the network's state then, on the CPU.
     """
 
     def __init__(self, live: Any, report: Report, epochs: int) -> None:
         """Takes a dvclive.Live, None in processes that don't report, and the number of epochs planned."""
         self.live, self._report, self._planned = live, report, epochs
-        self.epochs, self.best_epoch = 0, -1
-        self.best: dict[str, float] = {}
+        self.history: list[dict[str, float]] = []
+        self.taken, self.best_epoch = 0, -1
         self.best_weights: dict[str, Tensor] = {}
+
+    @property
+    def best(self) -> dict[str, float]:
+        """Metrics of the best epoch, by name."""
+        return self.history[self.best_epoch]
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Runs after the epoch's validation."""
@@ -269,23 +281,104 @@ class Tracker(lightning.Callback):
             "val/F1": round(f1, 6),
             "lr": round(pl_module.rate, 9),
         }
-        if metrics["val/AP"] > self.best.get("val/AP", -1.0):
-            self.best, self.best_epoch = metrics, self.epochs
+        better = not self.history or metrics["val/AP"] > self.best["val/AP"]
+        self.history.append(metrics)
+        if better:
+            self.best_epoch = len(self.history) - 1
             self.best_weights = {
                 name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
                 for name, tensor in pl_module.network.state_dict().items()
             }
-        self.epochs += 1
-        if self.live is None:
-            return
-        for name, value in metrics.items():
-            self.live.log_metric(name, value)
-        self.live.next_step()
-        self._report(
-            f"epoch {self.epochs}/{self._planned}: loss {metrics['train/loss']:.4f}, "
-            f"validation loss {metrics['val/loss']:.4f}, AP {metrics['val/AP']:.4f}, F1 {metrics['val/F1']:.4f}, "
-            f"learning rate {metrics['lr']:.2g}" + (" (best so far)" if self.best is metrics else "")
-        )
+        self._log(metrics)
+        if self.live is not None:
+            self._report(
+                f"epoch {len(self.history)}/{self._planned}: loss {metrics['train/loss']:.4f}, "
+                f"validation loss {metrics['val/loss']:.4f}, AP {metrics['val/AP']:.4f}, F1 {metrics['val/F1']:.4f}, "
+                f"learning rate {metrics['lr']:.2g}" + (" (best so far)" if better else "")
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a later run needs to go on."""
+        return {"history": self.history, "best_epoch": self.best_epoch, "best_weights": self.best_weights}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on where an earlier run was; DVC removed what that had told DVCLive, so it is told again."""
+        self.history, self.best_epoch = state_dict["history"], state_dict["best_epoch"]
+        self.best_weights, self.taken = state_dict["best_weights"], len(self.history)
+        for metrics in self.history:
+            self._log(metrics)
+        if self.live is not None:
+            self._report(f"epochs 1 to {self.taken} of {self._planned} are done, by an earlier run")
+
+    def _log(self, metrics: dict[str, float]) -> None:
+        if self.live is not None:
+            for name, value in metrics.items():
+                self.live.log_metric(name, value)
+            self.live.next_step()
+
+
+class Kept(CheckpointIO):
+    """The state of a training, kept among finished work, for a run that goes on where this one is killed."""
+
+    def __init__(self, work: Work) -> None:
+        """Takes where to keep it."""
+        self._work = work
+
+    def find(self, inputs: Any) -> bool:
+        """Whether an earlier run of this very training left a state; if so, it is loaded.
+
+        Args:
+            inputs: all that the training depends on, as plain JSON.
+        """
+        self._key = self._work.key(inputs)
+        content = self._work.take_bytes(self._key, STATE)
+        # A state holds numbers and names; nothing else is loaded, since unpickling could run anything.
+        if content is not None:
+            self._state: dict[str, Any] = torch.load(BytesIO(content), map_location="cpu", weights_only=True)
+        return content is not None
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        """What :meth:`find` found."""
+        return self._state
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Keeps a state in place of the one before. Where that can't be, a line says so, and training goes on."""
+        content = BytesIO()
+        torch.save(checkpoint, content)
+        self._work.put_bytes(self._key, content.getbuffer(), STATE)
+
+    def remove_checkpoint(self, path: Any = None) -> None:
+        """Once the training is over and what it made is written."""
+        self._work.drop(self._key)
+
+
+class AfterEachEpoch(Checkpoint):
+    """Has the state of a training kept after each epoch.
+
+    It is all that the next epoch depends on: weights, optimizer, schedule, early stopping, and what the tracker holds.
+    What an epoch draws, windows and random numbers, depends on its number and the seed alone.
+    """
+
+    def __init__(self) -> None:
+        """Begins with nothing over."""
+        self._over = False
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Trains no further where early stopping had ended it."""
+        trainer.should_stop = self._over
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Runs last, after early stopping."""
+        self._over = trainer.should_stop
+        trainer.save_checkpoint(STATE)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Whether it was the last epoch."""
+        return {"over": self._over}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """What an earlier run told."""
+        self._over = state_dict["over"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -314,6 +407,7 @@ def learn(
     compute: Compute,
     scoring: Scoring,
     provenance: Provenance,
+    work: Work | None,
     weights: Path,
     models: Path,
     results: Path,
@@ -332,6 +426,8 @@ def learn(
         compute: section of params.yaml; unless it asks for reproducibility, Lightning chooses devices and strategy.
         scoring: section of params.yaml: how windows are put together, to choose temperature and threshold here.
         provenance: for the card.
+        work: keeps the state after each epoch until all is written, so that a run goes on where an earlier one with the
+            same inputs and params was killed, and ends with the same bytes; None to keep nothing.
         weights: folder of the files to start from.
         models: folder of the model.
         results: folder of metrics and plots.
@@ -358,7 +454,8 @@ def learn(
         std=std,
         train=train,
     )
-    trainer = _trainer(train, compute)
+    kept = None if work is None else Kept(work)
+    trainer = _trainer(train, compute, kept)
     first, world = trainer.is_global_zero, trainer.world_size
     step = train.batch_size * world
     has_mine = chips.mine_px(model.method)[training] > 0
@@ -370,12 +467,17 @@ def learn(
     )
     tracker = Tracker(_live(results) if first else None, report, train.epochs)
     trainer.callbacks.append(tracker)  # type: ignore[attr-defined]
+    going_on = False
+    if kept is not None:
+        going_on = kept.find([provenance.inputs, provenance.params_sha256, world])
+        trainer.callbacks.append(AfterEachEpoch())  # type: ignore[attr-defined]
     begin = time.perf_counter()
     try:
         trainer.fit(
             task,
             _loader(chips, TrainingBatches(draws, batch_size=train.batch_size, rank=trainer.global_rank, world=world)),
             _loader(chips, in_batches(chips.thin(validating)[trainer.global_rank :: world], train.batch_size)),
+            ckpt_path=STATE if going_on else None,
         )
     except SIGTERMException:
         raise SystemExit(128 + signal.SIGTERM) from None  # Lightning's own status is 0, which says that all went well
@@ -402,8 +504,7 @@ def learn(
         Predictor(task.network, draft, trainer.strategy.root_device, precision=compute.precision), chips
     )
     trained = models / "model.safetensors"
-    with whole(trained) as partial:
-        save_file(tracker.best_weights, partial, metadata=predictor.spec.header())
+    save(trained, tracker.best_weights, predictor.spec.header())
     Card(
         **predictor.spec.model_dump() | {"weights_sha256": sha256(trained)},
         inputs=provenance.inputs,
@@ -423,15 +524,17 @@ def learn(
         "threshold": round(predictor.spec.threshold, 6),
     }
     tracker.live.end()
+    if kept is not None:
+        kept.remove_checkpoint()
     report(
         f"kept epoch {tracker.best_epoch + 1}: validation AP {tracker.best['val/AP']:.4f}, "
         f"temperature {predictor.spec.temperature:.3f}, threshold {predictor.spec.threshold:.3f}"
     )
-    seen = tracker.epochs * draws.per_epoch
+    seen = (len(tracker.history) - tracker.taken) * draws.per_epoch
     return {
         "accelerator": str(trainer.strategy.root_device),
         "processes": world,
-        "epochs": tracker.epochs,
+        "epochs": len(tracker.history),
         "seconds": round(seconds, 1),
         "training_windows_per_second": round(seen / seconds, 2),
         "torch": torch.__version__,
@@ -537,7 +640,7 @@ def _check(chips: Chips, bands: tuple[str, ...], model: Model, scoring: Scoring)
             )
 
 
-def _trainer(train: Train, compute: Compute) -> lightning.Trainer:
+def _trainer(train: Train, compute: Compute, kept: Kept | None) -> lightning.Trainer:
     """A quiet trainer: no files, no bars, its own words only where something is wrong."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message=".*does not have many workers")  # measured: workers are slower
@@ -546,6 +649,7 @@ def _trainer(train: Train, compute: Compute) -> lightning.Trainer:
     return lightning.Trainer(
         **place,
         callbacks=[EarlyStopping("val/AP", mode="max", patience=train.patience)],
+        plugins=[] if kept is None else [kept],
         deterministic=compute.reproducible,
         enable_checkpointing=False,
         enable_model_summary=False,
@@ -560,7 +664,8 @@ def _trainer(train: Train, compute: Compute) -> lightning.Trainer:
 
 
 def _loader(chips: Chips, batches: Sampler[Indices] | Sequence[Indices]) -> DataLoader[Batch]:
-    return DataLoader(Batches(chips), batch_size=None, sampler=batches)
+    # Each time a loader begins, it draws a seed for workers: from a generator of its own, not from the network's.
+    return DataLoader(Batches(chips), batch_size=None, sampler=batches, generator=torch.Generator())
 
 
 def _live(results: Path) -> Any:

@@ -10,12 +10,13 @@ import logging
 from pathlib import Path
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import nn
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
+from torch import Tensor, nn
 
 from sandwatch._torchvision import ensure_torchvision
 from sandwatch.errors import InputError, unsigned
-from sandwatch.files import sha256, whole
+from sandwatch.files import sha256, write_bytes
 from sandwatch.learn.card import Weights
 from sandwatch.learn.model import known
 
@@ -63,9 +64,19 @@ def fetch(encoder: str, name: str, folder: Path) -> Path:
             expected="an answer of the Hugging Face Hub, or of the address in the environment variable HF_ENDPOINT",
             fix="run it where the Hub can be reached, then bring the file here",
         ) from None
-    with whole(path) as partial:
-        save_file({part: tensor.contiguous() for part, tensor in network.state_dict().items()}, partial)
+    save(path, {part: tensor.contiguous() for part, tensor in network.state_dict().items()})
     return path
+
+
+def save(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Writes weights as safetensors, whole or not at all.
+
+    Args:
+        path: where to; its folder is made.
+        tensors: contiguous, on the CPU, by name.
+        metadata: for the header.
+    """
+    write_bytes(path, to_bytes(tensors, metadata))
 
 
 def _names(encoder: str) -> list[str]:

@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,9 @@ from sandwatch.audit.chain import changes
 from sandwatch.audit.cli import app
 from sandwatch.audit.diff import changed_labels, diff
 from sandwatch.audit.forward import Parts, audit, label_rows
-from sandwatch.audit.record import Audit, LabelRows
+from sandwatch.audit.record import Audit, LabelRows, Link, Name
 from sandwatch.errors import InputError
+from sandwatch.printable import UNSEEN
 from tests.audit_history import Made
 
 
@@ -236,3 +238,51 @@ def test_what_is_asked_wrongly_is_one_line(
     assert isinstance(done.exception, InputError)
     with pytest.raises(InputError, match=words):
         raise done.exception
+
+
+def test_what_others_wrote_can_not_hide_the_verdict(made: Made, tmp_path: Path) -> None:
+    """Escapes, marks of direction and line breaks in every text of an answer: as many lines, none of them acting."""
+    found = audit("main", where=made.root, offline=True)
+    assert found.labels is not None
+    assert found.spec is not None
+    hostile = "\x1b[2J\x1b[8m\u202e\r\nVERIFIED: 99 links verified\x9b2K[/][red]:boom:"
+
+    def poison(table: Any, *columns: str) -> Any:
+        return table.assign(**{column: table[column].iloc[:1] + hostile for column in columns})
+
+    poisoned = replace(
+        found,
+        target=f"main{hostile}",
+        spec=found.spec.model_copy(update={"architecture": hostile, "encoder": hostile}),
+        links=(Link(name="labels", state="broken", detail=hostile, remedy=hostile),),
+        labels=poison(found.labels, "feature_id", "created_by", "obs_id", "class_name"),
+        quarantine=poison(found.quarantine, "detail", "row_id"),
+        holders=tuple(
+            replace(holder, revision=replace(holder.revision, subject=hostile, names=(Name("tag", hostile),)))
+            for holder in found.holders
+        ),
+        notes=(hostile,),
+    )
+    for answer in (render.print_audit, render.print_proof):
+        lines = []
+        for one in (replace(poisoned, target="main", notes=("fine",)), poisoned):
+            console = Console(file=io.StringIO(), width=10_000, emoji=False, highlight=False)
+            answer(one, console)
+            lines.append(console.file.getvalue().splitlines())  # type: ignore[attr-defined]
+        assert len(lines[0]) == len(lines[1])
+        assert not UNSEEN.search("".join(lines[1]))
+        assert not any(line.startswith("VERIFIED") for line in lines[1])
+        assert any(line.startswith("BROKEN at labels") for line in lines[1])
+    text = render.audit_json(poisoned)
+    assert not UNSEEN.search(text.replace("\n", ""))
+    assert json.loads(text)["notes"] == [hostile]
+
+
+def test_a_csv_holds_no_formula(made: Made, tmp_path: Path) -> None:
+    labels = audit("main", where=made.root, offline=True).labels
+    assert labels is not None
+    labels = labels.head(3).assign(created_by=["=1+1", "@SUM(A1)", "-fine@e.org"])
+    render.write_csv(labels, tmp_path / "labels.csv")
+    read = pd.read_csv(tmp_path / "labels.csv")
+    assert read["created_by"].tolist() == ["'=1+1", "'@SUM(A1)", "'-fine@e.org"]
+    assert read["geometry"].str.startswith("POLYGON").all()

@@ -30,7 +30,7 @@ from sandwatch.audit.cli import app
 from sandwatch.audit.forward import audit
 from sandwatch.audit.history import read_yaml
 from sandwatch.audit.release import PASSWORD, Checked, Signer, check, with_key, with_sigstore
-from sandwatch.audit.statement import read_statement
+from sandwatch.audit.statement import attested, read_statement
 from sandwatch.errors import InputError
 from sandwatch.files import sha256
 from tests.audit_history import Made
@@ -420,6 +420,37 @@ def test_what_is_no_statement(release: Path, old: str, new: str, said: str) -> N
     path.write_text(text.replace(old, new))
     with pytest.raises(InputError, match=said):
         read_statement(path)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        ("subject",), ("subject", 0, "digest"), ("predicate",), ("predicate", "buildDefinition"),
+        ("predicate", "buildDefinition", "resolvedDependencies"), ("predicate", "runDetails"),
+        ("predicate", "runDetails", "builder"), ("predicate", "runDetails", "builder", "version"),
+        ("predicate", "runDetails", "metadata"), ("predicate", "runDetails", "metadata", "finishedOn"),
+        ("predicateType",), ("_type",),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("value", ["absent", None, {}, [], "", 3, "deep"])
+def test_an_attestation_without_a_field_is_one_line(
+    release: Path, keys: tuple[Path, Path], made: Made, path: tuple[str | int, ...], value: Any
+) -> None:
+    statement = json.loads((release / "attestation.json").read_text())
+    weights = statement["subject"][0]["digest"]["sha256"]
+    *above, last = path
+    parent = statement
+    for key in above:
+        parent = parent[key]
+    if value == "absent":
+        del parent[last]
+    else:
+        parent[last] = json.loads("[" * 300 + "]" * 300) if value == "deep" else value
+    (release / "attestation.json").write_text(json.dumps(statement))
+    said = attested(release, weights)
+    assert said is not None
+    assert "can't be read" in said or "is about another model" in said
+    assert check(release, Signer(public_key=keys[1]), where=made.root).state == "broken"
 
 
 def test_keys_that_cannot_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: Made) -> None:

@@ -2,12 +2,14 @@
 
 import hashlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from sandwatch.audit.chain import models
 from sandwatch.audit.hashes import folder_md5, hash_folder
 from sandwatch.audit.history import History, Lock, read_yaml
 from sandwatch.audit.record import Name
@@ -214,3 +216,106 @@ def test_outside_any_repository_there_is_no_history(tmp_path: Path) -> None:
     (tmp_path / ".dvc").mkdir()
     with pytest.raises(InputError, match="no git repository"):
         History(tmp_path)
+
+
+def commit(root: Path, files: dict[str, str], message: str = "m", *options: str) -> str:
+    for path, content in files.items():
+        (root / path).write_text(content)
+    git(root, "add", "-f", *files)
+    git(root, "commit", "-q", "--cleanup=verbatim", "-m", message, *options)
+    return git(root, "rev-parse", "HEAD")
+
+
+IRREGULAR = {
+    "a blank last line": lambda lock: lock + "\n",
+    "a comment": lambda lock: f"# by hand\n{lock}",
+    "conflict markers": lambda lock: lock.replace("  train:\n", "<<<<<<< HEAD\n  train:\n=======\n>>>>>>> b\n"),
+    "cut off": lambda lock: lock[: lock.rindex("md5") + 1],
+    "nothing": lambda lock: "",
+    "bytes": lambda lock: "\udcff\udcfe\0",
+    "nested": lambda lock: lock + "more: " + "[" * 400,
+    "aliases": lambda lock: lock + "".join(f"  a{i}: &a{i} [{f'*a{i - 1},' * 10 * (i > 0)}]\n" for i in range(9)),
+    "a tag": lambda lock: lock.replace("size: ", "size: !!bool ", 1) + "# not as DVC writes it\n",
+    "a day": lambda lock: lock + "more: 2020-99-99\n",
+}
+
+
+@pytest.mark.parametrize("how", IRREGULAR)
+def test_a_lock_that_is_none_on_some_branch_keeps_nobody_from_the_others(clone: Path, how: str) -> None:
+    git(clone, "checkout", "-q", "-b", "theirs")
+    text = IRREGULAR[how]((clone / "dvc.lock").read_text())
+    (clone / "dvc.lock").write_bytes(text.encode(errors="surrogateescape"))
+    git(clone, "commit", "-q", "-a", "-m", "irregular")
+    git(clone, "checkout", "-q", "-")
+    history = History(clone)
+    before = len(history.revisions)
+    held = [revision for revision, lock in history.each(lambda lock: [lock.upstream(name) for name in lock.names])]
+    read = how in ("a blank last line", "a comment")
+    assert len(held) == before - (not read)
+    assert read == (not history.notes)
+    assert read or re.search(r"dvc\.lock can't be read at [0-9a-f]{10} \(theirs\), and was not", history.notes[-1])
+    assert len(models(history)) == 8
+    history.git.close()
+
+
+def test_a_merge_that_is_not_done_keeps_nobody_from_the_past(clone: Path) -> None:
+    conflicted = IRREGULAR["conflict markers"]((clone / "dvc.lock").read_text())
+    (clone / "dvc.lock").write_text(conflicted)
+    history = History(clone)
+    assert len(models(history)) == 8
+    assert "dvc.lock can't be read at working tree" in history.notes[-1]
+
+
+def test_stages_that_rest_on_each_other_are_refused() -> None:
+    turned = {"first": [("b", "a")], "second": [("a", "b")]}
+    stages = {
+        name: {key: [{"path": path, "md5": "0" * 32}] for key, path in zip(("deps", "outs"), pairs[0], strict=True)}
+        for name, pairs in turned.items()
+    }
+    with pytest.raises(InputError, match="stages that rest on each other: second and first"):
+        Lock(json.dumps({"schema": "2.0", "stages": stages})).upstream("first")
+
+
+def test_a_long_chain_of_stages_is_followed_at_once() -> None:
+    entry = "    {}:\n    - path: o{}\n      hash: md5\n      md5: {:032x}\n      size: 1\n".format
+    stages = [f"  s{i}:\n    cmd: x\n{entry('deps', i - 1, i)}{entry('outs', i, i + 1)}" for i in range(3000)]
+    assert len(Lock(f"schema: '2.0'\nstages:\n{''.join(stages)}").upstream("s2999")) == 3000
+
+
+def test_what_ends_a_line_elsewhere_ends_none_in_a_subject(clone: Path) -> None:
+    here = commit(clone, {"note": "1"}, "one\u2028two\x0bthree\x85four")
+    history = History(clone)
+    mine = history.resolve(here)
+    assert mine is not None
+    assert mine.subject == "one\u2028two\x0bthree\x85four"
+
+
+def test_a_commit_of_the_far_future_has_a_time(clone: Path) -> None:
+    tree, head = git(clone, "rev-parse", "HEAD^{tree}", "HEAD").split()
+    raw = f"tree {tree}\nparent {head}\nauthor t <t@e> 1 +0000\ncommitter t <t@e> 999999999999999 +0000\n\nfar\n"
+    made = subprocess.run(
+        ["git", "hash-object", "-w", "-t", "commit", "--literally", "--stdin"],
+        cwd=clone, input=raw.encode(), capture_output=True, check=True,
+    ).stdout.decode().strip()  # fmt: skip
+    git(clone, "update-ref", "refs/heads/far", made)
+    assert len(History(clone).revisions) == 23
+
+
+def test_paths_of_a_lock_are_asked_of_git_one_by_one(clone: Path) -> None:
+    """Git takes a line break for the end of a question, and waits where what it answers fills the pipe."""
+    history = History(clone)
+    head = history.resolve("HEAD")
+    assert head is not None
+    long = [f"{'x' * 3000}{i}" for i in range(100)]
+    paths = ["no\nstages/train.py", *long, "stages/train.py", "src\ud800"]
+    found = history.hashes(head, paths, "md5")
+    assert found == {"stages/train.py": hashlib.md5(b"train\n").hexdigest()}
+
+
+def test_a_dvcignore_can_not_keep_the_audit(clone: Path) -> None:
+    commit(clone, {".dvcignore": "*a*a*a*a*a*a*a*a*a*a*b\n", f"src/{'a' * 200}": ""})
+    history = History(clone)
+    head = history.resolve("HEAD")
+    assert head is not None
+    with pytest.raises(InputError, match="up to 3 wildcards"):
+        history.hashes(head, ["src"], "dvc")

@@ -11,12 +11,14 @@ import pytest
 from typer.testing import CliRunner
 
 from sandwatch.audit.cli import app
+from sandwatch.audit.confined import offline
 from sandwatch.audit.forward import audit
 from sandwatch.audit.history import History
 from sandwatch.audit.record import Audit
 from sandwatch.audit.verify import verify
 from sandwatch.errors import InputError
 from tests.audit_history import Made
+from tests.servers.listener import listen
 
 
 def git(root: Path, *arguments: str) -> str:
@@ -80,6 +82,19 @@ def test_it_is_run_where_it_is_allowed_or_checked_out(clone: Clone) -> None:
     git(clone.root, "checkout", "-q", "theirs")
     assert clone.verify("HEAD").broken[0].name == "rebuild check"
     assert clone.trace.exists(), "what is checked out was chosen by whoever works here"
+
+
+def test_finished_work_that_lies_somewhere_is_not_taken(clone: Clone, monkeypatch: pytest.MonkeyPatch) -> None:
+    git(clone.root, "checkout", "-q", "theirs")
+    for path in (clone.root / "dvc.yaml", clone.root / "dvc.lock"):
+        path.write_text(path.read_text().replace(f"touch {clone.trace}", f"echo $SANDWATCH_CACHE > {clone.trace}"))
+    git(clone.root, "commit", "-q", "-a", "-m", "where is it kept?")
+    monkeypatch.setenv("SANDWATCH_CACHE", "/kept/elsewhere")
+    clone.verify("HEAD")
+    told = Path(clone.trace.read_text().strip())
+    assert told.name == "work"
+    assert "elsewhere" not in told.parts
+    assert not told.exists(), "it went with the clone"
 
 
 def test_what_is_in_the_past_of_head_is_followed_first(clone: Clone, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,3 +174,44 @@ def test_the_command_refuses_without_a_terminal_and_names_the_remedy(
     done = CliRunner().invoke(app, ["verify", "theirs", "--pseudonymous"])
     assert "allory" not in done.stderr
     assert "annotator-" in done.stderr
+
+
+def ran(clone: Clone, command: str) -> str:
+    """What a command of somebody's branch says, run by verify."""
+    git(clone.root, "checkout", "-q", "theirs")
+    for path in (clone.root / "dvc.yaml", clone.root / "dvc.lock"):
+        path.write_text(path.read_text().replace(f"touch {clone.trace} && false", command))
+    git(clone.root, "commit", "-q", "-a", "-m", "looks around")
+    clone.verify("HEAD")
+    return clone.trace.read_text()
+
+
+def test_the_code_gets_no_secrets(clone: Clone, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / ".netrc").write_text("machine x password SECRET")
+    for name in ("GOOGLE_APPLICATION_CREDENTIALS", "LABELBOX_API_KEY", "SANDWATCH_PSEUDONYM_KEY", "X", "PYTHONSTARTUP"):
+        monkeypatch.setenv(name, "SECRET")
+    monkeypatch.setenv("LC_MEASUREMENT", "seen")
+    said = ran(clone, f"sh -c 'env; cat ~/.netrc' > {clone.trace} 2>&1")
+    assert "SECRET" not in said
+    assert "LC_MEASUREMENT=seen" in said
+    assert "LABELBOX" not in said
+
+
+@pytest.mark.skipif(offline() is None, reason="users may not make namespaces here")
+def test_the_code_reaches_no_network(clone: Clone) -> None:
+    with listen() as listener:
+        port = listener.url.rpartition(":")[2]
+        look = f"import socket; socket.create_connection((str(0x7F000001), {port}), 5)"
+        said = ran(clone, f'python -c "{look}" > {clone.trace} 2>&1')
+        assert not listener.heard()
+    assert "unreachable" in said
+
+
+def test_where_the_network_stays_on_it_is_said(clone: Clone, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sandwatch.audit.confined.offline", lambda: None)
+    git(clone.root, "checkout", "-q", "theirs")
+    lines: list[str] = []
+    found = verify("HEAD", where=clone.root, report=lines.append)
+    assert any("no way to switch the network off" in line for line in lines)
+    assert any("no way to switch the network off" in note for note in found.notes)

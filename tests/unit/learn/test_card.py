@@ -70,6 +70,26 @@ def test_what_is_no_card_is_refused_by_name(tmp_path: Path) -> None:
         Card.read(path)
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"", b"null", b"[]", b"3", b"[" * 100_000, b'{"a":' * 100_000, b"9" * 5000, b"\xff\xfe", b"\x00",
+        *(json.dumps(card().model_dump(mode="json") | change).encode() for change in (
+            {"temperature": float("inf")}, {"mean": [float("nan")]}, {"size_px": 1e300}, {"bands": None},
+            {"inputs": {"a": None}}, {"threshold": {}}, {"encoder": ["x"]},
+        )),
+    ],
+)  # fmt: skip
+def test_a_card_that_is_null_deep_or_huge_is_one_line(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "model.json"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"model\.json: got .*; expected a model card"):
+        Card.read(path)
+    save_file({"w": np.zeros(1)}, tmp_path / "w.safetensors", {"sandwatch": content.decode(errors="replace")})
+    with pytest.raises(InputError, match="weights that sandwatch wrote"):
+        Spec.carried(tmp_path / "w.safetensors")
+
+
 def test_every_input_file_is_hashed(tmp_path: Path) -> None:
     (tmp_path / "chips" / "masks").mkdir(parents=True)
     for name in ("chips/b", "chips/masks/a", "metrics.json"):

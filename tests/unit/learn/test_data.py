@@ -35,16 +35,23 @@ def test_a_batch_holds_the_windows_asked_for(chips: Chips) -> None:
 
 def test_what_reaches_beyond_the_scene_is_without_data(tmp_path: Path) -> None:
     folder = tiny_chips.write(tmp_path)
+    windows = Windows.read(folder / "windows.parquet")
+    small = (windows["obs_id"] == "a_2020-01-01") & (windows["row"] == 16)
+    Windows.write(
+        windows[(windows["obs_id"] != "a_2020-01-01") | (small & (windows["col"] == 0))].assign(
+            row=lambda table: table["row"].where(table["obs_id"] != "a_2020-01-01", 0)
+        ),
+        folder / "windows.parquet",
+    )
     for kind in ("pixels", "masks"):
         path = folder / kind / "a_2020-01-01.npy"
-        np.save(path, np.load(path)[..., :40, :30])
+        np.save(path, np.load(path)[..., :24, :14])
     chips = Chips(folder)
-    index = int(np.flatnonzero(chips.chip_id == "a_2020-01-01_g16_16")[0])
-    pixels, masks = chips.gather(np.array([index]))
+    pixels, masks = chips.gather(np.flatnonzero(chips.obs_id == "a_2020-01-01"))
     assert (masks[0, 24:, :] == 255).all()
     assert (masks[0, :, 14:] == 255).all()
     assert (pixels[0, :, 24:, :] == NODATA).all()
-    np.testing.assert_array_equal(pixels[0, :, :24, :14], chips.pixels("a_2020-01-01")[:, 16:40, 16:30])
+    np.testing.assert_array_equal(pixels[0, :, :24, :14], chips.pixels("a_2020-01-01"))
 
 
 def test_a_cover_is_the_union_of_windows(chips: Chips) -> None:
@@ -92,8 +99,37 @@ def test_a_band_without_data_is_refused(tmp_path: Path) -> None:
         chips.moments(chips.of("train"))
 
 
+@pytest.mark.parametrize("damage", ["gone", "empty", "short", "other shape", "other bands", "smaller"])
+@pytest.mark.parametrize("kind", ["pixels", "masks"])
+def test_arrays_that_are_not_whole_are_found_before_training(tmp_path: Path, kind: str, damage: str) -> None:
+    folder = tiny_chips.write(tmp_path)
+    path = folder / kind / "c_2020-01-01.npy"
+    content, array = path.read_bytes(), np.load(path)
+    path.unlink()
+    if damage in ("empty", "short"):
+        path.write_bytes(content[:-1] if damage == "short" else b"")
+    elif damage == "other shape":
+        np.save(path, array[..., :-1])
+    elif damage == "other bands":
+        np.save(path, array[:-1])
+    elif damage == "smaller":  # both, so that they fit each other
+        for name in ("pixels", "masks"):
+            whole = np.load(folder / name / "t_2020-01-01.npy")
+            np.save(folder / name / "c_2020-01-01.npy", whole[..., :50, :])
+    with pytest.raises(InputError, match=r"c_2020-01-01.*: got .+; expected .+; run dvc checkout chips, or dvc repro"):
+        Chips(folder)
+
+
+@pytest.mark.parametrize("length", [0, 4, 100, -1])
+def test_a_table_of_windows_that_is_not_whole_is_refused(tmp_path: Path, length: int) -> None:
+    path = tiny_chips.write(tmp_path) / "windows.parquet"
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(InputError, match=r"windows\.parquet: got .+; expected a table of windows; run dvc"):
+        Chips(tmp_path)
+
+
 def test_a_folder_without_windows_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"windows\.parquet: got no such file"):
+    with pytest.raises(InputError, match=r"windows\.parquet: got .*; expected a table of windows; run dvc"):
         Chips(tmp_path)
     table = pq.read_table(tiny_chips.write(tmp_path) / "windows.parquet")
     pq.write_table(table.slice(0, 0), tmp_path / "windows.parquet")

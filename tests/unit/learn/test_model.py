@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from sandwatch.errors import InputError
-from sandwatch.learn.card import Card, Model, Spec
+from sandwatch.learn.card import HEADER, Card, Model, Spec
 from sandwatch.learn.model import Predictor, build, mine_logit, normalise
 from sandwatch.stack import NODATA
 
@@ -177,3 +178,25 @@ def test_weights_that_say_nothing_of_themselves_are_refused(tmp_path: Path) -> N
     save_file({"w": torch.zeros(3)}, path)
     with pytest.raises(InputError, match=r"model\.safetensors: got weights without a spec in their header"):
         Predictor.load(path, "cpu", precision="32-true")
+
+
+@pytest.mark.parametrize("damage", ["empty", "head", "short", "long", "tensors", "spec", "null"])
+def test_weights_that_are_not_whole_are_one_line(tmp_path: Path, damage: str) -> None:
+    path, network = tmp_path / "model.safetensors", build(small(), in_channels=3, size_px=32)
+    state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    header = card().header()
+    if damage == "tensors":
+        del state[next(iter(state))]
+    if damage in ("spec", "null"):
+        said = card().model_dump(mode="json", include=set(Spec.model_fields) - {"weights_sha256"})
+        header = {HEADER: "null" if damage == "null" else json.dumps(said | {"encoder_depth": 99})}
+    save_file(state, path, metadata=header)
+    content = path.read_bytes()
+    path.write_bytes(
+        {"empty": b"", "head": content[:500], "short": content[:-1], "long": content + b"0"}.get(damage, content)
+    )
+    with pytest.raises(
+        InputError, match=r"model\.safetensors: got .+; expected weights that sandwatch wrote; "
+    ) as error:
+        Predictor.load(path, "cpu", precision="32-true")
+    assert "\n" not in str(error.value)

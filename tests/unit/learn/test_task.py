@@ -1,4 +1,6 @@
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from sandwatch.origin import About
 from sandwatch.reproducible import Compute
 from sandwatch.scoring import score
 from sandwatch.stack import counted, mines
+from sandwatch.work import Work, size
 from tests import tiny_chips
 
 
@@ -163,6 +166,7 @@ ARGUMENTS: dict[str, Any] = {
     "train": TRAIN,
     "compute": Compute(reproducible=True, threads=1, precision="32-true"),
     "scoring": Scoring(overlap_px=8, batch_size=4),
+    "work": None,
     "weights": Path("data/weights"),
     "provenance": Provenance(
         about=About(label_fingerprint="1" * 64, imagery="synthetic", labels="mixed"),
@@ -229,6 +233,94 @@ def test_running_again_gives_the_same_bytes(trained: tuple[Path, list[str]], fol
     assert {"models/model.safetensors", "models/model.json", "models/exposures.parquet"} <= first.keys()
     run(folder, tmp_path, train=TRAIN.model_copy(update={"seed": 1, "epochs": 1}))
     assert contents(tmp_path)["models/model.safetensors"] != first["models/model.safetensors"]
+
+
+class KilledError(Exception):
+    """Where a run ends that nobody wanted to end."""
+
+
+def run_until(line: str, folder: Path, out: Path, **changes: Any) -> None:
+    """Trains until it is about to say a line, then dies. DVC removes what it leaves behind."""
+
+    def report(said: str) -> None:
+        if said.startswith(line):
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        run(folder, out, report=report, **changes)
+    shutil.rmtree(out)
+
+
+def test_a_run_goes_on_where_another_was_killed_and_ends_with_the_same_bytes(
+    trained: tuple[Path, list[str]], folder: Path, tmp_path: Path
+) -> None:
+    kept, out = Work(tmp_path / "work", "code"), tmp_path / "out"
+    run_until("epoch 2/4", folder, out, work=kept)  # as it dies, epoch 1 is kept
+    run_until("epoch 4/4", folder, out, work=kept)
+    torch.manual_seed(99)
+    facts, lines = run(folder, out, work=kept)
+    assert lines[0] == "epochs 1 to 3 of 4 are done, by an earlier run"
+    assert [line[:9] for line in lines if line.startswith("epoch ")] == ["epoch 4/4"]
+    assert contents(out) == contents(trained[0])
+    assert facts is not None
+    assert facts["epochs"] == 4
+    assert size(tmp_path / "work") == 0  # it is over, so nothing is kept
+
+
+def test_a_run_killed_after_its_last_epoch_trains_no_more(
+    trained: tuple[Path, list[str]], folder: Path, tmp_path: Path
+) -> None:
+    kept, out = Work(tmp_path / "work", "code"), tmp_path / "out"
+    run_until("choosing temperature", folder, out, work=kept)
+    _, lines = run(folder, out, work=kept)
+    assert lines[0] == "epochs 1 to 4 of 4 are done, by an earlier run"
+    assert [line for line in lines if line.startswith("epoch ")] == []
+    assert contents(out) == contents(trained[0])
+
+
+def test_a_run_that_had_stopped_early_stays_stopped_and_draws_what_dropout_drew(folder: Path, tmp_path: Path) -> None:
+    """With a network that has dropout, the random numbers of an epoch must not depend on where the run began."""
+    kept, out = Work(tmp_path / "work", "code"), tmp_path / "out"
+    fpn = ARGUMENTS["model"].model_copy(update={"architecture": "FPN", "encoder_depth": 5, "decoder_channels": ()})
+    still = {"epochs": 9, "patience": 1, "learning_rate": 1e-12, "windows_per_epoch": 8}
+    changes = {"model": fpn, "train": TRAIN.model_copy(update=still)}
+    facts, _ = run(folder, out, **changes)
+    whole = contents(out)
+    shutil.rmtree(out)
+    assert facts is not None
+    assert 2 <= facts["epochs"] < 9
+    run_until("epoch 2/9", folder, out, **changes, work=kept)
+    run_until("choosing temperature", folder, out, **changes, work=kept)
+    _, lines = run(folder, out, **changes, work=kept)
+    assert lines[0] == f"epochs 1 to {facts['epochs']} of 9 are done, by an earlier run"
+    assert contents(out) == whole
+
+
+def test_another_training_begins_anew(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, short = tmp_path / "out", TRAIN.model_copy(update={"epochs": 2})
+    run_until("epoch 2/2", folder, out, train=short, work=Work(tmp_path / "work", "code"))
+
+    def begins_anew(context: str = "code", **changes: Any) -> bool:
+        def report(line: str) -> None:
+            said.append(line)
+            raise KilledError
+
+        said: list[str] = []
+        with pytest.raises(KilledError):
+            run(folder, out, train=short, work=Work(tmp_path / "work", context), report=report, **changes)
+        return said[0].startswith("epoch 1/2")
+
+    provenance = ARGUMENTS["provenance"]
+    assert not begins_anew()
+    assert begins_anew("other code")
+    assert begins_anew(provenance=replace(provenance, params_sha256="3" * 64))
+    assert begins_anew(provenance=replace(provenance, inputs={"chips/pixels/a.npy": "4" * 64}))
+    (state,) = (tmp_path / "work" / "files").iterdir()
+    content = bytearray(state.read_bytes())
+    content[len(content) // 2] ^= 1
+    state.write_bytes(content)
+    assert begins_anew()
+    assert f"state of the training: {state} is damaged" in capsys.readouterr().out
 
 
 def test_exposures_count_what_the_kept_weights_have_seen(trained: tuple[Path, list[str]], folder: Path) -> None:

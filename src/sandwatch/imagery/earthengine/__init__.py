@@ -22,6 +22,7 @@ from sandwatch.imagery import Composite, Raster, Site, SourceImage, Unfetched
 from sandwatch.imagery.earthengine import composites, session, transfer
 from sandwatch.imagery.params import EarthEngine
 from sandwatch.pools import threads
+from sandwatch.stack import load
 from sandwatch.stage import progress
 
 if TYPE_CHECKING:
@@ -56,6 +57,9 @@ class Fetched:
         """Returns the composite of ``site`` in the month that begins with ``month``."""
         return Composite(s2=self._product(site, month, "s2"), s1=self._product(site, month, "s1"))
 
+    def inputs(self, site: Site, month: date) -> Any:
+        """None: what took long was the fetching, and what was fetched is in the work area already."""
+
     def _product(self, site: Site, month: date, product: str) -> Raster | Unfetched | None:
         found = self.found.get((site.site_id, month, product))
         if found is None:
@@ -63,7 +67,8 @@ class Fetched:
         path = self.products.get((site.site_id, month, product))
         if path is None:
             return Unfetched(valid_fraction=found.coverage, source_images=found.images)
-        pixels = np.load(path)
+        dtype = np.uint16 if product == "s2" else np.float32
+        pixels = np.array(load(path, dtype, (None, *site.grid.shape), fix="remove it, and it is fetched again"))
         return Raster(pixels=pixels if product == "s2" else decibel(pixels), source_images=found.images)
 
 

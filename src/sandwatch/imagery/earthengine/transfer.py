@@ -29,7 +29,7 @@ import numpy.typing as npt
 
 from sandwatch import gcs, raster
 from sandwatch.errors import InputError
-from sandwatch.files import whole
+from sandwatch.files import write_npy
 from sandwatch.grid import Grid, Window
 from sandwatch.imagery.earthengine import session
 from sandwatch.imagery.earthengine.composites import MAX_PIXELS, crs_transform
@@ -130,11 +130,6 @@ def _goes_by_batch(order: Order, settings: EarthEngine) -> bool:
     return settings.transfer == "batch"
 
 
-def _write(order: Order, pixels: npt.NDArray[Any]) -> None:
-    with whole(order.path) as partial:
-        np.save(partial, pixels)
-
-
 def compute_pixels(order: Order, window: Window) -> npt.NDArray[Any]:
     """One tile of an order.
 
@@ -187,7 +182,7 @@ def _compute_pixels(orders: Sequence[Order]) -> None:
                 refusal = refusal or error
                 pool.shutdown(wait=False, cancel_futures=True)
                 continue
-            _write(order, pixels)
+            write_npy(order.path, pixels)
             done = _tell(done, len(orders), "composites fetched")
     if refusal:
         raise refusal
@@ -325,7 +320,7 @@ class Batch:
             shutil.rmtree(folder, ignore_errors=True)
         if not (times_filled == 1).all():
             return False
-        _write(order, pixels)
+        write_npy(order.path, pixels)
         return True
 
     def _description(self, order: Order) -> str:
