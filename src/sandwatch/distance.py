@@ -43,6 +43,8 @@ MORTON = (
 """Shifts and masks that put two zeros between the 21 bits of a number. Source: Morton 1966, the Z-order curve."""
 AT_ONCE = 1 << 18
 """Pairs of boxes compared at once, so that memory is bounded: some 50 MB."""
+BLOCK = 1 << 13
+"""Geometries taken apart at once, so that memory is bounded."""
 CLUSTER = 8
 """Vertices that are looked at together: some kilometres of a scene's edge."""
 
@@ -151,20 +153,16 @@ class _Vertices:
 
     def __init__(self, geometries: Areas) -> None:
         self._geometries = np.asarray(geometries, dtype=object)
-        parts, geometry = shapely.get_parts(self._geometries, return_index=True)
-        areas = shapely.get_dimensions(parts) == 2
-        rings, area = shapely.get_rings(parts[areas], return_index=True)
-        lines, of_line = [*rings, *parts[~areas]], np.append(geometry[areas][area], geometry[~areas])
-        order = np.argsort(of_line, kind="stable")
-        degrees, line = shapely.get_coordinates(np.asarray(lines, dtype=object)[order], return_index=True)
-        self.points = _in_space(degrees)
-        self.owner: Indices = of_line[order][line]
+        blocks = range(0, len(self._geometries), BLOCK)
+        found = [_outlines(self._geometries[first : first + BLOCK]) for first in blocks]
+        points, owner, edges, areas = zip(*found, strict=True)
+        self.points = np.concatenate(points)
+        self.owner: Indices = np.concatenate([part + first for part, first in zip(owner, blocks, strict=True)])
         self.starts: Indices = np.flatnonzero(np.diff(self.owner, prepend=-1))
-        edges = np.linalg.norm(np.diff(self.points, axis=0), axis=1)[line[1:] == line[:-1]]
         low, high = (bound.reduceat(self.points, self.starts) for bound in (np.minimum, np.maximum))
-        self._edge = float(edges.max(initial=0.0))
         self._size = float(np.linalg.norm(high - low, axis=1).max())
-        self._depth = DEGREE_M * math.sqrt(float(shapely.area(parts).max()) / math.pi)  # no disc within has more area
+        self._edge = max(edges)
+        self._depth = DEGREE_M * math.sqrt(max(areas) / math.pi)  # no disc within an area has more area
 
     def of(self, i: int) -> npt.NDArray[np.float64]:
         """Those of one geometry."""
@@ -270,8 +268,8 @@ class _Boxes:
 
     def first(self, boxes: Indices) -> tuple[Indices, Indices]:
         """The first cluster in each of some boxes, and how many are in it."""
-        exponent: Indices = np.frexp(boxes)[1]
-        count: Indices = self.leaves * 2 >> exponent
+        exponent: Indices = np.frexp(boxes)[1].astype(np.int64)
+        count = np.right_shift(2 * self.leaves, exponent)
         return boxes * count - self.leaves, count
 
     def clusters(self, boxes: Indices) -> tuple[Indices, Indices]:
@@ -375,6 +373,19 @@ def _along_a_curve(points: Metres) -> Indices:
     for shift, mask in MORTON:
         cells = (cells | cells << shift) & mask
     return np.argsort(cells[:, 0] | cells[:, 1] << 1 | cells[:, 2] << 2, kind="stable")
+
+
+def _outlines(geometries: Geometries) -> tuple[Metres, Indices, float, float]:
+    """Vertices in space and whose they are, the longest edge, metres, and the largest area, square degrees."""
+    parts, owner = shapely.get_parts(geometries, return_index=True)
+    areas = shapely.get_dimensions(parts) == 2
+    rings, area = shapely.get_rings(parts[areas], return_index=True)
+    lines, owner = np.append(rings, parts[~areas]), np.append(owner[areas][area], owner[~areas])
+    order = np.argsort(owner, kind="stable")
+    degrees, line = shapely.get_coordinates(lines[order], return_index=True)
+    points = _in_space(degrees)
+    edges = np.linalg.norm(np.diff(points, axis=0), axis=1)[line[1:] == line[:-1]]
+    return points, owner[order][line], float(edges.max(initial=0.0)), float(shapely.area(parts).max())
 
 
 def _in_space(degrees: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -47,7 +47,8 @@ class Pointwise:
 class World:
     """Observations of three sites on two rivers, one of them held out, with masks and rasters on disk.
 
-    Observations in ``painted`` are synthetic. ``more`` are further test observations, (river, longitude) by obs_id, each of a site of its own.
+    Observations in ``painted`` are synthetic. ``more`` are further test observations, (river, longitude) by obs_id,
+    each of a site of its own.
     """
 
     def __init__(self, root: Path, more=(), source="files"):
@@ -123,7 +124,8 @@ class World:
                         "detail": None, "path": f"{obs_id}/{product}.tif", "bands": ",".join(own), "crs": grid.crs,
                         "transform": ",".join(str(value) for value in grid.transform[:6]), "width_px": grid.width,
                         "height_px": grid.height, "dtype": str(pixels.dtype), "nodata": nodata, "valid_fraction": 1.0,
-                        "source": "synthetic" if obs_id in self.painted else self.source, "source_images": "[]", "sha256": sha256(path),
+                        "source": "synthetic" if obs_id in self.painted else self.source, "source_images": "[]",
+                        "sha256": sha256(path),
                     }
                 )  # fmt: skip
         self.manifest = pd.DataFrame(rows)
