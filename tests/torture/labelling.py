@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -43,17 +44,20 @@ def outcomes(
     # Their schemas were checked when they were written; to check again would take half of the time.
     labels, ignored = (gpd.read_parquet(folder / f"{name}.parquet") for name in ("labels", "ignored"))
     observations, quarantine = (pd.read_parquet(folder / f"{name}.parquet") for name in ("observations", "quarantine"))
-    received = [line for line in (folder / "export.ndjson").read_bytes().split(b"\n") if line.strip()]
-    malformed = {row.rpartition(":")[2] for row in quarantine["row_id"][quarantine["reason"] == "malformed_row"]}
-    numbers = [n for n, line in enumerate((folder / "export.ndjson").read_bytes().split(b"\n"), 1) if line.strip()]
-    drawn = sum(drawn_in(line, str(n) in malformed) for n, line in zip(numbers, received, strict=True))
-    accounted = len(labels) + int(quarantine["polygons"].sum())
-    expect(metrics["rows"] == len(received), "lost row", f"{len(received)} rows received, {metrics['rows']} counted")
+    frozen = (folder / "export.ndjson").read_bytes().split(b"\n")
+    received = {number: line for number, line in enumerate(frozen, 1) if line.strip()}
+    sent = sum(bool(line.strip()) for line in lines)
     expect(
-        metrics["quarantined_rows"] == metrics["rows"] - len(observations),
-        "lost row", f"{metrics['rows']} rows, {len(observations)} kept, {metrics['quarantined_rows']} in quarantine",
-    )  # fmt: skip
+        len(received) == metrics["rows"] == sent, "lost row", f"{sent} sent, {len(received)} frozen, {metrics['rows']}"
+    )
+    malformed = {row.rpartition(":")[2] for row in quarantine["row_id"][quarantine["reason"] == "malformed_row"]}
+    drawn = sum(drawn_in(line, str(number) in malformed) for number, line in received.items())
+    accounted = len(labels) + int(quarantine["polygons"].sum())
     expect(accounted == drawn, "lost row", f"{drawn} polygons received, {accounted} kept or in quarantine")
+    known = {*quarantine["row_sha256"], *labels["row_sha256"]}
+    rest = [line for line in received.values() if hashlib.sha256(line.rstrip(b"\r\n")).hexdigest() not in known]
+    negatives = int((~observations["has_mines"]).sum())
+    expect(len(rest) <= negatives, "lost row", f"{len(rest)} rows in no table, {negatives} negatives: {rest[:1]}")
     expect(quarantine["detail"].str.len().gt(0).all(), "lost row", "a quarantine without a word")
     expect(
         label_fingerprint(labels, observations, ignored) == metrics["label_fingerprint"],
