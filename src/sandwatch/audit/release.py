@@ -187,7 +187,7 @@ def _signature(folder: Path, signer: Signer) -> Link:
         config.verify(folder, folder / SIGNATURE)
     except InvalidSignature:
         return broken(name="signature", detail=f"{SIGNATURE} was not made with that key over what it says")
-    except (Error, OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except (Error, OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         said = " ".join(str(error).split())[:300] or type(error).__name__
         return broken(name="signature", detail=f"{SIGNATURE}: {said}")
     who = signer.identity or f"the owner of {signer.public_key}"

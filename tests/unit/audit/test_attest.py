@@ -351,8 +351,9 @@ def test_a_byte_of_the_signature(release: Path, keys: tuple[Path, Path]) -> None
             flip(path, at)
             assert broken_at(check(release, Signer(public_key=keys[1]), where=release))[0] == "signature"
             path.write_bytes(whole)
-    path.write_text("{}")
-    assert broken_at(check(release, Signer(public_key=keys[1]), where=release))[0] == "signature"
+    for content in ("{}", "[" * 100_000, '{"a":' * 100_000):
+        path.write_text(content)
+        assert broken_at(check(release, Signer(public_key=keys[1]), where=release))[0] == "signature"
     path.unlink()
     assert broken_at(check(release, Signer(public_key=keys[1]), where=release)) == (
         "signature", "there is no model.sig: nobody signed this",
