@@ -40,7 +40,7 @@ def started() -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
         process.wait()
 
 
-def until(condition: Callable[[], bool], seconds: float = 30) -> bool:
+def until(condition: Callable[[], bool], seconds: float = 120) -> bool:
     """Whether that came true in time."""
     end = time.monotonic() + seconds
     while not condition() and time.monotonic() < end:

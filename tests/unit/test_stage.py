@@ -1,9 +1,11 @@
 """Stages under the real dvc: killed, beside another, on a full disk."""
 
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -35,7 +37,7 @@ class Repository:
     """A DVC repository with one stage, which writes a file for each name in ``names``."""
 
     def __init__(self, root: Path, names: str) -> None:
-        self.root = root
+        self.root, self.started = root, list["subprocess.Popen[str]"]()
         (root / "stage.py").write_text(SCRIPT)
         (root / "names").write_text(names)
         command = f"{sys.executable} stage.py --names names --out out"
@@ -44,18 +46,30 @@ class Repository:
         (root / ".dvc" / "config").write_text("[core]\nno_scm = true\nanalytics = false\n")
 
     def dvc(self, *command: str, **environment: str) -> "subprocess.Popen[str]":
-        return subprocess.Popen(
+        started = subprocess.Popen(
             [sys.executable, "-m", "dvc", *command], cwd=self.root, env=os.environ | environment, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
+        self.started.append(started)
+        return started
 
     def files(self) -> dict[str, bytes]:
         return {path.name: path.read_bytes() for path in (self.root / "out").iterdir()}
 
 
 @pytest.fixture
-def repository(tmp_path: Path) -> Callable[[str], Repository]:
-    return lambda names: Repository(tmp_path, names)
+def repository(tmp_path: Path) -> Iterator[Callable[[str], Repository]]:
+    made: list[Repository] = []
+
+    def make(names: str) -> Repository:
+        made.append(Repository(tmp_path, names))
+        return made[-1]
+
+    yield make
+    for process in (process for repository in made for process in repository.started):
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def test_what_a_killed_dvc_began_does_not_reach_the_next_run(repository: Callable[[str], Repository]) -> None:
@@ -72,7 +86,7 @@ def test_what_a_killed_dvc_began_does_not_reach_the_next_run(repository: Callabl
 
 def test_a_stage_by_hand_beside_one_under_dvc_is_refused(repository: Callable[[str], Repository]) -> None:
     made = repository("a b")
-    dvc = made.dvc("repro", SLEEP="15")
+    dvc = made.dvc("repro", SLEEP="60")
     stage = written(made.root / "pid")
     beside = subprocess.run(
         [sys.executable, "-c", "import sandwatch.running as r; r.PATIENCE_S = 0; exec(open('stage.py').read())",
