@@ -89,6 +89,7 @@ def first_broken(found: Audit) -> Link:
 # --- nothing planted ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow  # rebuilds; CI runs it
 def test_a_model_nobody_touched_is_proven(workspace: Workspace) -> None:
     """Looking at results is no touching: GDAL writes statistics beside a raster that it was asked for them."""
     for path in (*workspace.root.glob("data/scenes/*/s2.tif"), *workspace.root.glob("data/predictions/*/score.tif")):

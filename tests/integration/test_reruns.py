@@ -11,6 +11,7 @@ import pytest
 
 from .conftest import Workspace
 
+pytestmark = pytest.mark.slow  # CI runs them
 TRAINED = ["train", "evaluate", "infer"]
 
 
@@ -122,11 +123,7 @@ def from_file(workspace: Workspace) -> Workspace:
     return workspace
 
 
-QUICK = ("a docstring of what every stage imports", "the smallest detection", "one more quarantined row")
-"""Those of the default run; CI runs all."""
-
-
-@pytest.mark.parametrize("what", [pytest.param(w, marks=() if w in QUICK else pytest.mark.slow) for w in TABLE])
+@pytest.mark.parametrize("what", TABLE)
 def test_exactly_these_stages_run(from_file: Workspace, what: str) -> None:
     apply, expected = TABLE[what]
     apply(from_file.root)
@@ -138,7 +135,6 @@ def test_exactly_these_stages_run(from_file: Workspace, what: str) -> None:
         from_file.run("dvc", "checkout", "-q")
 
 
-@pytest.mark.slow
 def test_what_changes_no_weight_changes_no_hash_of_the_model(from_file: Workspace) -> None:
     before = from_file.lock()["train"]
     edit("src/sandwatch/learn/task.py", "import logging", "import os\nimport logging")(from_file.root)

@@ -95,6 +95,7 @@ def test_stages_before_the_training_must_match_on_any_arithmetic(compare: Any, s
     assert len(compare(stage, here=OTHER)[1]) == 1
 
 
+@pytest.mark.slow  # CI runs the script itself
 def test_the_script_probes_this_machine_and_ends_with_one_line(tmp_path: Path) -> None:
     (tmp_path / ".ci").mkdir()
     script = shutil.copyfile(SCRIPT, tmp_path / ".ci/compare_lock.py")
