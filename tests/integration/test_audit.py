@@ -312,6 +312,7 @@ def test_an_object_of_the_cache_that_is_not_its_name_is_named(copy: Workspace) -
 # --- exactness ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow  # CI runs it
 def test_pixels_per_label_equal_an_independent_recount(workspace: Workspace) -> None:
     found = audit(str(workspace.root / "models/model.safetensors"), where=workspace.root)
     assert found.labels is not None
@@ -353,6 +354,7 @@ def owner(workspace: Workspace, obs_id: str) -> npt.NDArray[np.object_]:
     return owners
 
 
+@pytest.mark.slow  # CI runs it
 def test_positives_drawn_are_those_that_the_loss_saw(workspace: Workspace) -> None:
     """Counts mine pixels in the very batches that training drew, epoch by epoch, augmented."""
     import torch
@@ -424,6 +426,7 @@ def test_git_gc_takes_nothing_from_the_audit(copy: Workspace) -> None:
     assert audit("main", where=copy.root).state == "verified"
 
 
+@pytest.mark.slow  # CI runs it
 def test_a_shallow_clone_with_an_empty_cache_pulls_tables_only(
     copy: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -494,6 +497,7 @@ def test_a_difference_holds_the_metrics_a_river_at_a_time(workspace: Workspace) 
 # --- attestations and label sets ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow  # CI runs it
 def test_an_attestation_names_every_file_by_the_hash_that_it_has(copy: Workspace, tmp_path: Path) -> None:
     """Its materials are those that lie in the workspace that the stages ran in; signed, checked, then spoilt."""
     key = ec.generate_private_key(ec.SECP384R1())
@@ -520,6 +524,7 @@ def test_an_attestation_names_every_file_by_the_hash_that_it_has(copy: Workspace
     assert "BROKEN at signature" in copy.run(*check, fails=True)
 
 
+@pytest.mark.slow  # CI runs it
 def test_a_published_label_set_holds_the_labels_and_no_annotator(workspace: Workspace, tmp_path: Path) -> None:
     import mlcroissant
 
