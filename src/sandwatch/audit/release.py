@@ -16,6 +16,7 @@ from sandwatch.audit.record import Chain, Link
 from sandwatch.audit.statement import ATTESTATION, SIGNATURE, SUBJECTS, read_statement
 from sandwatch.errors import InputError
 from sandwatch.files import left_behind, sha256
+from sandwatch.printable import printable
 
 if TYPE_CHECKING:
     from model_signing.hashing import Config as Hashing
@@ -188,7 +189,7 @@ def _signature(folder: Path, signer: Signer) -> Link:
     except InvalidSignature:
         return broken(name="signature", detail=f"{SIGNATURE} was not made with that key over what it says")
     except (Error, OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
-        said = " ".join(str(error).split())[:300] or type(error).__name__
+        said = printable(" ".join(str(error).split())[:300]) or type(error).__name__
         return broken(name="signature", detail=f"{SIGNATURE}: {said}")
     who = signer.identity or f"the owner of {signer.public_key}"
     return verified(name="signature", detail=f"{who} signed exactly these files")

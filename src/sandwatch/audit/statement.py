@@ -40,6 +40,7 @@ def read_statement(path: Path) -> dict[str, Any]:
         if provenance.build_definition.build_type != BUILD_TYPE:
             raise ValueError(f"build type {provenance.build_definition.build_type or 'missing'}")
         for field, there in (
+            ("subject.name", all(subject.name for subject in statement.pb.subject)),
             ("resolvedDependencies", provenance.build_definition.resolved_dependencies),
             ("builder.version", provenance.run_details.builder.version),
             ("metadata.finishedOn", provenance.run_details.metadata.HasField("finished_on")),
