@@ -25,7 +25,7 @@ def two(copy: Workspace) -> gpd.GeoDataFrame:
     return chosen.set_index("feature_id")
 
 
-@pytest.mark.slow  # trains; CI runs it
+@pytest.mark.slow  # trains
 def test_an_excluded_label_is_gone_and_the_difference_names_it(copy: Workspace, two: gpd.GeoDataFrame) -> None:
     ignored, other = two.index
     obs_ids = two["obs_id"].tolist()

@@ -104,7 +104,7 @@ def test_dvc_repro_stops_before_anything_is_removed(clone: Workspace) -> None:
     assert (clone.root / "data/aoi/aoi.parquet").is_file()
 
 
-@pytest.mark.slow  # CI runs it
+@pytest.mark.slow  # seconds of dvc
 def test_a_stage_by_itself_tells_the_way_back(clone: Workspace) -> None:
     """`--single-item` runs no stage before it, and DVC has removed its outputs when it refuses."""
     before = (clone.root / "data/aoi/aoi.parquet").read_bytes()

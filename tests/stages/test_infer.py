@@ -102,7 +102,7 @@ def test_maps_a_scene_with_the_network_and_the_same_bytes_twice(workspace):
     assert hashes(predictions) == once
 
 
-@pytest.mark.slow  # CI runs it
+@pytest.mark.slow  # runs the stage three times
 def test_what_a_killed_run_had_mapped_is_not_mapped_again(workspace):
     months = [f"2023-{month:02}-01" for month in range(1, 9)]
     aoi, manifest = tables(make_site(workspace / "data" / "scenes", months=months))

@@ -109,7 +109,7 @@ def test_the_stage_gives_the_same_bytes_after_a_kill_and_a_card_that_names_what_
     assert record["fingerprint"] == facts["arithmetic"]["fingerprint"]
 
 
-@pytest.mark.slow  # trains; CI runs it
+@pytest.mark.slow  # trains
 def test_the_file_that_training_starts_from_is_pinned_and_named_in_the_card(workspace: Path) -> None:
     path = workspace / "weights" / "start.safetensors"
     params = yaml.safe_load((workspace / "params.yaml").read_text())
@@ -129,7 +129,7 @@ def test_the_file_that_training_starts_from_is_pinned_and_named_in_the_card(work
     assert len(done.stderr.splitlines()) == 1
 
 
-@pytest.mark.slow  # trains; CI runs it
+@pytest.mark.slow  # trains
 def test_a_training_outside_reproducible_mode_claims_no_arithmetic(workspace: Path) -> None:
     params = yaml.safe_load((workspace / "params.yaml").read_text())
     params["compute"].update(reproducible=False)
@@ -148,7 +148,7 @@ def test_chips_that_do_not_say_what_they_are_made_of_are_refused_in_one_line(wor
     assert not (workspace / "models").exists()
 
 
-@pytest.mark.slow  # trains; CI runs it
+@pytest.mark.slow  # trains
 def test_a_run_that_is_ended_from_outside_fails(workspace: Path) -> None:
     params = yaml.safe_load((workspace / "params.yaml").read_text())
     params["train"].update(epochs=500, patience=500)
