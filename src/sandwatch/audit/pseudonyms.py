@@ -31,7 +31,7 @@ KEY = "SANDWATCH_PSEUDONYM_KEY"
 LEAST_BYTES = 16
 PREFIX = "annotator-"
 PSEUDONYM = re.compile(rf"{PREFIX}[0-9a-f]{{16}}")
-ADDRESS = re.compile(r"\w(?:[\w.!#$&*+?^~-]|%(?!40)|'(?=\w))*+(?P<host>(?:@|%40)[\w-]++(?:\.[\w-]++)*+)?")
+ADDRESS = re.compile(r"\w(?:[\w.!#$&*+?^~-]|%(?!40)|'(?=\w))*(?P<host>(?:@|%40)[\w-]+(?:\.[\w-]+)*)?")
 """A word, and its host where it is shaped as an address, as in a message or, encoded, in a URL; too much rather than
 too little. Words without a host match too, so that no word is read again from each of its letters on."""
 PERSON = re.compile(r"(?:^|_)(?:by|reviewers?|annotators?|users?|authors?|emails?|owners?|assignees?)$")
