@@ -1,6 +1,7 @@
 """What tests of several modules share: the real data beside the repository, DVC workspaces, small scenes and sites."""
 
 import json
+import os
 import resource
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import geopandas as gpd
@@ -30,6 +32,20 @@ SHARED = ROOT.parent / "shared"
 CRS = "EPSG:32645"
 GRID = Grid(crs=CRS, left=380_000.0, top=2_246_000.0, width=40, height=30)
 """A grid in Odisha, wider than high."""
+
+
+def pytest_configure() -> None:
+    """Gives the frames of pytest-xdist a module.
+
+    Labelbox's client looks at the whole stack at each request (``lbox.call_info``). For each frame whose code no module
+    has, as that which xdist sends to its workers, Python goes through all modules: seconds a test.
+    """
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        import xdist.remote  # noqa: F401
+
+        sent = ModuleType("sent_to_the_worker")
+        sent.__file__ = "<string>"
+        sys.modules[sent.__name__] = sent
 
 
 @pytest.fixture
@@ -106,10 +122,11 @@ def listener(monkeypatch: pytest.MonkeyPatch) -> Iterator[Listener]:
 
 
 @contextmanager
-def descriptors(limit: int) -> Iterator[None]:
-    """Lets this process have no more files open than that."""
+def descriptors(more: int) -> Iterator[None]:
+    """Lets this process open no more files than that, beside those that are open."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, before[1]))
+    last = max(int(path.name) for path in Path("/proc/self/fd").iterdir())
+    resource.setrlimit(resource.RLIMIT_NOFILE, (last + 1 + more, before[1]))
     try:
         yield
     finally:

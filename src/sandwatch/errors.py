@@ -15,6 +15,9 @@ _MARK = re.compile(r"(?::|%(?:25)*3a)(?:\\?/|%(?:25)*2f){2}", re.IGNORECASE)
 _SCHEME = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+.-"
 """Letters of a scheme. Source: RFC 3986, 3.1."""
 
+LONGEST = 600
+"""Characters of one thing in a message: whoever wrote it, the message stays one that people read."""
+
 
 class InputError(Exception):
     """Something the user gave can't be used; ``str()`` of it is the single line that they read.
@@ -31,11 +34,16 @@ class InputError(Exception):
 
     def __init__(self, what: str, *, got: object, expected: str, fix: str) -> None:
         self.what, self.got, self.expected, self.fix = what, got, expected, fix
-        super().__init__(printable(" ".join(f"{what}: got {got}; expected {expected}; {fix}".split())))
+        super().__init__(printable(" ".join(f"{_short(what)}: got {_short(got)}; expected {expected}; {fix}".split())))
 
     def __reduce__(self) -> tuple[Callable[..., InputError], tuple[()]]:
         """Lets worker processes hand the error back."""
         return partial(InputError, self.what, got=self.got, expected=self.expected, fix=self.fix), ()
+
+
+def _short(shown: object) -> str:
+    text = str(shown)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]} ... ({len(text):,} characters)"
 
 
 def unsigned(message: object) -> str:

@@ -27,6 +27,8 @@ BLOCK_PX = 256
 STRIP_PX = 64
 """Width of what is warped at a time. GDAL interpolates coordinates along a row, up to an eighth of a pixel off; along
 so short a row it is off by less than a thousandth."""
+FARTHEST = 1e9
+"""Units from a CRS's origin beyond which there is no place: the earth's circumference is 4e7 m, 1.3e8 feet."""
 MOST_BYTES = 8 * 2**30
 """Memory that bringing a raster onto a grid may take: twelve bands of 3 m over an area 40 km square take less. A raster
 that needs more is far finer than any grid of ours, and is better averaged once than at every export."""
@@ -124,7 +126,7 @@ def polygons(path: Path, value: int) -> list[Polygon]:
         Polygons along pixel edges in the raster's CRS, from the top down, then from the left.
 
     Raises:
-        InputError: the raster can't be read to its end.
+        InputError: the raster can't be read to its end, or is at no place.
     """
     import rasterio
     from rasterio.features import shapes
@@ -132,6 +134,7 @@ def polygons(path: Path, value: int) -> list[Polygon]:
     from shapely import Polygon
 
     with _reading(path) as file:
+        _check_place(path, file)
         for row in range(0, file.height, BLOCK_PX):  # shapes() leaves out what it can't read, without a word
             file.read(1, window=RasterioWindow(0, row, file.width, min(BLOCK_PX, file.height - row)))
         band = rasterio.band(file, 1)
@@ -388,6 +391,9 @@ def _check_place(path: Path, file: Any) -> None:
             expected="a CRS and a north-up transform of finite numbers",
             fix="write the CRS into the file with gdal_edit.py -a_srs, or warp it with gdalwarp",
         )
+    farthest = max(map(abs, file.bounds))
+    if not farthest <= FARTHEST or farthest + min(transform.a, -transform.e) == farthest:
+        raise _nowhere(path, file)
     known = file.crs.is_projected or file.crs.is_geographic
     try:
         transformer(file.crs.to_wkt(), WGS84)

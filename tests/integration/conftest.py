@@ -65,6 +65,14 @@ class Workspace:
         self.run("git", "commit", "-q", "-m", message)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What needs a repository in which all stages ran is slow; `.ci/run` runs it."""
+    for item in items:
+        if "built" in getattr(item, "fixturenames", ()):
+            item.add_marker("slow")
+
+
 def matrix(places: Sequence[str], *faults: Any) -> list[ParameterSet]:
     """Every fault at every place, for ``parametrize``: (place, *fault) each.
 

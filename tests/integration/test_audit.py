@@ -89,7 +89,6 @@ def first_broken(found: Audit) -> Link:
 # --- nothing planted ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow  # rebuilds; CI runs it
 def test_a_model_nobody_touched_is_proven(workspace: Workspace) -> None:
     """Looking at results is no touching: GDAL writes statistics beside a raster that it was asked for them."""
     for path in (*workspace.root.glob("data/scenes/*/s2.tif"), *workspace.root.glob("data/predictions/*/score.tif")):
@@ -104,7 +103,6 @@ def test_a_model_nobody_touched_is_proven(workspace: Workspace) -> None:
     assert all(line.endswith(".DS_Store") for line in workspace.run("git", "status", "--porcelain").splitlines())
 
 
-@pytest.mark.slow
 def test_the_training_is_proven_too_where_it_is_asked_for(workspace: Workspace) -> None:
     found = prove(workspace, "main", retrain=True)
     assert found.state == "verified", found.verdict
@@ -134,14 +132,12 @@ def test_fault_1_a_vertex_moved_by_a_millionth_of_a_degree(copy: Workspace) -> N
     assert "the labels have the fingerprint" in link.detail
 
 
-@pytest.mark.slow  # CI runs it
 def test_fault_2_a_label_dropped(copy: Workspace) -> None:
     change_labels(copy, lambda labels: labels.drop(index=5))
     forge(copy, "data/annotations")
     assert first_broken(prove(copy)).name == "fingerprint"
 
 
-@pytest.mark.slow  # CI runs it
 def test_fault_3_two_labels_classes_swapped(copy: Workspace) -> None:
     def swap(labels: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
         low, high = (labels.index[labels["confidence"] == name][0] for name in ("low", "high"))
@@ -153,7 +149,6 @@ def test_fault_3_two_labels_classes_swapped(copy: Workspace) -> None:
     assert first_broken(prove(copy)).name == "fingerprint"
 
 
-@pytest.mark.slow  # CI runs it
 def test_fault_4_the_table_edited_without_the_raw_snapshot(copy: Workspace) -> None:
     # Nothing that the fingerprint holds: only the annotator.
     change_labels(copy, lambda labels: labels.assign(created_by="somebody@example.org"))
@@ -163,7 +158,6 @@ def test_fault_4_the_table_edited_without_the_raw_snapshot(copy: Workspace) -> N
     assert link.detail == f"{LABELS} is not what annotations makes of its inputs"
 
 
-@pytest.mark.slow  # CI runs it
 def test_fault_5_a_chip_mask_edited(copy: Workspace) -> None:
     path = sorted((copy.root / "data/chips/masks").glob("*.npy"))[0]
     mask = np.load(path)
@@ -189,7 +183,6 @@ def test_fault_6_the_weights_replaced(copy: Workspace) -> None:
     assert first_broken(prove(copy)).name == "weights"
 
 
-@pytest.mark.slow  # CI runs it
 def test_fault_7_the_card_edited(copy: Workspace) -> None:
     path = copy.root / "models/model.json"
     card = json.loads(path.read_text())
@@ -228,7 +221,6 @@ def test_fault_8_a_param_in_the_lock_edited(copy: Workspace) -> None:
     assert "chips.min_valid_fraction" in link.detail
 
 
-@pytest.mark.slow  # CI runs it
 def test_fault_9_trained_on_a_dirty_tree(copy: Workspace) -> None:
     path = copy.root / "src/sandwatch/learn/calibrate.py"
     committed = path.read_text()
@@ -280,7 +272,6 @@ def test_fault_11_the_pipeline_altered(copy: Workspace, old: str, new: str, what
     assert re.search(rf"dvc\.yaml at .*, {what}", link.detail)
 
 
-@pytest.mark.slow  # rebuilds; CI runs it
 def test_fault_10_a_scene_replaced(copy: Workspace) -> None:
     """One that the model learnt from, and one that was mapped: an audit of the map finds that one."""
     learnt = pd.read_parquet(copy.root / "data/chips/windows.parquet")["obs_id"].min()
@@ -312,7 +303,6 @@ def test_an_object_of_the_cache_that_is_not_its_name_is_named(copy: Workspace) -
 # --- exactness ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow  # CI runs it
 def test_pixels_per_label_equal_an_independent_recount(workspace: Workspace) -> None:
     found = audit(str(workspace.root / "models/model.safetensors"), where=workspace.root)
     assert found.labels is not None
@@ -354,7 +344,6 @@ def owner(workspace: Workspace, obs_id: str) -> npt.NDArray[np.object_]:
     return owners
 
 
-@pytest.mark.slow  # CI runs it
 def test_positives_drawn_are_those_that_the_loss_saw(workspace: Workspace) -> None:
     """Counts mine pixels in the very batches that training drew, epoch by epoch, augmented."""
     import torch
@@ -426,7 +415,6 @@ def test_git_gc_takes_nothing_from_the_audit(copy: Workspace) -> None:
     assert audit("main", where=copy.root).state == "verified"
 
 
-@pytest.mark.slow  # CI runs it
 def test_a_shallow_clone_with_an_empty_cache_pulls_tables_only(
     copy: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -462,7 +450,6 @@ def test_a_shallow_clone_with_an_empty_cache_pulls_tables_only(
     assert pulled - listings == set(tables.values()) | others
 
 
-@pytest.mark.slow
 def test_experiments_in_the_queue_and_in_a_folder_of_their_own_are_found(copy: Workspace) -> None:
     copy.run("dvc", "exp", "run", "-q", "--temp", "-n", "apart", "-S", "train.epochs=1", "train")
     copy.run(
@@ -497,7 +484,6 @@ def test_a_difference_holds_the_metrics_a_river_at_a_time(workspace: Workspace) 
 # --- attestations and label sets ----------------------------------------------------------------------------------
 
 
-@pytest.mark.slow  # CI runs it
 def test_an_attestation_names_every_file_by_the_hash_that_it_has(copy: Workspace, tmp_path: Path) -> None:
     """Its materials are those that lie in the workspace that the stages ran in; signed, checked, then spoilt."""
     key = ec.generate_private_key(ec.SECP384R1())
@@ -524,7 +510,6 @@ def test_an_attestation_names_every_file_by_the_hash_that_it_has(copy: Workspace
     assert "BROKEN at signature" in copy.run(*check, fails=True)
 
 
-@pytest.mark.slow  # CI runs it
 def test_a_published_label_set_holds_the_labels_and_no_annotator(workspace: Workspace, tmp_path: Path) -> None:
     import mlcroissant
 
@@ -547,7 +532,6 @@ def test_a_published_label_set_holds_the_labels_and_no_annotator(workspace: Work
 # --- sources that ask the outside world ---------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_labels_of_a_labelling_project_are_derived_from_the_snapshot(copy: Workspace) -> None:
     """The lock says that imagery and labels came from accounts; verify asks neither."""
     for name in ("params.yaml", "dvc.lock"):

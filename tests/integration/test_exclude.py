@@ -25,7 +25,6 @@ def two(copy: Workspace) -> gpd.GeoDataFrame:
     return chosen.set_index("feature_id")
 
 
-@pytest.mark.slow  # trains
 def test_an_excluded_label_is_gone_and_the_difference_names_it(copy: Workspace, two: gpd.GeoDataFrame) -> None:
     ignored, other = two.index
     obs_ids = two["obs_id"].tolist()
@@ -80,7 +79,6 @@ def test_an_excluded_label_is_gone_and_the_difference_names_it(copy: Workspace, 
         assert link.detail.endswith(f"labels{areas}")
 
 
-@pytest.mark.slow
 def test_a_model_without_excluded_labels_is_proven(copy: Workspace, two: gpd.GeoDataFrame) -> None:
     copy.run("sandwatch", "audit", "exclude", "--label", two.index[0], "--reason", "withdrawn")
     copy.run("dvc", "repro", "-q", "train")

@@ -6,7 +6,6 @@ import json
 import shutil
 from pathlib import Path
 
-import pytest
 import yaml
 
 from .conftest import ROOT, Workspace
@@ -22,7 +21,6 @@ def test_seven_stages_run_and_a_second_repro_does_nothing(workspace: Workspace) 
     assert workspace.run("git", "status", "--porcelain") == ""
 
 
-@pytest.mark.slow  # CI runs the sample region again from an empty cache, and compares
 def test_running_again_gives_the_same_hashes(workspace: Workspace) -> None:
     before = workspace.lock()
     shutil.rmtree(workspace.root / ".cache", ignore_errors=True)  # what was done is done again
@@ -36,7 +34,6 @@ def test_metrics_name_the_labels(workspace: Workspace) -> None:
     assert metrics["label_fingerprint"] == card["label_fingerprint"]
 
 
-@pytest.mark.slow  # trains twice; CI runs it
 def test_experiments_are_compared_with_the_fingerprint_among_the_columns(workspace: Workspace) -> None:
     for name, rate in (("slow", "0.0005"), ("fast", "0.004")):
         workspace.run("dvc", "exp", "run", "-q", "-n", name, "-S", f"train.learning_rate={rate}", "evaluate")
@@ -62,7 +59,6 @@ def files_of(remote: Path) -> dict[str, int]:
     return {path.parent.name + path.name: path.stat().st_size for path in remote.rglob("*") if path.is_file()}
 
 
-@pytest.mark.slow  # trains twice; CI runs it
 def test_one_polygon_changed_uploads_no_imagery(workspace: Workspace, tmp_path: Path) -> None:
     remote = tmp_path / "remote"
     workspace.run("dvc", "remote", "add", "--local", "-f", "here", str(remote))

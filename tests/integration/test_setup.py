@@ -42,6 +42,7 @@ def clone(recorded: Workspace, tmp_path: Path) -> Workspace:
     return recorded.copy(tmp_path / "clone")
 
 
+@pytest.mark.slow  # seconds of dvc
 def test_a_fresh_clone_asks_no_remote(clone: Workspace, storage: Gcs) -> None:
     to_loopback(clone, storage)
     storage.requests.clear()
@@ -52,6 +53,7 @@ def test_a_fresh_clone_asks_no_remote(clone: Workspace, storage: Gcs) -> None:
     assert storage.requests == []
 
 
+@pytest.mark.slow  # seconds of dvc
 def test_one_command_sets_the_remote_up(clone: Workspace, storage: Gcs, tmp_path: Path) -> None:
     (clone.root / "data/thing").write_bytes(b"x" * 1000)
     clone.run("dvc", "add", "-q", "data/thing")
@@ -117,7 +119,8 @@ def test_a_stage_by_itself_tells_the_way_back(clone: Workspace) -> None:
     assert (clone.root / "data/aoi/aoi.parquet").read_bytes() == before
 
 
-@pytest.mark.parametrize("where", [(), pytest.param(("--temp",), marks=pytest.mark.slow)])
+@pytest.mark.slow  # seconds of dvc
+@pytest.mark.parametrize("where", [(), ("--temp",)])
 def test_a_key_that_an_experiment_adds_is_refused(clone: Workspace, where: tuple[str, ...]) -> None:
     misspelt = ("-S", "aoi.bufer_m=3")
     assert "Key 'bufer_m' is not in struct" in clone.run("dvc", "exp", "run", *where, *misspelt, fails=True)

@@ -65,6 +65,7 @@ def run_stage(workspace):
     return subprocess.run(command, cwd=workspace, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow  # runs the stage twice
 def test_judges_the_network_and_gives_the_same_bytes_twice(workspace):
     done = run_stage(workspace)
     assert done.returncode == 0, done.stderr

@@ -73,6 +73,7 @@ def hashes(folder):
     return {str(path.relative_to(folder)): sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
+@pytest.mark.slow  # runs the stage twice
 def test_maps_a_scene_with_the_network_and_the_same_bytes_twice(workspace):
     done = run_stage(workspace)
     assert done.returncode == 0, done.stderr

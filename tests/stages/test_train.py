@@ -53,6 +53,7 @@ def run(workspace: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(COMMAND, cwd=workspace, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow  # trains
 def test_the_stage_gives_the_same_bytes_after_a_kill_and_a_card_that_names_what_made_it(workspace: Path) -> None:
     done = run(workspace)
     assert (done.returncode, done.stderr) == (0, "")

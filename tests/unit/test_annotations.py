@@ -99,6 +99,11 @@ def test_the_snapshot_is_what_was_received_and_rows_are_found_in_it(tmp_path: Pa
     assert [frozen.labels["row_sha256"][0], frozen.quarantine["row_sha256"][0]] == [of_lines[0], of_lines[2]]
 
 
+def deep(levels: int) -> dict[str, Any]:
+    """An object that Python's reader of JSON takes and pydantic's doesn't; nor could functions that call themselves."""
+    return drawn("deep", json.loads("[" * levels + "]" * levels))
+
+
 @pytest.mark.parametrize(
     ("bad", "reason", "polygons", "detail"),
     [
@@ -109,6 +114,7 @@ def test_the_snapshot_is_what_was_received_and_rows_are_found_in_it(tmp_path: Pa
         (simple(KNOWN[1], drawn("x"), updated="9999-12-31T23:59:59-12:00"), "malformed_row", 1, "beyond the calendar"),
         (simple(KNOWN[1], drawn("x"), updated="0001-01-01T00:00:00+00:01"), "malformed_row", 1, "beyond the calendar"),
         (simple(KNOWN[1], drawn("\ud800")), "malformed_row", 1, "hex escape"),
+        (simple(KNOWN[1], drawn("x"), deep(600)), "malformed_row", 2, "recursion limit"),
         (
             json.dumps(simple(KNOWN[1], drawn("x", {"type": "Polygon", "coordinates": [[99999]]})))
             .encode()

@@ -438,7 +438,7 @@ def test_more_observations_than_a_process_may_have_files_open(region: Region) ->
         for product in ("s2", "s1")
     )
     region["chips"] = CHIPS.model_copy(update={"stride_px": 32, "random_windows_per_chip_area": 0.0})
-    with descriptors(256):
+    with descriptors(100):
         made = cut(**region)
     assert made.metrics["observations"] == len(ids) == 300
 

@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 
-from sandwatch.errors import InputError, unsigned
+from sandwatch.errors import LONGEST, InputError, unsigned
 
 
 def test_it_is_one_line_and_can_be_pickled() -> None:
@@ -18,6 +18,13 @@ def test_what_is_not_seen_does_nothing_to_the_line() -> None:
     error = InputError("a\x1b[2K.csv", got="x\u202ey\udce9", expected="a\u200enumber", fix="correct\x9bit")
     assert str(error) == "a�[2K.csv: got x�y�; expected a�number; correct�it"
     assert error.got == "x\u202ey\udce9", "what was found is kept as it was"
+
+
+def test_a_message_has_the_length_that_people_read() -> None:
+    error = InputError("k" * 5_000, got=["x" * 5_000], expected="a value", fix="correct it")
+    assert str(error).startswith("k" * LONGEST + " ... (5,000 characters): got ['xxx")
+    assert str(error).endswith("x ... (5,004 characters); expected a value; correct it")
+    assert len(str(error)) < 2 * LONGEST + 100
 
 
 @pytest.mark.parametrize(

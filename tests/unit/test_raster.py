@@ -259,6 +259,7 @@ PLACES: dict[str, tuple[dict[str, Any], str]] = {
         "a CRS and a north-up transform of fin",
     ),
     "beyond": ({"transform": Affine(10, 0, 1e30, 0, -10, GRID.top)}, "a place on the earth"),
+    "too far for its pixels": ({"transform": Affine(1e-8, 0, 9e8, 0, -1e-8, GRID.top)}, "a place on the earth"),
     "vanishing": ({"transform": Affine(1e-300, 0, GRID.left, 0, -1e-300, GRID.top)}, "a place on the earth"),
     "of a building": ({"crs": 'LOCAL_CS["x",UNIT["metre",1]]'}, "a projected or geographic one that PROJ can bring to"),
     "geocentric": ({"crs": "EPSG:4978"}, "a projected or geographic one that PROJ can bring to EPSG:4326"),
@@ -269,9 +270,9 @@ PLACES: dict[str, tuple[dict[str, Any], str]] = {
 def test_a_raster_that_is_nowhere_is_refused(tmp_path: Path, place: str) -> None:
     options, expected = PLACES[place]
     path = write_raster(tmp_path / "x.tif", reflectance(1), **options)
-    for read in (raster.footprint, on_grid, raster.read_grid):
-        if expected == "a place on the earth" and read is not raster.footprint:
-            continue  # it has no pixel on the grid
+    for read in (raster.footprint, on_grid, READERS["polygons"], raster.read_grid):
+        if expected == "a place on the earth" and read is raster.read_grid:
+            continue  # its numbers are those of a grid
         said = "a projected CRS and a north-up transform with square" if read is raster.read_grid else expected
         with pytest.raises(InputError, match=f"x.tif: got .*; expected {said}") as error:
             read(path)

@@ -82,17 +82,21 @@ def _row(line: bytes, params: Annotations) -> Row:
 def drawn_in(line: bytes) -> int:
     """How many drawn objects a line holds that is JSON but no export row; 0 where it isn't even JSON."""
     try:
-        return _count(json.loads(line, parse_int=float))  # as an integer, a number of 5,000 digits is refused
+        waiting = [json.loads(line, parse_int=float)]  # as an integer, a number of 5,000 digits is refused
     except (ValueError, RecursionError):
         return 0
-
-
-def _count(value: Any) -> int:
-    if isinstance(value, list):
-        return sum(_count(item) for item in value)
-    if not isinstance(value, dict):
-        return 0
-    return sum(len(v) if k == "objects" and isinstance(v, list) else _count(v) for k, v in value.items())
+    count = 0
+    while waiting:  # JSON may be deeper than functions may call each other
+        value = waiting.pop()
+        if isinstance(value, list):
+            waiting += value
+        elif isinstance(value, dict):
+            for name, inner in value.items():
+                if name == "objects" and isinstance(inner, list):
+                    count += len(inner)
+                else:
+                    waiting.append(inner)
+    return count
 
 
 def _label(label: _Label, project: _ProjectDetails, params: Annotations) -> Label:

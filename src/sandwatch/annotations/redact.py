@@ -21,8 +21,9 @@ _SUSPECT = re.compile(rb'[?#&;%/\\](?:(?<=[?#&;%])|(?<=\\)u00[2-7]|(?<=/)[^/\s"@
 """What stands in every address that holds more than is allowed: one of ``?#&;``, perhaps escaped, or a user name. Few
 words have it, and the others aren't looked at. It begins with one set of characters, because that is four times as fast
 as alternatives."""
-_WORD = re.compile(rb'(?:[^"\\\s]|(?<!\\)\\++(?!["nrtbf]|u00[01][0-9a-fA-F]|u002[02]))++')
-"""A run without blanks and quotes, escaped ones too. Backslashes are taken all at once, so that time stays linear."""
+_WORD = re.compile(rb'(?:[^"\\\s]+|(?<!\\)\\++(?!["nrtbf]|u00[01][0-9a-fA-F]|u002[02]))+')
+"""A run without blanks and quotes, escaped ones too. Backslashes are taken all at once, so that time stays linear.
+Possessive is a single character alone: of groups, Python before 3.11.5 gets that wrong (its issue 106052)."""
 _ESCAPE = re.compile(r"\\++(?:u([0-9a-fA-F]{4})|(.))|%(?:25)*([0-9a-fA-F]{2})", re.DOTALL)
 _PASSES = 4
 """How often a word is read, for escapes of escapes; those of one kind are read at once, however many there are."""

@@ -202,7 +202,7 @@ def test_more_observations_than_a_process_may_have_files_open(tmp_path: Path) ->
         np.save(tmp_path / "pixels" / f"{obs_id}.npy", np.full((3, 32, 32), number, np.int16))
         np.save(tmp_path / "masks" / f"{obs_id}.npy", np.full((32, 32), number % 3, np.uint8))
     chips = Chips(tmp_path)
-    with descriptors(256):
+    with descriptors(100):
         pixels, masks = chips.gather(np.arange(len(ids)))
         chips.moments(np.arange(len(ids)))
     assert (pixels == np.arange(1200)[:, None, None, None]).all()
