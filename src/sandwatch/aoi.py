@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,9 @@ UTM_LATITUDES = (-80.0, 84.0)
 """Where UTM is defined, degrees. Source: NGA, The Universal Grids, DMATM 8358.2."""
 FAR_M = 100_000.0
 """How far from a site the nearest river is looked for, to name its distance in an error."""
+QUARTER = 8
+"""Edges of a quarter circle around a river: at a buffer of a kilometre they lie 5 m within it, half a pixel. Source:
+PostGIS's default, and GEOS's."""
 PLACE_DEGREES = 3.0
 """Areas are made a place of this side at a time: half a UTM zone, so that a place lies in one."""
 
@@ -129,7 +133,7 @@ def build(
     others = [i for i, site in enumerate(sites) if site.role == "infer"]
     group = np.empty(len(sites), dtype=np.int64)
     fold = np.full(len(sites), "infer", dtype=object)
-    scenes = split.grounds([area.grid for area in areas])
+    scenes = np.array([area.scene for area in areas], dtype=object)
     group[learnt] = groups(scenes[learnt], split_params.min_distance_km)
     group[others] = groups(scenes[others], split_params.min_distance_km) + (group[learnt].max(initial=-1) + 1)
     fold[learnt] = split.folds(
@@ -164,10 +168,11 @@ def build(
 
 @dataclass(frozen=True, kw_only=True)
 class _Area:
-    """geometry: EPSG:4326, snapped. grid: covers it. area_km2: in UTM, rounded to 100 m2."""
+    """geometry: EPSG:4326, snapped. grid: covers it; scene: its ground. area_km2: in UTM, rounded to 100 m2."""
 
     geometry: BaseGeometry
     grid: Grid
+    scene: BaseGeometry
     area_km2: float
 
 
@@ -224,7 +229,7 @@ def _areas_in(crs: str, sites: Sequence[Site], rivers: Rivers, aoi: Aoi) -> list
     river = shapely.union_all(pieces, axis=1)
     if (dry := shapely.is_empty(river)).any():
         raise _no_river(sites[int(dry.argmax())], rivers, aoi)
-    area = shapely.buffer(shapely.simplify(river, aoi.simplify_tolerance_m), aoi.buffer_m, quad_segs=16)
+    area = shapely.buffer(shapely.simplify(river, aoi.simplify_tolerance_m), aoi.buffer_m, quad_segs=QUARTER)
     geometry = snap(reproject(area, crs, WGS84))
     if (thin := shapely.is_empty(geometry)).any():
         raise InputError(
@@ -233,14 +238,17 @@ def _areas_in(crs: str, sites: Sequence[Site], rivers: Rivers, aoi: Aoi) -> list
             expected="a river with an area, or a buffer around it",
             fix="raise aoi.buffer_m; rivers that are lines need one",
         )
-    stored, areas = reproject(geometry, WGS84, crs), []
-    for shape, bounds, area_m2 in zip(
-        geometry, shapely.bounds(stored).tolist(), shapely.area(stored).tolist(), strict=True
-    ):
-        left, bottom, right, top = (round(bound, 3) for bound in bounds)
-        grid = Grid.covering((left, bottom, right, top), crs)
-        areas.append(_Area(geometry=shape, grid=grid, area_km2=round(area_m2 / 1e6, 4)))
-    return areas
+    stored = reproject(geometry, WGS84, crs)
+    grids = [
+        Grid.covering((round(left, 3), round(bottom, 3), round(right, 3), round(top, 3)), crs)
+        for left, bottom, right, top in shapely.bounds(stored).tolist()
+    ]
+    return [
+        _Area(geometry=shape, grid=grid, scene=scene, area_km2=round(area_m2 / 1e6, 4))
+        for shape, grid, scene, area_m2 in zip(
+            geometry, grids, split.grounds(grids), shapely.area(stored).tolist(), strict=True
+        )
+    ]
 
 
 def _refuse_antimeridian(site: Site, reach_m: float) -> None:
@@ -339,15 +347,21 @@ def _months(text: str, where: str) -> tuple[date, ...]:
     """Months as ``2023-01``, or as their first days, with ``;`` between."""
     months = []
     for part in text.split(";"):
-        found = re.fullmatch(r"(\d{4})-(0[1-9]|1[0-2])(-01)?", part.strip())
-        if found is None or found[1] == "0000":
+        month = _month(part.strip())
+        if month is None:
             raise InputError(
                 f"{where}, months", got=repr(part.strip()), expected="months as 2023-01, ';' between", fix="correct it"
             )
-        months.append(date(int(found[1]), int(found[2]), 1))
+        months.append(month)
     if len(set(months)) < len(months):
         raise InputError(f"{where}, months", got=repr(text), expected="each month once", fix="remove the repetition")
     return tuple(sorted(months))
+
+
+@lru_cache(maxsize=1024)
+def _month(text: str) -> date | None:
+    found = re.fullmatch(r"(\d{4})-(0[1-9]|1[0-2])(-01)?", text)
+    return None if found is None or found[1] == "0000" else date(int(found[1]), int(found[2]), 1)
 
 
 def _list(names: set[str]) -> str:

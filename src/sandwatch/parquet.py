@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 WRITER = "sandwatch version 1"
 """Who wrote a file, in the form that readers parse. The version is that of this layout, not of the package."""
+BLOCK = 1 << 14
+"""Geometries turned into bytes at once: all at once would be in memory twice. Pyarrow's pages end as without blocks,
+since this is a multiple of the rows that it takes at a time (1,024)."""
 PROJJSON = {
     "type": "GeographicCRS",
     "name": "WGS 84",
@@ -90,7 +93,10 @@ def _geometry(geometry: Any, name: str) -> tuple[Any, str]:
     if len(geometry):
         about["bbox"] = geometry.total_bounds.tolist()
     geo = {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": about}}
-    return pa.array(shapely.to_wkb(geometry.to_numpy(), flavor="iso"), pa.binary()), json.dumps(geo, sort_keys=True)
+    shapes = geometry.to_numpy()
+    blocks = [shapes[first : first + BLOCK] for first in range(0, len(shapes), BLOCK)]
+    wkb = [pa.array(shapely.to_wkb(block, flavor="iso"), pa.binary()) for block in blocks]
+    return pa.chunked_array(wkb, pa.binary()), json.dumps(geo, sort_keys=True)
 
 
 def _sign(path: Path) -> None:

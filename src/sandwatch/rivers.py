@@ -79,8 +79,10 @@ class Rivers:
         Raises:
             InputError: as :meth:`near`.
         """
-        to_file = transformer(WGS84, self._crs)
-        frames = shapely.box(*np.transpose([to_file.transform_bounds(*bounds, densify_pts=21) for bounds in places]))
+        if self._crs != WGS84:
+            to_file = transformer(WGS84, self._crs)
+            places = [to_file.transform_bounds(*bounds, densify_pts=21) for bounds in places]
+        frames = shapely.box(*np.transpose(places))
         found = self._read(tuple(shapely.total_bounds(frames))) if self._all is None else self._all
         place, feature = found.sindex.query(frames, predicate="intersects", sort=True)
         used, position = np.unique(feature, return_inverse=True)

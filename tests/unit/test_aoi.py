@@ -63,7 +63,7 @@ def test_an_area_is_the_buffered_river_near_its_site(tmp_path: Path) -> None:
     to_metres = pyproj.Transformer.from_crs("EPSG:4326", row["utm_crs"], always_xy=True)
     x, y = to_metres.transform(85.10, 20.30)
     river = shapely.transform(RIVERS["Ka"], lambda xy: np.column_stack(to_metres.transform(*xy.T)))
-    expected = river.intersection(box(x - 2500, y - 2500, x + 2500, y + 2500)).simplify(250).buffer(1000)
+    expected = river.intersection(box(x - 2500, y - 2500, x + 2500, y + 2500)).simplify(250).buffer(1000, quad_segs=8)
     found = reproject(row["geometry"], "EPSG:4326", row["utm_crs"])
     assert found.symmetric_difference(expected).area / expected.area < 1e-3
     rough = river.intersection(box(x - 2500, y - 2500, x + 2500, y + 2500)).buffer(1000)
