@@ -45,7 +45,7 @@ def run(main: Callable[..., None]) -> None:
             if lacking := _not_kept():
                 refuse([lacking])
         except KeyboardInterrupt:
-            print("stopped: Ctrl-C; dvc repro begins this stage anew", file=sys.stderr)
+            print("stopped: Ctrl-C; dvc repro runs this stage again, with the work that was finished", file=sys.stderr)
             raise SystemExit(128 + signal.SIGINT) from None
 
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

@@ -176,7 +176,7 @@ def test_what_a_killed_run_had_exported_is_not_exported_again(region: Workspace)
 def test_ctrl_c_ends_the_stage_and_its_workers_at_once(running: "subprocess.Popen[str]", to: str) -> None:
     (os.killpg if to == "terminal" else os.kill)(running.pid, signal.SIGINT)
     _, said = running.communicate(timeout=20)
-    assert said == "stopped: Ctrl-C; dvc repro begins this stage anew\n"
+    assert said == "stopped: Ctrl-C; dvc repro runs this stage again, with the work that was finished\n"
     assert running.returncode == 130
     assert wait_until(lambda: not session(running.pid))
 
