@@ -33,7 +33,7 @@ class Attack:
             raise KeyError("a key")
         expect(fault != "false", "false", "a row is in no table")
         if fault == "two lines":
-            raise InputError("a", got="b" * 3_000, expected="c", fix="d")
+            raise InputError("a", got="b", expected="c" * 3_000, fix="d")
         if fault == "escapes":
             error = InputError("a", got="b", expected="c", fix="d")
             error.args = ("a: got \x1b[8m; expected c; d",)  # as if InputError let it through
