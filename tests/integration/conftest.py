@@ -67,7 +67,7 @@ class Workspace:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What needs a repository in which all stages ran is slow; `.ci/run` runs it."""
+    """What needs a repository in which all stages ran is slow; `.ci/run` runs what guards the chain."""
     for item in items:
         if "built" in getattr(item, "fixturenames", ()):
             item.add_marker("slow")
