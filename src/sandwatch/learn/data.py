@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from pyarrow.lib import ArrowException
@@ -25,11 +26,25 @@ MINE_SHARE = 0.5
 """Share of an epoch's windows that hold a mine, where there are both kinds. Most windows hold none; without a balance
 the few that do are rarely seen."""
 
-COLUMNS = ["chip_id", "obs_id", "fold", "kind", "row", "col", "px_low", "px_high", "size_px"]
-"""Of ``windows.parquet``, as far as training needs them."""
+TEXTS, NUMBERS = ("chip_id", "obs_id", "fold", "kind"), ("row", "col", "px_low", "px_high", "size_px")
+"""Columns of ``windows.parquet``, as far as training needs them, and what they hold. Training has no pandera: it may be
+on a machine that has little else than torch."""
 
 Indices = npt.NDArray[np.int64]
 Batch = tuple[torch.Tensor, torch.Tensor]
+
+
+def _column(table: pa.Table, name: str) -> npt.NDArray[Any]:
+    """A column's values.
+
+    Raises:
+        ValueError: they are of another kind, or one is missing.
+    """
+    column = table[name]
+    kinds = (pa.types.is_integer,) if name in NUMBERS else (pa.types.is_string, pa.types.is_large_string)
+    if column.null_count or not any(fits(column.type) for fits in kinds):
+        raise ValueError(f"{name} of type {column.type}, {column.null_count} missing")
+    return np.array(column.to_pylist())
 
 
 class Chips:
@@ -50,8 +65,8 @@ class Chips:
         """
         path = folder / "windows.parquet"
         try:
-            table = pq.read_table(path, columns=COLUMNS)
-            columns = {name: np.array(table[name].to_pylist()) for name in COLUMNS}
+            table = pq.read_table(path, columns=[*TEXTS, *NUMBERS])
+            columns = {name: _column(table, name) for name in (*TEXTS, *NUMBERS)}
         except (ArrowException, OSError, KeyError, ValueError) as error:
             raise InputError(
                 str(path), got=str(error), expected="a table of windows", fix="run dvc repro chips or dvc pull"

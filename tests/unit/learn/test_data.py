@@ -1,8 +1,10 @@
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -125,6 +127,24 @@ def test_a_table_of_windows_that_is_not_whole_is_refused(tmp_path: Path, length:
     path = tiny_chips.write(tmp_path) / "windows.parquet"
     path.write_bytes(path.read_bytes()[:length])
     with pytest.raises(InputError, match=r"windows\.parquet: got .+; expected a table of windows; run dvc"):
+        Chips(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "got"),
+    [
+        ("size_px", ["32"], "size_px of type string, 0 missing"),
+        ("row", [0.5], "row of type double, 0 missing"),
+        ("chip_id", [7], "chip_id of type int64, 0 missing"),
+        ("col", [None], "col of type null, "),
+    ],
+)
+def test_columns_of_another_kind_are_refused(tmp_path: Path, name: str, values: list[Any], got: str) -> None:
+    path = tiny_chips.write(tmp_path) / "windows.parquet"
+    table = pq.read_table(path)
+    place = table.schema.get_field_index(name)
+    pq.write_table(table.set_column(place, name, pa.array(values * table.num_rows)), path)
+    with pytest.raises(InputError, match=rf"windows\.parquet: got {got}.*; expected a table of windows; run dvc"):
         Chips(tmp_path)
 
 
