@@ -33,6 +33,8 @@ LOCKS = DVC / "tmp" / "sandwatch"
 PATIENCE_S = 10.0
 """How long to wait for somebody else who writes to the same output. One without its dvc is gone long before."""
 LOOK_S = 0.2
+REAPERS = frozenset(("init", "systemd", "tini", "dumb-init", "docker-init"))
+"""Who takes processes over whose parent has ended; so does whatever has the number 1, unless that is dvc itself."""
 PR_SET_PDEATHSIG = 1
 """Source: Linux, prctl(2)."""
 
@@ -48,7 +50,10 @@ def end_with_dvc() -> None:
     if STAGE not in os.environ:
         return
     end_with_parent()
-    threading.Thread(target=_end_after, args=(list(_up_to_dvc()),), daemon=True).start()
+    above = list(_up_to_dvc())
+    if above and _reaps(above[-1]):
+        os._exit(1)  # dvc ended while this process began
+    threading.Thread(target=_end_after, args=(above,), daemon=True).start()
 
 
 def _up_to_dvc() -> Iterator[psutil.Process]:
@@ -62,6 +67,19 @@ def _up_to_dvc() -> Iterator[psutil.Process]:
                 return
     except psutil.Error:  # it has ended, or is somebody else's: no part of the stage
         return
+
+
+def _reaps(process: psutil.Process) -> bool:
+    """Whether a process has only taken this one's shell over, or this one."""
+    import psutil
+
+    try:
+        if process.name() in REAPERS:
+            return True
+        is_dvc = any("dvc" in word for word in process.cmdline())
+    except psutil.Error:
+        is_dvc = False
+    return int(process.pid) == 1 and not is_dvc
 
 
 def _end_after(processes: list[psutil.Process]) -> None:

@@ -98,6 +98,19 @@ def test_a_stage_ends_with_its_dvc_where_a_shell_lies_between(
     assert until(lambda: not lives(stage), 5)
 
 
+def test_a_stage_ends_whose_dvc_ended_while_it_began(
+    tmp_path: Path, started: Callable[..., "subprocess.Popen[str]"]
+) -> None:
+    """By then a shell is all that is left of dvc, and somebody who takes orphans over is above it."""
+    begins = "import os, pathlib, time\npathlib.Path('begun').write_text(str(os.getpid()))\ntime.sleep(1)\n"
+    (tmp_path / "stage.py").write_text(begins + STAGE.format(work="time.sleep(99)"))
+    dvc = started(DVC.format(command=["sh", "-c", f"true; {sys.executable} stage.py; true"]), cwd=tmp_path)
+    stage = written(tmp_path / "begun")
+    dvc.kill()
+    dvc.wait()
+    assert until(lambda: not lives(stage), 5)
+
+
 def test_a_stage_without_dvc_outlives_its_shell(
     tmp_path: Path, started: Callable[..., "subprocess.Popen[str]"]
 ) -> None:
