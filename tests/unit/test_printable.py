@@ -36,6 +36,7 @@ def test_json_says_the_same() -> None:
     assert json.loads(shown) == value
     assert not UNSEEN.search(shown.replace("\n", ""))
     assert "é" in shown
+    assert json_printable('{"a": "b\x7fc"}') == '{"a": "b\\u007fc"}'
 
 
 @pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r", "＝"])  # noqa: RUF001

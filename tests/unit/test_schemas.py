@@ -107,6 +107,14 @@ def test_ids_of_any_script_name_sites(site_id: str) -> None:
     assert ids.names_site(site_id)
 
 
+def test_ids_of_ascii_follow_the_rule_of_all_scripts() -> None:
+    """Ids of ASCII are judged by a pattern; with a letter of another script behind them, by the rule itself."""
+    letters = [chr(code) for code in range(128)]
+    for name in (*letters, *(first + second for first in letters for second in letters)):
+        assert ids.names_files(name) == ids.names_files(f"{name}\u00fc"), repr(name)
+    assert not ids.names_files("")
+
+
 @pytest.mark.parametrize("site_id", UNFIT)
 def test_ids_that_cant_name_files_are_refused_in_every_table(tmp_path: Path, site_id: str) -> None:
     assert not ids.names_site(site_id)
