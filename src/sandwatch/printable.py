@@ -33,7 +33,7 @@ def printable(text: object) -> str:
 
 def json_printable(text: str) -> str:
     """JSON that says the same, with what is not seen written as escapes; line breaks between values stay."""
-    if text.isascii() and "\x7f" not in text:  # JSON escapes the other controls; looking took half of an answer's time
+    if text.isascii() and "\x7f" not in text:  # JSON escapes the other controls
         return text
     return UNSEEN.sub(lambda found: found[0] if found[0] == "\n" else json.dumps(found[0])[1:-1], text)
 

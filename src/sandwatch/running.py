@@ -34,7 +34,7 @@ PATIENCE_S = 10.0
 """How long to wait for somebody else who writes to the same output. One without its dvc is gone long before."""
 LOOK_S = 0.2
 REAPERS = frozenset(("init", "systemd", "tini", "dumb-init", "docker-init"))
-"""Who takes processes over whose parent has ended; so does whatever has the number 1, unless that is dvc itself."""
+"""Who takes processes over whose parent has ended; so does whatever has the number 1."""
 PR_SET_PDEATHSIG = 1
 """Source: Linux, prctl(2)."""
 
@@ -46,13 +46,22 @@ def end_with_parent() -> None:
 
 
 def end_with_dvc() -> None:
-    """Ends this process, a stage, when the dvc that runs it has ended, however that came; does nothing without DVC."""
+    """Ends this process, a stage, when the dvc that runs it has ended, however that came; does nothing without DVC.
+
+    Raises:
+        InputError: it has ended already, while this process began.
+    """
     if STAGE not in os.environ:
         return
     end_with_parent()
     above = list(_up_to_dvc())
-    if above and _reaps(above[-1]):
-        os._exit(1)  # dvc ended while this process began
+    if above and _only_reaps(above[-1]):
+        raise InputError(
+            f"stage {os.environ[STAGE]}",
+            got=f"{above[-1].name()} above it, process {above[-1].pid}",
+            expected="the dvc that started it",
+            fix="run dvc repro again",
+        )
     threading.Thread(target=_end_after, args=(above,), daemon=True).start()
 
 
@@ -69,17 +78,18 @@ def _up_to_dvc() -> Iterator[psutil.Process]:
         return
 
 
-def _reaps(process: psutil.Process) -> bool:
-    """Whether a process has only taken this one's shell over, or this one."""
+def _only_reaps(process: psutil.Process) -> bool:
+    """Whether a process has only taken this one over, or the shell above it.
+
+    Process 1 may be dvc itself, or run it, in a container: then they are of one group.
+    """
     import psutil
 
     try:
-        if process.name() in REAPERS:
-            return True
-        is_dvc = any("dvc" in word for word in process.cmdline())
-    except psutil.Error:
-        is_dvc = False
-    return int(process.pid) == 1 and not is_dvc
+        name = process.name()
+    except psutil.Error:  # it has ended this moment, or says nothing
+        name = ""
+    return name in REAPERS or (process.pid == 1 and os.getpgid(0) != os.getpgid(1))
 
 
 def _end_after(processes: list[psutil.Process]) -> None:

@@ -34,12 +34,12 @@ def run(main: Callable[..., None]) -> None:
     that runs it, and runs beside no other that has one of its outputs. Where DVC would have no room to keep what was
     made, it exits with status 1 too, and a line that tells how to keep it.
     """
-    running.end_with_dvc()
     outputs = [name for name, kind in get_type_hints(main, include_extras=True).items() if kind == Output]
 
     @wraps(main)
     def stoppable(**paths: Path) -> None:
         try:
+            running.end_with_dvc()
             with room(Path()), running.alone(paths[name] for name in outputs):
                 main(**paths)
             if lacking := _not_kept():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import resource
 import time
+from pathlib import Path
 from typing import Any
 
 import geopandas as gpd
@@ -16,8 +17,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from shapely.geometry import MultiPolygon, Polygon, shape
 
+from sandwatch import schemas
+from sandwatch.annotations import canonical as canonical_tables
 from sandwatch.annotations import label_fingerprint
-from sandwatch.annotations.canonical import UnusableGeometryError, canonical, canonical_row, read_polygon
+from sandwatch.annotations.canonical import (
+    UnusableGeometryError,
+    canonical,
+    canonical_row,
+    canonical_rows,
+    read_polygon,
+)
 
 E7, MOST = 10**7, 100
 
@@ -229,3 +238,28 @@ def test_the_fingerprint_knows_every_part_of_a_label_and_not_the_order() -> None
         tables(*base, negatives=("m",)),
     ]
     assert len({fingerprint, *(label_fingerprint(*other) for other in others)}) == len(others) + 1
+
+
+def test_the_canonical_table_holds_each_label_s_own_shape(tmp_path: Path) -> None:
+    """Those of one ring are made all at once, the others one by one, and one has less than three vertices left."""
+    holed = Polygon([(0, 0), (9, 0), (9, 9)], [[(3, 1), (6, 1), (6, 2)]])
+    shapes = (
+        A,
+        holed,
+        B,
+        MultiPolygon([A, B]),
+        Polygon([(0, 0), (1e-9, 0), (1, 1)]),
+        Polygon([(7, 7), (8, 7), (8, 8)]),
+    )
+    days = [f"s_2023-0{month}-01" for month in range(1, 7)]
+    labels, observations = tables(*((f"f{n}", days[n], "low", shape) for n, shape in enumerate(shapes)))
+    rows = canonical_rows(labels)
+    ignored = gpd.GeoDataFrame({"obs_id": days[:2]}, geometry=[B, holed])
+    canonical_tables.write(tmp_path, rows, labels, observations.assign(site_id="s"), ignored)
+    held = schemas.CanonicalLabels.read(tmp_path / "labels.parquet")
+    assert canonical_rows(held) == rows
+    areas = schemas.CanonicalIgnored.read(tmp_path / "ignored.parquet")
+    assert {(row.obs_id, canonical(row.geometry)) for row in areas.itertuples()} == {
+        (days[0], canonical(B)),
+        (days[1], canonical(holed)),
+    }

@@ -7,12 +7,10 @@ One pipeline for all sources. A source yields raw rows; they are frozen as recei
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +120,7 @@ def freeze(
         InputError: no usable polygon is left; the snapshot and its quarantine are written, to look into.
     """
     judge, rows, redacted = Judge(params, scenes_of(manifest), excluded), 0, 0
-    with whole(folder / "export.ndjson") as partial, partial.open("wb") as snapshot, _few_collections():
+    with whole(folder / "export.ndjson") as partial, partial.open("wb") as snapshot:
         for number, received in enumerate(raw_rows, start=1):
             line, shortened = redact(received)
             redacted += shortened
@@ -152,13 +150,14 @@ def freeze(
             fix=f"see {folder / 'quarantine.parquet'} and the names under annotations in params.yaml",
         )
     labels, observations = _table(Labels, judge.labels), _table(Observations, judge.observations)
-    labels["label_sha256"] = [hashlib.sha256(row).hexdigest() for row in canonical.canonical_rows(labels)]
+    canonical_rows = canonical.canonical_rows(labels)
+    labels["label_sha256"] = [hashlib.sha256(row).hexdigest() for row in canonical_rows]
     Labels.write(labels, folder / "labels.parquet")
     ignored = _table(Ignored, judge.ignored)
     Observations.write(observations, folder / "observations.parquet")
     Ignored.write(ignored, folder / "ignored.parquet")
     return {
-        "label_fingerprint": canonical.write(canonical_folder, labels, observations, ignored),
+        "label_fingerprint": canonical.write(canonical_folder, canonical_rows, labels, observations, ignored),
         "rows": rows,
         "labels": len(labels),
         "labels_low": int((labels["confidence"] == "low").sum()),
@@ -174,17 +173,6 @@ def freeze(
         "exclusions_unmatched": len(unmatched),
         "redacted_urls": redacted,
     } | {f"quarantine_{reason}": count for reason, count in sorted(Counter(quarantine["reason"]).items())}
-
-
-@contextmanager
-def _few_collections() -> Iterator[None]:
-    """Python looks for cycles among all that lives, again and again as it grows: a seventh of the time, for nothing."""
-    before = gc.get_threshold()
-    gc.set_threshold(100_000, *before[1:])
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)
 
 
 def summary(metrics: dict[str, Any]) -> Iterator[str]:

@@ -118,7 +118,7 @@ def canonical_row(feature_id: str, obs_id: str, class_name: str, confidence: str
     return _ENCODE([feature_id, obs_id, class_name, confidence, shape]).encode()
 
 
-def write(folder: Path, labels: Any, observations: Any, ignored: Any) -> str:
+def write(folder: Path, rows: list[bytes], labels: Any, observations: Any, ignored: Any) -> str:
     """Writes what the label fingerprint covers and nothing else: the same fingerprint, the same bytes.
 
     Writes labels.parquet, observations.parquet and ignored.parquet (``schemas.CanonicalLabels``,
@@ -126,6 +126,7 @@ def write(folder: Path, labels: Any, observations: Any, ignored: Any) -> str:
 
     Args:
         folder: to write to.
+        rows: of the labels, as :func:`canonical_rows` gives them.
         labels: as ``schemas.Labels`` defines them.
         observations: as ``schemas.Observations`` defines them.
         ignored: as ``schemas.Ignored`` defines them.
@@ -133,7 +134,7 @@ def write(folder: Path, labels: Any, observations: Any, ignored: Any) -> str:
     Returns:
         The label fingerprint.
     """
-    rows, areas = canonical_rows(labels), sorted(_ignored_rows(ignored))
+    areas = sorted(_ignored_rows(ignored))
     fingerprint = _fingerprint(rows, observations, areas)
     kept = labels[["feature_id", "obs_id", "class_name", "confidence"]]
     schemas.CanonicalLabels.write(_table(kept, rows), folder / "labels.parquet")
