@@ -14,11 +14,11 @@ from pathlib import Path
 
 from sandwatch import params
 from sandwatch.errors import InputError
-from sandwatch.learn.card import Model
-from sandwatch.learn.params import Scoring, Train
+from sandwatch.model.network import Model, Scoring
 from sandwatch.origin import About
 from sandwatch.reproducible import Compute
 from sandwatch.stage import run
+from sandwatch.train.params import Train
 
 PARAMS = Path("params.yaml")
 
@@ -39,18 +39,18 @@ def main() -> None:
 
 def train(precision: str) -> str:
     """Trains once; prints a line and returns the hash of the weights."""
-    from sandwatch.learn import data, task
+    from sandwatch.train import data, loop
 
     with tempfile.TemporaryDirectory() as folder:
         models, results = Path(folder, "models"), Path(folder, "results")
-        facts = task.learn(
+        facts = loop.learn(
             chips=data.Chips(Path("data/chips")),
             bands=params.read(PARAMS, params.Bands).names,
             model=params.read(PARAMS, Model),
             train=params.read(PARAMS, Train),
             compute=Compute(reproducible=False, threads=1, precision=precision),  # type: ignore[arg-type]
             scoring=params.read(PARAMS, Scoring),
-            provenance=task.Provenance(
+            provenance=loop.Provenance(
                 about=About.read(Path("data/chips/about.json")), inputs={}, code={}, params_sha256="0" * 64
             ),
             work=None,

@@ -26,10 +26,10 @@ from sandwatch.files import sha256
 from sandwatch.geometry import WGS84, reproject
 from sandwatch.grid import Grid, tile
 from sandwatch.infer import Region
+from sandwatch.model.stitch import Predict, stitch, stitch_whole
 from sandwatch.params import S1_BANDS, S2_L2A_BANDS
 from sandwatch.scene import Raster, SceneReader
 from sandwatch.stack import encode
-from sandwatch.stitch import Predict, stitch, stitch_whole
 
 SIZE_PX, OVERLAP_PX, BATCH = 160, 64, 8
 BANDS = (*S2_L2A_BANDS, *S1_BANDS)
@@ -137,7 +137,7 @@ def main(
         }
         networks: dict[str, Predict] = {"nothing": nothing}
         if weights.is_file():
-            from sandwatch.learn.model import Predictor
+            from sandwatch.model.predictor import Predictor
 
             predictor = Predictor.load(weights, "cpu", precision="32-true")
             if predictor.spec.bands != BANDS:

@@ -33,15 +33,15 @@ import typer
 from sandwatch import params, schemas
 from sandwatch.evaluate import Evaluate, evaluate, region_of
 from sandwatch.files import write_json
-from sandwatch.learn.card import Model
-from sandwatch.learn.metrics import ScoreHistogram, bootstrap
-from sandwatch.learn.params import Scoring, Train
+from sandwatch.model.metrics import ScoreHistogram, bootstrap
+from sandwatch.model.network import Model, Scoring
+from sandwatch.model.scoring import STEPS
 from sandwatch.origin import About
 from sandwatch.reproducible import Compute, pin
-from sandwatch.scoring import STEPS
 from sandwatch.split import Split
 from sandwatch.stack import HIGH, IGNORED, LOW, OTHER, counted, mines
 from sandwatch.stage import progress, run
+from sandwatch.train.params import Train
 
 FOREST_PIXELS = 60_000
 """Training pixels of each class, at most."""
@@ -127,19 +127,19 @@ def forest() -> Figures:
 
 def shuffled() -> Figures:
     """The same model, trained and validated on labels in random order, judged on the true ones."""
-    from sandwatch.learn import data, task
-    from sandwatch.learn.model import Predictor
+    from sandwatch.model.predictor import Predictor
+    from sandwatch.train import data, loop
 
     def read(section: type[params.S]) -> params.S:
         return params.read(Path("params.yaml"), section)
 
     compute, train, split = read(Compute), read(Train), read(Split)
     about = About(label_fingerprint="0" * 64, imagery="synthetic", labels="synthetic")
-    nothing = task.Provenance(about=about, inputs={}, code={}, params_sha256="0" * 64)
+    nothing = loop.Provenance(about=about, inputs={}, code={}, params_sha256="0" * 64)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         shuffle(Path("data/chips"), folder / "chips")
-        task.learn(
+        loop.learn(
             chips=data.Chips(folder / "chips"),
             bands=read(params.Bands).names,
             model=read(Model),

@@ -40,7 +40,7 @@ def main(
 
     from sandwatch import report, schemas
     from sandwatch.evaluate import evaluate
-    from sandwatch.learn.model import Predictor
+    from sandwatch.model.predictor import Predictor
 
     sites = schemas.Aoi.read(aoi)
     evaluation = evaluate(

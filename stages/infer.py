@@ -27,7 +27,7 @@ def main(*, aoi: Input, manifest: Input, scenes: Input, weights: Input, predicti
 
     from sandwatch import arithmetic, schemas
     from sandwatch.infer import infer
-    from sandwatch.learn.model import Predictor
+    from sandwatch.model.predictor import Predictor
     from sandwatch.work import Work
 
     operations = arithmetic.probe() if compute.reproducible else {}

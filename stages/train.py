@@ -21,12 +21,12 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from sandwatch.files import read_json, sha256, write_json
-from sandwatch.learn.card import Model, Sha256
-from sandwatch.learn.params import Scoring, Train
+from sandwatch.model.network import Model, Scoring, Sha256
 from sandwatch.origin import About
 from sandwatch.params import Bands, StageParams
 from sandwatch.reproducible import Compute, pin
 from sandwatch.stage import Input, Output, aside, progress, run
+from sandwatch.train.params import Train
 
 
 def main(*, chips: Input, code: Input, weights: Input, models: Output, results: Output) -> None:
@@ -36,21 +36,22 @@ def main(*, chips: Input, code: Input, weights: Input, models: Output, results: 
     if compute.reproducible:
         pin(compute.threads)
     from sandwatch import arithmetic
-    from sandwatch.learn import card, data, task
+    from sandwatch.model import card
+    from sandwatch.train import data, loop
     from sandwatch.work import Work
 
     operations = arithmetic.probe() if compute.reproducible else {}
-    start = model.encoder_weights
-    facts = task.learn(
+    start = model.weights
+    facts = loop.learn(
         chips=data.Chips(chips),
         bands=params[Bands].names,
         model=model,
         train=params[Train],
         compute=compute,
         scoring=params[Scoring],
-        provenance=task.Provenance(
+        provenance=loop.Provenance(
             about=About.read(chips / "about.json"),
-            inputs=card.hash_inputs([chips, *([weights / start.file] if start else [])]),
+            inputs=card.hash_inputs([chips, *([weights / start.name] if start and start.is_file else [])]),
             code=read_json(
                 code,
                 TypeAdapter(dict[str, Sha256]).validate_python,

@@ -23,9 +23,10 @@ from sandwatch import schemas
 from sandwatch.annotations.canonical import canonical_rows, fingerprint_of
 from sandwatch.audit.history import read_yaml
 from sandwatch.code import meaning
-from sandwatch.learn.card import Card, hash_params
+from sandwatch.model.card import Card, hash_params
 from sandwatch.origin import Kind
 from sandwatch.parquet import write_parquet
+from tests.models import fields
 
 ROOT = Path(__file__).parents[1]
 LABELS_PER_OBSERVATION = 50
@@ -347,27 +348,18 @@ def _model(cache: Cache, scratch: Path, tables: dict[str, Any], params: dict[str
     write_parquet(pd.DataFrame({"chip_id": chips, "draws": rng.integers(0, 4, len(chips))}), scratch)
     exposures = cache.put(scratch.read_bytes())
     card = Card(
-        architecture="Unet",
-        encoder="resnet18",
-        encoder_depth=4,
-        decoder_channels=(64, 32, 16, 16),
-        method="binary",
-        bands=("B4",),
-        classes=("other", "mine"),
-        size_px=160,
-        overlap_px=64,
-        batch_size=8,
-        mean=(0.0,),
-        std=(1.0,),
-        temperature=1.0,
-        threshold=0.5,
-        label_fingerprint=tables["fingerprint"],
-        imagery=tables["kind"],
-        labels=tables["kind"],
+        **fields(
+            bands=("B4",),
+            size_px=160,
+            overlap_px=64,
+            label_fingerprint=tables["fingerprint"],
+            imagery=tables["kind"],
+            labels=tables["kind"],
+        ),
+        matched=(("B4", "B4", "matched"),),
         inputs=tables["inputs"],
         code=LISTING,
         params_sha256=hash_params({section: params[section] for section in PARAMS["train"]}),
-        weights_sha256="0" * 64,
     )
     weights = save({"w": np.array([seed], np.int64)}, card.header())
     card = card.model_copy(update={"weights_sha256": hashlib.sha256(weights).hexdigest()})

@@ -12,10 +12,11 @@ from typing import Any
 
 import yaml
 
-from sandwatch.learn.card import Model
-from sandwatch.learn.params import Train
+from sandwatch import params
+from sandwatch.model.network import Model
 from sandwatch.params import Bands
 from sandwatch.reproducible import Compute, pin
+from sandwatch.train.params import Train
 
 PARAMS = yaml.safe_load((Path(__file__).parents[1] / "params.yaml").read_text())
 WINDOWS, SIZE_PX = 2, 64
@@ -31,25 +32,26 @@ def run(method: str) -> dict[str, Any]:
     import torch
     from torch.utils.data import DataLoader
 
-    from sandwatch.learn import task
-    from sandwatch.learn.model import build, mine_logit, normalise
+    from sandwatch.model.channels import Channel
+    from sandwatch.model.predictor import Reader, mine_logit
+    from sandwatch.train import loop
 
     bands = Bands(**PARAMS["bands"]).names
     values = PARAMS["train"] | {"epochs": 1, "batch_size": WINDOWS, "loss": PARAMS["train"]["loss"] | EVERY_TERM}
-    train, model = Train(**values), Model(**PARAMS["model"] | {"method": method})
+    train, model = Train(**values), params.check(Model, PARAMS["model"] | {"method": method})
     draw = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 3000, (WINDOWS, len(bands), SIZE_PX, SIZE_PX), generator=draw, dtype=torch.int16)
     mask = torch.randint(0, 3, (WINDOWS, SIZE_PX, SIZE_PX), generator=draw, dtype=torch.uint8)
     torch.manual_seed(train.seed)
-    network = build(model, in_channels=len(bands), size_px=SIZE_PX)
-    moments: dict[str, Any] = {"mean": (1500.0,) * len(bands), "std": (800.0,) * len(bands)}
-    steps = task.Segmentation(network, method=method, train=train, **moments)
-    trainer = task._trainer(train, Compute(**PARAMS["compute"]), None)
+    network = model.build(bands, SIZE_PX)
+    read = Reader([Channel(name=band, band=band, mean=1500.0, std=800.0) for band in bands], bands)
+    steps = loop.Segmentation(network, reader=read, method=method, train=train)
+    trainer = loop._trainer(train, Compute(**PARAMS["compute"]), None)
     batches: DataLoader[Any] = DataLoader([(pixels, mask)] * STEPS, batch_size=None)  # type: ignore[arg-type]
     trainer.fit(steps, batches, batches)
     assert trainer.global_step == STEPS
     with torch.inference_mode():
-        logits = network.eval()(normalise(pixels, steps.mean, steps.std))
+        logits = network.eval()(read(pixels))
         scores = torch.sigmoid(mine_logit(logits) / 1.3), torch.softmax(logits, dim=1)
     return {
         "weights": digest(*network.state_dict().values()),

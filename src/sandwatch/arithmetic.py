@@ -5,7 +5,7 @@ same is found out, in about a second, by computing: between machines with one :f
 decide; between others, only metrics can be compared.
 
 An operation that nothing here uses is left out, so that what differs there doesn't set machines apart: torch's square
-root, for one, which is no processor's own (see :meth:`sandwatch.learn.task.Segmentation.configure_optimizers`).
+root, for one, which is no processor's own (see :meth:`sandwatch.train.loop.Segmentation.configure_optimizers`).
 
 Import it after :func:`sandwatch.reproducible.pin`, because it imports torch.
 """
@@ -127,7 +127,7 @@ def _batch_norm(x: Tensor) -> tuple[Tensor, ...]:
 
 
 def _adamw() -> tuple[Tensor, ...]:
-    """Steps as :class:`sandwatch.learn.task.Segmentation` takes them."""
+    """Steps as :class:`sandwatch.train.loop.Segmentation` takes them."""
     weights = nn.Parameter(_drawn(1003))
     optimizer = torch.optim.AdamW([weights], lr=1e-3, fused=True)
     for gradient in _drawn(5, 1003):

@@ -16,12 +16,12 @@ from sandwatch.chips import Chips
 from sandwatch.evaluate import Evaluate
 from sandwatch.imagery.params import EarthEngine, Imagery, Synthetic
 from sandwatch.infer import Infer
-from sandwatch.learn.card import Model
-from sandwatch.learn.params import Scoring, Train
+from sandwatch.model.network import Model, Scoring
 from sandwatch.params import Bands, Section, faults
 from sandwatch.reproducible import Compute
 from sandwatch.split import Split
 from sandwatch.stage import Input, Output, refuse, run
+from sandwatch.train.params import Train
 
 SECTIONS: tuple[type[Section], ...] = (
     Bands, Aoi, Split, Imagery, EarthEngine, Synthetic, Annotations, Chips, Model, Train, Scoring, Compute, Evaluate,

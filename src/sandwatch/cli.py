@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sandwatch import cli_labelbox
+from sandwatch import cli_labelbox, cli_models
 from sandwatch.audit import cli as cli_audit
 from sandwatch.errors import InputError
 from sandwatch.files import room
@@ -28,6 +28,7 @@ app = typer.Typer(
 )
 app.add_typer(cli_labelbox.app, name="labelbox")
 app.add_typer(cli_audit.app, name="audit")
+app.command()(cli_models.models)
 MARKS = {"ok": "[green]ok[/]", "missing": "[yellow]--[/]", "problem": "[red]!![/]"}
 
 
@@ -186,23 +187,6 @@ def migrate(
         f"next: in params.yaml set region: {region.name}, imagery.source: files, annotations.source: geojson and "
         "aoi.buffer_m: 0 (these rivers are buffered already), then run: sandwatch doctor"
     )
-
-
-@app.command()
-def weights(
-    encoder: Annotated[str, typer.Argument(help="as in params.yaml, model.encoder: resnet18, tu-resnet18, ...")],
-    name: Annotated[
-        str, typer.Argument(help="of the weights: imagenet, ...; for tu- encoders timm's tag: a1_in1k, ...")
-    ],
-) -> None:
-    """Fetch weights for an encoder to start from, once, into data/weights/, and say what to write into params.yaml."""
-    from sandwatch.files import sha256
-    from sandwatch.learn.weights import fetch
-
-    path = fetch(encoder, name, Path("data") / "weights")
-    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB; keep it with git add, or with dvc add where it is large")
-    print("write into params.yaml, section model:")
-    print(f"  encoder_weights: {{file: {path.name}, sha256: {sha256(path)}}}")
 
 
 @app.command()

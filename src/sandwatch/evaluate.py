@@ -1,7 +1,7 @@
 """How good a model is on observations it never saw: pixels, objects, calibration, rivers, and its worst misses.
 
-What is judged are scores as ``infer`` stores them (:mod:`sandwatch.scoring`), over the pixels that a fold owns: the
-union of its grid windows, where there is data and a label (mask not 255). Method ``binary`` leaves low-confidence
+What is judged are scores as ``infer`` stores them (:mod:`sandwatch.model.scoring`), over the pixels that a fold owns:
+the union of its grid windows, where there is data and a label (mask not 255). Method ``binary`` leaves low-confidence
 pixels out of every pixel metric, as training did; ``three_class`` counts both confidences as mine. The threshold and
 the temperature come from the model, where training put what suited the validation fold: nothing is tuned on what
 is reported.
@@ -27,16 +27,16 @@ from pydantic import Field
 from sandwatch import distance, origin, picture, split, stack
 from sandwatch.errors import InputError
 from sandwatch.grid import RESOLUTION_M, Grid, Window
-from sandwatch.learn.calibrate import Reliability, ece, reliability
-from sandwatch.learn.metrics import Confusion, Counts, LogitHistogram, ScoreHistogram, bootstrap
+from sandwatch.model.calibration import Reliability, ece, reliability
+from sandwatch.model.metrics import Confusion, Counts, LogitHistogram, ScoreHistogram, bootstrap
+from sandwatch.model.scoring import NODATA, Scorer, Steps, score
+from sandwatch.model.stitch import Sliceable
 from sandwatch.params import Count, Fraction, NotNegative, Section, Seed
 from sandwatch.scene import SceneReader, exported
-from sandwatch.scoring import NODATA, Scorer, Steps, score
 from sandwatch.stack import HIGH, IGNORED, LOW
-from sandwatch.stitch import Sliceable
 
 if TYPE_CHECKING:
-    from sandwatch.learn.card import Spec
+    from sandwatch.model.card import Spec
 
 PX_KM2 = RESOLUTION_M**2 / 1e6
 CROP_PX = (96, 256)

@@ -18,21 +18,22 @@ import pandas as pd
 import shapely
 from shapely.geometry.base import BaseGeometry
 
-from sandwatch import raster, scoring, stac
+from sandwatch import raster, stac
 from sandwatch.errors import InputError
 from sandwatch.files import exactly, sha256
 from sandwatch.geometry import WGS84, reproject, snap
 from sandwatch.grid import Grid, Window
+from sandwatch.model import scoring
+from sandwatch.model.scoring import Scorer
 from sandwatch.origin import Kind, kind_of
 from sandwatch.params import S1_BANDS, NotNegative, Section
 from sandwatch.scene import Raster, SceneReader, exported
 from sandwatch.schemas import Detections
-from sandwatch.scoring import Scorer
 from sandwatch.stage import progress
 from sandwatch.work import Unit, Work
 
 if TYPE_CHECKING:
-    from sandwatch.learn.card import Spec
+    from sandwatch.model.card import Spec
 
 SCORE_BAND = "probability of a mine"
 MASK_NODATA = 255
@@ -208,9 +209,9 @@ def scenes_to_map(aoi: gpd.GeoDataFrame, manifest: pd.DataFrame, folder: Path, b
 def map_scene(scene: Scene, scorer: Scorer, folder: Path) -> float:
     """Writes ``score.tif`` and ``mask.tif`` of a scene.
 
-    ``score.tif`` is uint16, the score in steps (:mod:`sandwatch.scoring`; its band scale says so), 65535 where there is
-    none: outside the AOI, or where a band lacks data. ``mask.tif`` is uint8, 1 where the stored score reaches the
-    model's threshold, 0 where not, 255 without a score. Both carry their provenance as tags.
+    ``score.tif`` is uint16, the score in steps (:mod:`sandwatch.model.scoring`; its band scale says so), 65535 where
+    there is none: outside the AOI, or where a band lacks data. ``mask.tif`` is uint8, 1 where the stored score reaches
+    the model's threshold, 0 where not, 255 without a score. Both carry their provenance as tags.
 
     Returns:
         Area that got a score, km2.

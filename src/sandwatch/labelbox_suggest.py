@@ -31,8 +31,8 @@ from sandwatch.geometry import WGS84, transformer
 from sandwatch.grid import RESOLUTION_M, Grid, Window, tile
 from sandwatch.infer import SCORE_BAND
 from sandwatch.labelbox_push import found
+from sandwatch.model.scoring import NODATA, STEPS
 from sandwatch.schemas import Detections
-from sandwatch.scoring import NODATA, STEPS
 
 NEIGHBOURHOOD = 2.0
 """Centres of two suggested windows are at least this many sides of a window apart."""

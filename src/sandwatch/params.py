@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
@@ -57,6 +57,11 @@ class Section(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
     section: ClassVar[str]
+
+    @classmethod
+    def variant(cls, values: object) -> type[Self]:
+        """The model of the keys that go with these values; a section whose keys depend on one of them overrides it."""
+        return cls
 
     def __getattr__(self, name: str) -> Any:
         """Only runs for what is not there: a key that :class:`StageParams` took out, because nothing declares it."""
@@ -229,6 +234,7 @@ def check(model: type[S], values: object) -> S:
     Raises:
         InputError: names the first offending key, what it got and what is allowed.
     """
+    model = model.variant(values)
     try:
         return model.model_validate(values)
     except ValidationError as error:
@@ -257,10 +263,11 @@ def faults(root: Path, models: Iterable[type[Section]], content: bytes | None = 
         if name not in values:
             found.append((_MISSING, _nothing(name, "a section")))
             continue
+        variant = model.variant(values[name])
         try:
-            model.model_validate(values[name])
+            variant.model_validate(values[name])
         except ValidationError as error:
-            found += _explained(model, error, known.values())
+            found += _explained(variant, error, known.values())
     found += _region(values, root / "data" / "regions")
     return [error for _, error in sorted(found, key=lambda one: one[0])]
 

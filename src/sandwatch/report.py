@@ -22,9 +22,9 @@ import pandas as pd
 from sandwatch.evaluate import HOLDOUT, OTHER_TEST, Evaluation, Miss, grid_of
 from sandwatch.files import whole, write_bytes, write_json
 from sandwatch.grid import Grid
+from sandwatch.model.scoring import reaches, to_scores
 from sandwatch.origin import marked
 from sandwatch.printable import markdown, printable, spreadsheet
-from sandwatch.scoring import reaches, to_scores
 
 OUTLINES: dict[str, tuple[str, Literal["-", ":"]]] = {
     "high": ("#ffe100", "-"),

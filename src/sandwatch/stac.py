@@ -12,15 +12,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sandwatch import origin, scoring
+from sandwatch import origin
 from sandwatch.files import sha256, write_json
+from sandwatch.model import scoring
 from sandwatch.origin import SYNTHETIC
 
 if TYPE_CHECKING:
     import pystac
 
     from sandwatch.infer import Scene
-    from sandwatch.learn.card import Spec
+    from sandwatch.model.card import Spec
 
 COLLECTION_ID = "sandwatch-predictions"
 KEYWORDS = ("sand mines", "rivers")
@@ -193,7 +194,7 @@ def _model_item(spec: Spec, weights: Path) -> pystac.Item:
         start_datetime=ALWAYS[0],
         end_datetime=ALWAYS[1],
         properties={
-            **_titled(f"{spec.architecture} with {spec.encoder}, {spec.method}", origin.words(**_learnt_from(spec))),
+            **_titled(f"{spec.title}, {spec.method}", origin.words(**_learnt_from(spec))),
             **_provenance(spec),
         },
     )
@@ -205,7 +206,7 @@ def _model_item(spec: Spec, weights: Path) -> pystac.Item:
     scores = ResultStructure.create([-1, *window], ["batch", "height", "width"], DataType.FLOAT32)
     MLMExtension.ext(item, add_if_missing=True).apply(
         name="sandwatch",
-        architecture=spec.architecture,
+        architecture=spec.title,
         tasks=task,
         framework="PyTorch",
         input=[ModelInput.create("normalised pixels", list(spec.bands), pixels)],

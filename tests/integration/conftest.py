@@ -21,7 +21,7 @@ from sandwatch.params import read_file
 ROOT = Path(__file__).parents[2]
 SMALL: dict[str, dict[str, Any]] = {
     "aoi": {"extent_m": 3000},
-    "model": {"encoder": "resnet18", "encoder_depth": 3, "decoder_channels": [16, 8, 8]},
+    "model": {"encoder": "resnet18", "depth": 3, "decoder_channels": [16, 8, 8]},
     "train": {"epochs": 2, "windows_per_epoch": 16, "batch_size": 4},
     "evaluate": {"bootstrap_samples": 20, "worst_misses": 1},
     "chips": {"random_windows_per_chip_area": 0.5, "stride_px": 160},

@@ -28,7 +28,7 @@ from sandwatch.audit.history import read_yaml
 from sandwatch.audit.record import Audit, Link
 from sandwatch.audit.verify import verify
 from sandwatch.files import sha256
-from sandwatch.learn.card import Spec
+from sandwatch.model.card import Spec
 
 from .conftest import Workspace
 
@@ -222,7 +222,7 @@ def test_fault_8_a_param_in_the_lock_edited(copy: Workspace) -> None:
 
 
 def test_fault_9_trained_on_a_dirty_tree(copy: Workspace) -> None:
-    path = copy.root / "src/sandwatch/learn/calibrate.py"
+    path = copy.root / "src/sandwatch/model/calibration.py"
     committed = path.read_text()
     path.write_text(committed + "\nTRIED = 'something'\n")
     copy.run("dvc", "repro", "-q", "train")
@@ -230,7 +230,7 @@ def test_fault_9_trained_on_a_dirty_tree(copy: Workspace) -> None:
     copy.run("git", "commit", "-q", "-a", "-m", "trained")
     link = first_broken(prove(copy))
     assert link.name == "code"
-    assert "src/sandwatch/learn" in link.detail
+    assert "src/sandwatch/model" in link.detail
     assert "changes that were not committed" in link.detail
     # Whoever commits the code later still has no revision that made this model before it was there.
     path.write_text(committed + "\nTRIED = 'something'  # a comment is no other code\n")
@@ -243,7 +243,7 @@ def test_fault_9_trained_on_a_dirty_tree(copy: Workspace) -> None:
 
 
 def test_a_comment_that_came_later_is_no_other_code(copy: Workspace) -> None:
-    path = copy.root / "src/sandwatch/learn/calibrate.py"
+    path = copy.root / "src/sandwatch/model/calibration.py"
     path.write_text(f'"""Said anew."""\n# why\n{path.read_text()}')
     copy.run("git", "commit", "-q", "-a", "-m", "a comment")
     found = audit("HEAD", where=copy.root)
@@ -348,9 +348,9 @@ def test_positives_drawn_are_those_that_the_loss_saw(workspace: Workspace) -> No
     """Counts mine pixels in the very batches that training drew, epoch by epoch, augmented."""
     import torch
 
-    from sandwatch.learn.data import Batches, Chips, Draws, TrainingBatches
-    from sandwatch.learn.task import augment
     from sandwatch.stack import counted, mines
+    from sandwatch.train.augment import augment
+    from sandwatch.train.data import Batches, Chips, Draws, TrainingBatches
 
     found = audit("main", where=workspace.root)
     assert found.labels is not None

@@ -25,7 +25,7 @@ from sandwatch.files import sha256
 from sandwatch.grid import Grid, Window
 from sandwatch.infer import SCORE_BAND
 from sandwatch.labelbox_push import Pushed
-from sandwatch.scoring import NODATA
+from sandwatch.model.scoring import NODATA
 
 from ..servers.gcs import Gcs, serve_gcs
 from ..servers.labelbox import SECRET_IN_LINKS, Labelbox, Project, serve_labelbox

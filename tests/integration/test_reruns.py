@@ -78,7 +78,7 @@ def a_vertex_moved(found: list[dict[str, Any]]) -> None:
 
 TABLE: dict[str, tuple[Callable[[Path], None], list[str]]] = {
     "a comment in the training": (
-        edit("src/sandwatch/learn/task.py", "import logging", "import logging  # why"),
+        edit("src/sandwatch/train/loop.py", "import logging", "import logging  # why"),
         ["check"],
     ),
     "a docstring of what every stage imports": (
@@ -94,7 +94,7 @@ TABLE: dict[str, tuple[Callable[[Path], None], list[str]]] = {
         ["check", "evaluate"],
     ),
     "code of the training that changes no weight": (
-        edit("src/sandwatch/learn/task.py", "import logging", "import os\nimport logging"),
+        edit("src/sandwatch/train/loop.py", "import logging", "import os\nimport logging"),
         ["check", "train"],
     ),
     "the smallest detection": (param("infer", "min_object_m2", 2000.0), ["check", "infer"]),
@@ -137,7 +137,7 @@ def test_exactly_these_stages_run(from_file: Workspace, what: str) -> None:
 
 def test_what_changes_no_weight_changes_no_hash_of_the_model(from_file: Workspace) -> None:
     before = from_file.lock()["train"]
-    edit("src/sandwatch/learn/task.py", "import logging", "import os\nimport logging")(from_file.root)
+    edit("src/sandwatch/train/loop.py", "import logging", "import os\nimport logging")(from_file.root)
     try:
         from_file.run("dvc", "repro", "train")
         after = from_file.lock()["train"]

@@ -19,8 +19,8 @@ from shapely.geometry import box
 from sandwatch import raster
 from sandwatch.files import sha256, write_json
 from sandwatch.grid import Grid, Window
-from sandwatch.learn.data import Chips
 from sandwatch.schemas import Aoi, CanonicalIgnored, CanonicalLabels, CanonicalObservations, ChipLabels, Scenes, Windows
+from sandwatch.train.data import Chips
 
 ROOT = Path(__file__).parents[2]
 UTM = "EPSG:32645"

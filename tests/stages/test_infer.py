@@ -15,10 +15,10 @@ from safetensors.torch import save_file
 from sandwatch import raster, schemas
 from sandwatch.files import sha256
 from sandwatch.infer import read_score
-from sandwatch.learn.card import CLASSES, Model, Spec
-from sandwatch.learn.model import Predictor, build
+from sandwatch.model.predictor import Predictor
+from sandwatch.model.scoring import score, to_scores
 from sandwatch.scene import SceneReader, exported
-from sandwatch.scoring import score, to_scores
+from tests.models import section, spec
 from tests.unit.test_infer import BANDS, make_site, tables
 
 ROOT = Path(__file__).parents[2]
@@ -27,21 +27,17 @@ OBS_ID = "kanhan_2023-02-01"
 
 def write_model(folder, method="binary", overlap_px=8):
     """A network with random weights, its batch statistics as a trained one's, and its spec."""
-    section = Model(
-        architecture="Unet", encoder="resnet18", encoder_depth=3, decoder_channels=(16, 8, 8), encoder_weights=None,
-        method=method,
-    )  # fmt: skip
+    model = section(method=method)
     torch.manual_seed(1)
-    network = build(section, in_channels=len(BANDS), size_px=32)
+    network = model.build(BANDS, 32)
     folder.mkdir(parents=True)
     weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
-    fields = section.model_dump(exclude={"encoder_weights"})
-    spec = Spec(
-        **fields, bands=BANDS, classes=CLASSES[method], size_px=32, overlap_px=overlap_px, batch_size=8,
-        mean=(1000.0, 1000.0, 1200.0, -1200.0), std=(100.0, 100.0, 300.0, 200.0), temperature=1.5, threshold=0.5,
-        label_fingerprint="1" * 64, imagery="synthetic", labels="synthetic", weights_sha256="0" * 64,
+    of = spec(
+        model, bands=BANDS, overlap_px=overlap_px, batch_size=8, mean=(1000.0, 1000.0, 1200.0, -1200.0),
+        std=(100.0, 100.0, 300.0, 200.0), threshold=0.5, label_fingerprint="1" * 64, imagery="synthetic",
+        labels="synthetic",
     )  # fmt: skip
-    save_file(weights, folder / "model.safetensors", metadata=spec.header())
+    save_file(weights, folder / "model.safetensors", metadata=of.header())
 
 
 @pytest.fixture

@@ -17,9 +17,9 @@ import pytest
 import yaml
 from safetensors.torch import save_file
 
+from sandwatch import params as params_of
 from sandwatch.files import sha256
-from sandwatch.learn.card import Model
-from sandwatch.learn.model import build
+from sandwatch.model.network import Model
 from sandwatch.schemas import Windows
 from tests import tiny_chips
 
@@ -33,7 +33,7 @@ def workspace(tmp_path: Path) -> Path:
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
     params["bands"] = {"s2": list(tiny_chips.BANDS), "s1": []}
     params["chips"]["size_px"] = tiny_chips.SIZE
-    params["model"].update(encoder="tu-mobilenetv3_small_050", encoder_depth=3, decoder_channels=[16, 8, 8])
+    params["model"].update(encoder="tu-mobilenetv3_small_050", depth=3, decoder_channels=[16, 8, 8])
     params["train"].update(epochs=2, windows_per_epoch=16, batch_size=8)
     params["scoring"].update(overlap_px=8)
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
@@ -115,9 +115,9 @@ def test_the_file_that_training_starts_from_is_pinned_and_named_in_the_card(work
     path = workspace / "weights" / "start.safetensors"
     params = yaml.safe_load((workspace / "params.yaml").read_text())
     params["train"]["epochs"] = 1
-    network = build(Model(**params["model"]), in_channels=3, size_px=tiny_chips.SIZE)
+    network = params_of.check(Model, params["model"]).build(tiny_chips.BANDS, tiny_chips.SIZE)
     save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, path)
-    params["model"]["encoder_weights"] = {"file": path.name, "sha256": sha256(path)}
+    params["model"]["weights"] = {"name": path.name, "sha256": sha256(path)}
     (workspace / "params.yaml").write_text(yaml.safe_dump(params))
     done = run(workspace)
     assert (done.returncode, done.stderr) == (0, "")
@@ -126,7 +126,7 @@ def test_the_file_that_training_starts_from_is_pinned_and_named_in_the_card(work
     path.write_bytes(path.read_bytes() + b" ")
     done = run(workspace)
     assert done.returncode == 1
-    assert done.stderr.startswith("error: params.yaml: model.encoder_weights: weights/start.safetensors: got SHA-256 ")
+    assert done.stderr.startswith("error: params.yaml: model.weights: start.safetensors: got ")
     assert len(done.stderr.splitlines()) == 1
 
 

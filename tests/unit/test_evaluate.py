@@ -9,8 +9,8 @@ from sklearn.metrics import average_precision_score, confusion_matrix, f1_score,
 
 from sandwatch.errors import InputError
 from sandwatch.evaluate import match_objects, region_of
-from sandwatch.learn.calibrate import ece
-from sandwatch.learn.metrics import LogitHistogram
+from sandwatch.model.calibration import ece
+from sandwatch.model.metrics import LogitHistogram
 from sandwatch.stack import NODATA
 
 from .worlds import FOLDS, HEIGHT, TWO_MORE, WIDTH, Pointwise, World

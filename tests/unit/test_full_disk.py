@@ -72,7 +72,7 @@ def png(path: Path) -> None:
 def safetensors(path: Path) -> None:
     import torch
 
-    from sandwatch.learn.weights import save
+    from sandwatch.model.weights import save
 
     save(path.with_suffix(".safetensors"), {"a": torch.from_numpy(NOISE.astype(np.int32))}, {"spec": "{}"})
 

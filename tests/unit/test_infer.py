@@ -26,33 +26,22 @@ from sandwatch.errors import InputError
 from sandwatch.files import sha256
 from sandwatch.grid import Grid
 from sandwatch.infer import Infer, Region, Scene, infer, map_scene, read_score
-from sandwatch.learn.card import Spec
 from sandwatch.scene import exported
 from sandwatch.stack import NODATA, encode
 from sandwatch.work import Work
+from tests.models import spec
 
 BANDS = ("B2", "B3", "B8", "VV")
 CRS = "EPSG:32644"
 SETTINGS = Infer(min_object_m2=1000.0)
-SPEC = Spec(
-    encoder_depth=4,
-    decoder_channels=(64, 32, 16, 16),
-    mean=(0.0,) * 4,
-    std=(1.0,) * 4,
-    imagery="mixed",
-    labels="real",
+SPEC = spec(
     bands=BANDS,
-    size_px=32,
     overlap_px=12,
     batch_size=3,
     threshold=0.6,
     label_fingerprint="1" * 64,
     weights_sha256="3" * 64,
-    architecture="Unet",
-    encoder="resnet18",
-    method="binary",
-    classes=("other", "mine"),
-    temperature=1.5,
+    imagery="mixed",
 )
 
 
@@ -395,7 +384,8 @@ def test_stac_is_valid_relative_and_whole(mapped):
     assert item.properties["end_datetime"] == "2023-02-28T23:59:59Z"
     assert item.properties["proj:code"] == CRS
     assert item.properties["proj:shape"] == [301, 150]
-    assert item.get_single_link("derived_from").resolve_stac_object().target.properties["mlm:architecture"] == "Unet"
+    model = item.get_single_link("derived_from").resolve_stac_object().target
+    assert model.properties["mlm:architecture"] == SPEC.title
     provenance = {"model_sha256": "3" * 64, "label_fingerprint": "1" * 64}
     for found in items.values():
         assert {name: found.properties[f"sandwatch:{name}"] for name in provenance} == provenance

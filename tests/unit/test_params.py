@@ -14,9 +14,9 @@ from sandwatch.check import SECTIONS
 from sandwatch.chips import Chips
 from sandwatch.errors import InputError
 from sandwatch.imagery.params import Imagery
-from sandwatch.learn.params import Train
 from sandwatch.reproducible import Compute
 from sandwatch.split import Split
+from sandwatch.train.params import Train
 
 ROOT = Path(__file__).parents[2]
 VALUES: dict[str, Any] = yaml.safe_load((ROOT / "params.yaml").read_text())

@@ -11,13 +11,12 @@ from sandwatch import raster
 from sandwatch.evaluate import Evaluate, evaluate
 from sandwatch.grid import tile
 from sandwatch.infer import infer
-from sandwatch.learn.card import CLASSES, Model
-from sandwatch.learn.metrics import ScoreHistogram
-from sandwatch.learn.model import Predictor, build
-from sandwatch.scoring import NODATA, STEPS
+from sandwatch.model.metrics import ScoreHistogram
+from sandwatch.model.predictor import Predictor
+from sandwatch.model.scoring import NODATA, STEPS
 from sandwatch.stack import encode, valid
+from tests.models import section, spec
 
-from .learn.test_card import card
 from .test_infer import BANDS, SETTINGS, make_site, tables
 
 OBS_ID, SIZE = "kanhan_2023-02-01", 32
@@ -26,18 +25,13 @@ PARAMS = Evaluate(bootstrap_samples=5, calibration_bins=5, min_object_m2=500, ma
 
 def predictor(method, threshold=0.5):
     """A network with random weights."""
-    section = Model(
-        architecture="Unet", encoder="resnet18", encoder_depth=3, decoder_channels=(16, 8, 8), encoder_weights=None,
-        method=method,
-    )  # fmt: skip
+    model = section(method=method)
     torch.manual_seed(1)
-    of = card(
-        method=method, classes=CLASSES[method], bands=BANDS, mean=(1000.0, 1000.0, 1200.0, -1200.0),
-        std=(100.0, 100.0, 300.0, 200.0), temperature=20.0, threshold=threshold, size_px=SIZE,
-        overlap_px=12, batch_size=3,
+    of = spec(
+        model, bands=BANDS, mean=(1000.0, 1000.0, 1200.0, -1200.0), std=(100.0, 100.0, 300.0, 200.0), temperature=20.0,
+        threshold=threshold, size_px=SIZE, overlap_px=12, batch_size=3,
     )  # fmt: skip
-    network = build(section, in_channels=len(BANDS), size_px=SIZE)
-    return Predictor(network, of, "cpu", precision="32-true")
+    return Predictor(model.build(BANDS, SIZE), of, "cpu", precision="32-true")
 
 
 def mapped(root, method, threshold):
@@ -92,7 +86,7 @@ def test_evaluate_judges_the_very_pixels_that_infer_maps(tmp_path, method):
     if method == "binary":
         counts, truth = counts & (labels != 1), labels == 2
     assert counts.sum() > 5_000
-    both = got.confusion.pixels.to_numpy().reshape(len(CLASSES[method]), -1)
+    both = got.confusion.pixels.to_numpy().reshape(2 if method == "binary" else 3, -1)
     assert both[:, 1:].sum() == (mask == 1)[counts].sum()
     assert both[1:, 1:].sum() == ((mask == 1) & truth)[counts].sum()
     of_map = ScoreHistogram.of(steps[counts], truth[counts])

@@ -11,7 +11,7 @@ import shapely
 from sandwatch import raster
 from sandwatch.evaluate import Evaluate, evaluate, grid_of
 from sandwatch.files import sha256
-from sandwatch.learn.card import CLASSES
+from sandwatch.model.network import CLASSES
 from sandwatch.params import S1_BANDS
 from sandwatch.stack import NODATA
 

@@ -17,7 +17,7 @@ from sandwatch.audit.objects import CorruptError, MissingError, Objects, read_ta
 from sandwatch.audit.record import Holder, Link, Revision
 from sandwatch.errors import InputError
 from sandwatch.files import sha256
-from sandwatch.learn.card import Card, Spec, hash_params
+from sandwatch.model.card import Card, Spec, hash_params
 
 MODELS, CHIPS, ANNOTATIONS, CANONICAL = "models", "data/chips", "data/annotations", "data/canonical"
 SCENES, PREDICTIONS, CODE = "data/scenes.parquet", "data/predictions", "data/code"
@@ -26,7 +26,7 @@ WEIGHTS, CARD, EXPOSURES, ABOUT = "model.safetensors", "model.json", "exposures.
 CHECK, TRAIN = "check", "train"
 PIPELINE = "dvc.yaml"
 CLAIMS = ("label_fingerprint", "model_imagery", "model_labels")
-"""What every result says of the model beside its hash, which finds it. Source: learn/card.py, ``Spec.said``."""
+"""What every result says of the model beside its hash, which finds it. Source: model/card.py, ``Spec.said``."""
 
 Files = tuple[tuple[str, str], ...]
 """A model as ``dvc.lock`` holds it: names of its files and their MD5, sorted."""

@@ -49,14 +49,14 @@ from sandwatch.audit.record import (
 from sandwatch.audit.statement import attested
 from sandwatch.errors import InputError
 from sandwatch.files import sha256
-from sandwatch.learn.card import Card
+from sandwatch.model.card import Card
 from sandwatch.origin import About, kind_of
 
 FOLDS = ("train", "val", "test")
 PIXELS = "data/scenes"
 """Output of the stage that exports rasters. Source: dvc.yaml."""
 DRAWN = {"chip_id": pa.string(), "draws": pa.int64()}
-"""Columns of models/exposures.parquet. Source: learn/task.py."""
+"""Columns of models/exposures.parquet. Source: train/loop.py."""
 NOT_READ = "not run again, and its pixels not read: sandwatch audit verify does"
 BEHIND_CARD = ("chips", "fingerprint", "labels", "snapshot", "imagery")
 """The links that only the model's card leads to."""

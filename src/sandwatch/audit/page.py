@@ -170,7 +170,8 @@ def _facts(audit: Audit) -> list[tuple[str, str]]:
     if spec is None:
         return []
     return [
-        ("Network", f"{spec.architecture} with encoder {spec.encoder}, {spec.encoder_depth} stages"),
+        ("Network", spec.title),
+        *([("Started from", spec.start.words)] if spec.start is not None else []),
         ("Method", f"{spec.method}; classes {', '.join(spec.classes)}"),
         ("Bands", ", ".join(spec.bands)),
         ("A mine is", f"a score of {spec.threshold:.4f} or more, at temperature {spec.temperature:.4f}"),

@@ -13,7 +13,7 @@ import pandas as pd
 import pandera.pandas as pa
 from pandera.typing import Series
 
-from sandwatch.learn.card import Card, Spec
+from sandwatch.model.card import Card, Spec
 from sandwatch.origin import drawn, marked, words
 from sandwatch.reproducible import RECORD
 from sandwatch.schemas import LABEL_ORIGINS, OBS_ID, PRODUCTS, SHA256, Geometries, Table

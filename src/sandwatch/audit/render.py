@@ -145,9 +145,11 @@ def print_audit(audit: Audit, console: Console) -> None:
     if audit.spec is not None:
         spec = audit.spec
         console.print(
-            f"{_shown(spec.architecture)} with {_shown(spec.encoder)}, {spec.method}, {len(spec.bands)} bands, "
+            f"{_shown(spec.title)}, {spec.method}, {len(spec.bands)} bands, "
             f"threshold {spec.threshold:.3f}\nweights {spec.weights_sha256}\nlabels  {spec.label_fingerprint}"
         )
+        if spec.start is not None:
+            console.print(f"started from {_shown(spec.start.words)}")
     if audit.origin is not None:
         console.print(f"[bold]{_shown(audit.origin)}[/]")
     _chain(audit.links, console)

@@ -22,7 +22,7 @@ from sandwatch.audit.record import Audit, Link, Revision, in_order
 from sandwatch.audit.retraining import Retraining
 from sandwatch.errors import InputError
 from sandwatch.files import below, sha256
-from sandwatch.learn.card import Card
+from sandwatch.model.card import Card
 from sandwatch.printable import printable
 
 if TYPE_CHECKING:

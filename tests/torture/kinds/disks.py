@@ -28,7 +28,7 @@ from sandwatch.audit.page import write_page
 from sandwatch.audit.render import write_csv
 from sandwatch.errors import InputError
 from sandwatch.files import files_below, write_json, write_npy
-from sandwatch.learn import weights
+from sandwatch.model import weights
 from tests.audit_history import write_history
 from tests.conftest import reflectance
 from tests.torture.attack import expect, refused

@@ -17,7 +17,7 @@ from sandwatch.audit.attest import attest
 from sandwatch.audit.release import Signer, check, with_key
 from sandwatch.audit.statement import attested, read_statement
 from sandwatch.errors import InputError
-from sandwatch.learn.card import Card
+from sandwatch.model.card import Card
 from tests.audit_history import write_history
 from tests.torture import fuzz
 from tests.torture.attack import expect, obeyed, refused

@@ -20,11 +20,12 @@ from sandwatch import params, schemas
 from sandwatch.annotations import exclusions, geojson
 from sandwatch.aoi import read_sites
 from sandwatch.imagery.files import Files
-from sandwatch.learn.card import Spec
-from sandwatch.learn.data import Chips
+from sandwatch.model.card import Spec
 from sandwatch.origin import About
+from sandwatch.train.data import Chips
 from tests import tiny_chips
 from tests.conftest import a_site
+from tests.models import spec
 from tests.torture import fuzz
 from tests.torture.attack import ROOT, expect
 from tests.unit.annotation_rows import manifest
@@ -58,13 +59,8 @@ class Attack:
         self._windows = (chips / "windows.parquet").read_bytes()
         self._array = (chips / "pixels/a_2020-01-01.npy").read_bytes()
         self._mask = (chips / "masks/a_2020-01-01.npy").read_bytes()
-        spec = Spec(
-            architecture="Unet", encoder="resnet18", encoder_depth=3, decoder_channels=(8, 8, 8), method="binary",
-            bands=("B4",), classes=("other", "mine"), size_px=32, overlap_px=8, batch_size=2, mean=(0.0,), std=(1.0,),
-            temperature=1.0, threshold=0.5, label_fingerprint="1" * 64, imagery="real", labels="real",
-            weights_sha256="3" * 64,
-        )  # fmt: skip
-        save_file({"w": torch.arange(60.0)}, scratch / "weights.safetensors", metadata=spec.header())
+        of = spec(bands=("B4",), batch_size=2, temperature=1.0, threshold=0.5, label_fingerprint="1" * 64)
+        save_file({"w": torch.arange(60.0)}, scratch / "weights.safetensors", metadata=of.header())
         self._weights = (scratch / "weights.safetensors").read_bytes()
 
     def attempt(self, draw: Random, folder: Path) -> Counter[str]:

@@ -15,7 +15,7 @@ from sandwatch.audit.history import History
 from sandwatch.audit.objects import MissingError, Objects
 from sandwatch.audit.verify import _working_tree
 from sandwatch.files import LEFT_BEHIND
-from sandwatch.learn.card import hash_inputs
+from sandwatch.model.card import hash_inputs
 
 ROOT = Path(__file__).parents[3]
 MAKE = """

@@ -14,7 +14,7 @@ from sandwatch.audit.chain import take
 from sandwatch.audit.forward import audit
 from sandwatch.audit.record import Audit
 from sandwatch.errors import InputError
-from sandwatch.learn.card import Card
+from sandwatch.model.card import Card
 from tests.audit_history import Made
 from tests.servers.listener import Listener
 from tests.unit.test_raster import VRT

@@ -8,138 +8,23 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from torch.nn import functional
 
 from sandwatch.errors import InputError
-from sandwatch.learn.card import Card, Model, Spec
-from sandwatch.learn.data import Chips
-from sandwatch.learn.metrics import ScoreHistogram
-from sandwatch.learn.model import Predictor
-from sandwatch.learn.params import Loss, Scoring, Train
-from sandwatch.learn.task import Provenance, augment, learn, loss, pictures
+from sandwatch.model.card import Card, Spec
+from sandwatch.model.metrics import ScoreHistogram
+from sandwatch.model.network import Scoring
+from sandwatch.model.predictor import Predictor
+from sandwatch.model.scoring import score
 from sandwatch.origin import About
 from sandwatch.reproducible import Compute
-from sandwatch.scoring import score
 from sandwatch.stack import counted, mines
+from sandwatch.train.data import Chips
+from sandwatch.train.loop import Provenance, learn
+from sandwatch.train.params import Loss, Train
+from sandwatch.train.pictures import pictures
 from sandwatch.work import Work, size
 from tests import tiny_chips
-
-
-def terms(**changes: float) -> Loss:
-    return Loss(**({"bce": 0.0, "dice": 0.0, "focal": 0.0, "mine_weight": 6.0, "focal_gamma": 2.0} | changes))
-
-
-torch.set_num_threads(1)
-EVERY = terms(bce=1.0, dice=0.5, focal=0.7)
-torch.manual_seed(0)
-MASK = torch.tensor(np.random.default_rng(0).choice([0, 1, 2, 255], (2, 6, 7)).astype(np.uint8))
-BINARY, THREE = torch.randn(2, 1, 6, 7), torch.randn(2, 3, 6, 7)
-
-
-def test_binary_cross_entropy_is_torchs() -> None:
-    keep = (MASK == 0) | (MASK == 2)
-    expected = functional.binary_cross_entropy_with_logits(
-        BINARY[:, 0][keep], (MASK[keep] == 2).float(), pos_weight=torch.tensor(6.0)
-    )
-    torch.testing.assert_close(loss(BINARY, MASK, method="binary", weights=terms(bce=1.0)), expected)
-    torch.testing.assert_close(loss(BINARY, MASK, method="binary", weights=terms(bce=3.0)), 3 * expected)
-
-
-def test_cross_entropy_of_three_classes_is_torchs() -> None:
-    each = functional.cross_entropy(
-        THREE, MASK.long(), weight=torch.tensor([1.0, 6.0, 6.0]), ignore_index=255, reduction="none"
-    )
-    expected = each.sum() / (MASK != 255).sum()
-    torch.testing.assert_close(loss(THREE, MASK, method="three_class", weights=terms(bce=1.0)), expected)
-
-
-def test_dice_is_one_less_the_overlap() -> None:
-    keep = (MASK == 0) | (MASK == 2)
-    score, truth = torch.sigmoid(BINARY[:, 0][keep]), (MASK[keep] == 2).float()
-    expected = 1 - (2 * (score * truth).sum() + 1) / (score.sum() + truth.sum() + 1)
-    torch.testing.assert_close(loss(BINARY, MASK, method="binary", weights=terms(dice=1.0)), expected)
-    certain = torch.where(MASK == 2, 30.0, -30.0)[:, None]
-    assert loss(certain, MASK, method="binary", weights=terms(dice=1.0)) < 1e-6
-
-    scores = torch.softmax(THREE, dim=1)
-    each = []
-    for value in range(3):
-        score, truth = scores[:, value][MASK != 255], (MASK[MASK != 255] == value).float()
-        each.append(1 - (2 * (score * truth).sum() + 1) / (score.sum() + truth.sum() + 1))
-    torch.testing.assert_close(
-        loss(THREE, MASK, method="three_class", weights=terms(dice=1.0)), torch.stack(each).mean()
-    )
-
-
-def test_focal_loss_discounts_what_is_easy() -> None:
-    keep = (MASK == 0) | (MASK == 2)
-    truth = MASK[keep] == 2
-    right = torch.where(truth, torch.sigmoid(BINARY[:, 0][keep]), torch.sigmoid(-BINARY[:, 0][keep]))
-    expected = (torch.where(truth, 6.0, 1.0) * -torch.log(right) * (1 - right) ** 2).mean()
-    torch.testing.assert_close(loss(BINARY, MASK, method="binary", weights=terms(focal=1.0)), expected)
-    flat = loss(BINARY, MASK, method="binary", weights=terms(focal=1.0, focal_gamma=0.0))
-    torch.testing.assert_close(flat, loss(BINARY, MASK, method="binary", weights=terms(bce=1.0)))
-
-
-@pytest.mark.parametrize(
-    ("method", "logits", "left_out"), [("binary", BINARY, (1, 255)), ("three_class", THREE, (255,))]
-)
-def test_pixels_that_do_not_count_have_no_gradient(
-    method: str, logits: torch.Tensor, left_out: tuple[int, ...]
-) -> None:
-    logits = logits.clone().requires_grad_()
-    loss(logits, MASK, method=method, weights=EVERY).backward()
-    assert logits.grad is not None
-    gradient = logits.grad.abs().sum(dim=1)
-    ignored = torch.isin(MASK, torch.tensor(left_out, dtype=torch.uint8))
-    assert 0 < ignored.sum() < ignored.numel()
-    assert (gradient[ignored] == 0).all()
-    assert (gradient[~ignored] > 0).all()
-
-
-def test_a_batch_without_a_pixel_that_counts_has_a_loss_without_gradient() -> None:
-    logits = BINARY.clone().requires_grad_()
-    value = loss(logits, torch.full_like(MASK, 255), method="binary", weights=EVERY)
-    value.backward()
-    assert torch.isfinite(value)
-    assert logits.grad is not None
-    assert (logits.grad == 0).all()
-
-
-def orientations(*, flips: bool, quarter_turns: bool, samples: int = 400) -> list[bytes]:
-    """What became of one asymmetric image, after checking that mask and every band went the same way."""
-    image = torch.arange(16, dtype=torch.int16).view(4, 4)
-    pixels = torch.stack([image, image + 100]).expand(samples, 2, 4, 4)
-    mask = image.to(torch.uint8).expand(samples, 4, 4)
-    turned, turned_mask = augment(
-        pixels, mask, torch.Generator().manual_seed(0), flips=flips, quarter_turns=quarter_turns
-    )
-    assert (turned.dtype, turned_mask.dtype) == (torch.int16, torch.uint8)
-    torch.testing.assert_close(turned[:, 0].to(torch.uint8), turned_mask)
-    torch.testing.assert_close(turned[:, 1] - 100, turned[:, 0])
-    return [sample.numpy().tobytes() for sample in turned_mask]
-
-
-IMAGE = np.arange(16, dtype=np.uint8).reshape(4, 4)
-TURNS = {np.rot90(IMAGE, k).tobytes() for k in range(4)}
-MIRRORS = {image.tobytes() for image in (IMAGE, IMAGE[::-1], IMAGE[:, ::-1], IMAGE[::-1, ::-1])}
-BOTH = TURNS | {np.rot90(IMAGE[::-1], k).tobytes() for k in range(4)}
-
-
-@pytest.mark.parametrize(
-    ("flips", "quarter_turns", "expected"),
-    [(False, False, {IMAGE.tobytes()}), (False, True, TURNS), (True, False, MIRRORS), (True, True, BOTH)],
-)
-def test_augmentation_gives_each_orientation_as_often(flips: bool, quarter_turns: bool, expected: set[bytes]) -> None:
-    found = orientations(flips=flips, quarter_turns=quarter_turns)
-    assert set(found) == expected
-    times = [found.count(image) for image in expected]
-    assert min(times) > 0.6 * len(found) / len(expected)
-
-
-def test_augmentation_depends_on_the_seed_alone() -> None:
-    assert orientations(flips=True, quarter_turns=True) == orientations(flips=True, quarter_turns=True)
-
+from tests.models import section
 
 TRAIN = Train(
     epochs=4,
@@ -148,21 +33,14 @@ TRAIN = Train(
     learning_rate=0.01,
     weight_decay=0.01,
     patience=3,
-    loss=terms(bce=1.0, dice=0.5),
+    loss=Loss(bce=1.0, dice=0.5, focal=0.0, mine_weight=6.0, focal_gamma=2.0),
     flips=True,
     quarter_turns=True,
     seed=0,
 )
 ARGUMENTS: dict[str, Any] = {
     "bands": tiny_chips.BANDS,
-    "model": Model(
-        architecture="Unet",
-        encoder="tu-mobilenetv3_small_050",
-        encoder_depth=3,
-        decoder_channels=(16, 8, 8),
-        encoder_weights=None,
-        method="binary",
-    ),
+    "model": section(encoder="tu-mobilenetv3_small_050"),
     "train": TRAIN,
     "compute": Compute(reproducible=True, threads=1, precision="32-true"),
     "scoring": Scoring(overlap_px=8, batch_size=4),
@@ -281,7 +159,7 @@ def test_a_run_killed_after_its_last_epoch_trains_no_more(
 def test_a_run_that_had_stopped_early_stays_stopped_and_draws_what_dropout_drew(folder: Path, tmp_path: Path) -> None:
     """With a network that has dropout, the random numbers of an epoch must not depend on where the run began."""
     kept, out = Work(tmp_path / "work", "code"), tmp_path / "out"
-    fpn = ARGUMENTS["model"].model_copy(update={"architecture": "FPN", "encoder_depth": 5, "decoder_channels": ()})
+    fpn = section(encoder="tu-mobilenetv3_small_050", architecture="FPN", depth=5, decoder_channels=[])
     still = {"epochs": 9, "patience": 1, "learning_rate": 1e-12, "windows_per_epoch": 8}
     changes = {"model": fpn, "train": TRAIN.model_copy(update=still)}
     facts, _ = run(folder, out, **changes)
@@ -395,7 +273,8 @@ def test_it_stops_when_nothing_gets_better_and_keeps_the_best(folder: Path, tmp_
 
 def test_three_classes_are_told_apart(folder: Path, tmp_path: Path) -> None:
     model = ARGUMENTS["model"].model_copy(update={"method": "three_class"})
-    run(folder, tmp_path, model=model, train=TRAIN.model_copy(update={"loss": EVERY}))
+    every = Loss(bce=1.0, dice=0.5, focal=0.7, mine_weight=6.0, focal_gamma=2.0)
+    run(folder, tmp_path, model=model, train=TRAIN.model_copy(update={"loss": every}))
     card = Card.read(tmp_path / "models/model.json")
     assert card.classes == ("other", "low", "high")
     assert json.loads((tmp_path / "results/metrics.json").read_text())["val_ap"] > 0.6

@@ -1,6 +1,6 @@
 """The one rule by which pixels become scores and scores become mines: train, evaluate and infer all call it.
 
-1. Windows give log-odds. Where windows overlap, log-odds are blended (:mod:`sandwatch.stitch`).
+1. Windows give log-odds. Where windows overlap, log-odds are blended (:mod:`sandwatch.model.stitch`).
 2. The log-odds of mine divided by the spec's temperature are the logit of the score.
 3. A score is a whole number of steps of 1 / ``STEPS``: the nearest one is what ``score.tif`` holds and what is judged.
 4. A pixel is a mine where its score, so rounded, is the spec's threshold or more.
@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from sandwatch.stitch import Sliceable, stitch
+from sandwatch.model.stitch import Sliceable, stitch
 
 if TYPE_CHECKING:
-    from sandwatch.learn.card import Spec
+    from sandwatch.model.card import Spec
 
 STEPS = 10_000
 """Steps from a score of 0 to one of 1."""
@@ -41,7 +41,7 @@ _HALFWAY = np.array([float(f"{math.log((step - 0.5) / (STEPS - step + 0.5)):.12g
 
 
 class Scorer(Protocol):
-    """A trained model, ready to score scenes; :class:`sandwatch.learn.model.Predictor` is one."""
+    """A trained model, ready to score scenes; :class:`sandwatch.model.predictor.Predictor` is one."""
 
     @property
     def spec(self) -> Spec:

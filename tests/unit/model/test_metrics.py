@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn.metrics import average_precision_score, f1_score, jaccard_score, precision_score, recall_score
 
-from sandwatch.learn.metrics import LOGITS, SCORES, LogitHistogram, ScoreHistogram, bootstrap
-from sandwatch.scoring import NODATA, STEPS
+from sandwatch.model.metrics import LOGITS, SCORES, LogitHistogram, ScoreHistogram, bootstrap
+from sandwatch.model.scoring import NODATA, STEPS
 
 
 def histogram(steps, truth):

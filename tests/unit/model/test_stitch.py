@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from sandwatch.errors import InputError
 from sandwatch.grid import tile
+from sandwatch.model.stitch import _starts, _weights, stitch, stitch_whole
 from sandwatch.stack import NODATA
-from sandwatch.stitch import _starts, _weights, stitch, stitch_whole
 
 
 def scene(height, width, bands=3, seed=0, nodata=0.0):

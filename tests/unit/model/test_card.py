@@ -10,36 +10,23 @@ from safetensors.numpy import save_file
 
 from sandwatch.errors import InputError
 from sandwatch.files import sha256
-from sandwatch.learn.card import Card, Model, Spec, hash_inputs, hash_params
+from sandwatch.model.card import Card, Spec, hash_inputs, hash_params
+from sandwatch.model.channels import Channel
+from tests.models import fields, section
 
 ZEROS = "0" * 64
+CHANNEL = [Channel(name="B2", band="B2", mean=0, std=1)]
 
 
 def card(**changes: Any) -> Card:
-    values: dict[str, Any] = {
-        "architecture": "Unet",
-        "encoder": "resnet18",
-        "encoder_depth": 3,
-        "decoder_channels": (16, 8, 8),
-        "method": "binary",
-        "bands": ("B2", "B3", "B4"),
-        "classes": ("other", "mine"),
-        "size_px": 32,
-        "overlap_px": 8,
-        "batch_size": 4,
-        "mean": (800.25, 1200.5, 1500.0),
-        "std": (100.0, 200.0, 300.0),
-        "temperature": 1.5,
-        "threshold": 0.25,
-        "label_fingerprint": ZEROS,
-        "imagery": "real",
-        "labels": "real",
+    made: dict[str, Any] = {
         "inputs": {"data/chips/windows.parquet": ZEROS},
-        "code": {"src/sandwatch/learn/model.py": ZEROS},
+        "code": {"src/sandwatch/model/card.py": ZEROS},
         "params_sha256": ZEROS,
-        "weights_sha256": ZEROS,
+        "matched": (("B2", "B2", "matched"),),
     }
-    return Card(**values | changes)
+    ours = {name: changes.pop(name) for name in list(changes) if name in made}
+    return Card(**fields(**changes) | made | ours)
 
 
 def test_a_card_is_read_as_it_was_written(tmp_path: Path) -> None:
@@ -48,14 +35,21 @@ def test_a_card_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 
 def test_a_card_builds_the_same_network() -> None:
-    assert card().model == Model(
-        architecture="Unet",
-        encoder="resnet18",
-        encoder_depth=3,
-        decoder_channels=(16, 8, 8),
-        encoder_weights=None,
-        method="binary",
-    )
+    assert (card().model.network, card().model.method) == (section().network, section().method)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"network": {"kind": "none"}}, "kind"),
+        ({"network": section().network | {"depth": 99}}, "depth"),
+        ({"channels": [CHANNEL[0].model_copy(update={"band": "B8"})]}, r"lacks: \{'B8'\}"),
+        ({"mean": (0.0,), "channels": CHANNEL}, "not one mean"),
+    ],
+)
+def test_a_card_whose_parts_do_not_fit_is_none(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        card(**change)
 
 
 def test_what_is_no_card_is_refused_by_name(tmp_path: Path) -> None:
@@ -76,7 +70,7 @@ def test_what_is_no_card_is_refused_by_name(tmp_path: Path) -> None:
         b"", b"null", b"[]", b"3", b"[" * 100_000, b'{"a":' * 100_000, b"9" * 5000, b"\xff\xfe", b"\x00",
         *(json.dumps(card().model_dump(mode="json") | change).encode() for change in (
             {"temperature": float("inf")}, {"mean": [float("nan")]}, {"size_px": 1e300}, {"bands": None},
-            {"inputs": {"a": None}}, {"threshold": {}}, {"encoder": ["x"]},
+            {"inputs": {"a": None}}, {"threshold": {}}, {"network": ["x"]},
         )),
     ],
 )  # fmt: skip
@@ -115,9 +109,7 @@ def test_weights_say_themselves_what_they_need(tmp_path: Path) -> None:
     write(path, card())
     said = Spec.carried(path)
     assert said is not None
-    assert said.model_dump() == {name: getattr(card(), name) for name in Spec.model_fields} | {
-        "weights_sha256": sha256(path)
-    }
+    assert said.model_dump() == card().model_dump(include=set(Spec.model_fields)) | {"weights_sha256": sha256(path)}
 
 
 def test_what_made_a_model_is_not_in_the_bytes_of_its_weights(tmp_path: Path) -> None:
@@ -154,7 +146,7 @@ def test_learning_needs_no_gdal() -> None:
     script = (
         "import sys\n"
         f"sys.modules.update(dict.fromkeys({blocked!r}))\n"
-        "from sandwatch.learn import card, data, model, task\n"
+        "from sandwatch.model import card, predictor, weights; from sandwatch.train import data, loop\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -9,43 +9,41 @@ from safetensors.torch import save_file
 from torch import nn
 
 from sandwatch.errors import InputError
-from sandwatch.learn.card import HEADER, Card, Model, Spec
-from sandwatch.learn.model import Predictor, build, mine_logit, normalise
+from sandwatch.model.card import HEADER, Card, Spec
+from sandwatch.model.channels import Channel
+from sandwatch.model.network import Model
+from sandwatch.model.predictor import Predictor, Reader, mine_logit
 from sandwatch.stack import NODATA
+from tests.models import section
 
 from .test_card import card
 
-
-def small(**changes: Any) -> Model:
-    values: dict[str, Any] = {
-        "architecture": "Unet",
-        "encoder": "resnet18",
-        "encoder_depth": 3,
-        "decoder_channels": (16, 8, 8),
-        "encoder_weights": None,
-        "method": "binary",
-    }
-    return Model(**values | changes)
+FIVE = ("B2", "B3", "B4", "B8", "B11")
 
 
-def test_normalising_gives_mean_0_and_deviation_1_and_nothing_where_there_is_no_data() -> None:
+def reader(mean: list[float], std: list[float]) -> Reader:
+    bands = [f"B{number + 2}" for number in range(len(mean))]
+    return Reader([Channel(name=b, band=b, mean=m, std=s) for b, m, s in zip(bands, mean, std, strict=True)], bands)
+
+
+def test_reading_gives_mean_0_and_deviation_1_and_nothing_where_there_is_no_data() -> None:
     pixels = torch.tensor([[[[100, 300], [NODATA, 200]], [[-7, -7], [-7, NODATA]]]], dtype=torch.int16)
-    scaled = normalise(pixels, torch.tensor([200.0, -8.0]), torch.tensor([50.0, 4.0]))
+    scaled = reader([200.0, -8.0], [50.0, 4.0])(pixels)
     torch.testing.assert_close(scaled, torch.tensor([[[[-2.0, 2.0], [0.0, 0.0]], [[0.25, 0.25], [0.25, 0.0]]]]))
 
 
 @pytest.mark.parametrize(
     ("model", "classes"),
     [
-        (small(), 1),
-        (small(method="three_class"), 3),
-        (small(encoder="tu-mobilenetv3_small_050", encoder_depth=4, decoder_channels=(16, 8, 8, 8)), 1),
-        (small(architecture="FPN", decoder_channels=(), encoder_depth=5), 1),
-        (small(decoder_channels=()), 1),
+        (section(), 1),
+        (section(method="three_class"), 3),
+        (section(encoder="tu-mobilenetv3_small_050", depth=4, decoder_channels=(16, 8, 8, 8)), 1),
+        (section(architecture="FPN", decoder_channels=(), depth=5), 1),
+        (section(decoder_channels=()), 1),
     ],
 )
 def test_networks_are_built_by_name_and_have_no_idle_part(model: Model, classes: int) -> None:
-    network = build(model, in_channels=5, size_px=64)
+    network = model.build(FIVE, 64)
     output = network(torch.randn(2, 5, 64, 64))
     assert output.shape == (2, classes, 64, 64)
     output.sum().backward()
@@ -54,9 +52,9 @@ def test_networks_are_built_by_name_and_have_no_idle_part(model: Model, classes:
 
 def test_the_seed_makes_the_weights() -> None:
     torch.manual_seed(1)
-    first = build(small(), in_channels=3, size_px=32).state_dict()
+    first = section().build(FIVE[:3], 32).state_dict()
     torch.manual_seed(1)
-    second = build(small(), in_channels=3, size_px=32).state_dict()
+    second = section().build(FIVE[:3], 32).state_dict()
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
@@ -68,13 +66,13 @@ def test_the_seed_makes_the_weights() -> None:
         ({"encoder": "tu-mobilenetv3_smal_050"}, r"such as tu-mobilenetv3_small_050"),
         ({"decoder_channels": (16, 8)}, r"model\.decoder_channels: got \[16, 8\]; expected as many as .* 3"),
         ({"architecture": "FPN"}, r"model\.decoder_channels: got \[16, 8, 8\] for FPN; expected \[\]"),
-        ({"encoder": "mit_b0", "architecture": "FPN", "decoder_channels": (), "encoder_depth": 4}, "encoder_depth=5"),
-        ({"encoder": "tu-swin_tiny_patch4_window7_224", "encoder_depth": 4, "decoder_channels": (8, 8, 8, 8)}, "64"),
+        ({"encoder": "mit_b0", "architecture": "FPN", "decoder_channels": (), "depth": 4}, "depth=5"),
+        ({"encoder": "tu-swin_tiny_patch4_window7_224", "depth": 4, "decoder_channels": (8, 8, 8, 8)}, "64"),
     ],
 )
 def test_what_can_not_be_built_is_refused_in_one_line(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message) as caught:
-        build(small(**changes), in_channels=5, size_px=64)
+        section(**changes).build(FIVE, 64)
     assert "\n" not in str(caught.value)
 
 
@@ -122,7 +120,7 @@ def test_with_three_classes_low_and_high_are_mine_and_told_apart() -> None:
 def test_precision_is_that_of_training(precision: Any, dtype: torch.dtype) -> None:
     """On a CPU Lightning takes bfloat16 in place of half precision, so both are the same here."""
     torch.manual_seed(0)
-    network = build(small(), in_channels=3, size_px=32).eval()
+    network = section().build(FIVE[:3], 32).eval()
     exact = Predictor(network, card(), "cpu", precision="32-true")(PIXELS)
     found = Predictor(network, card(), "cpu", precision=precision)(PIXELS)
     assert found.dtype == np.float32
@@ -132,19 +130,19 @@ def test_precision_is_that_of_training(precision: Any, dtype: torch.dtype) -> No
 
     place = {"accelerator": "cpu", "devices": 1, "logger": False, "enable_checkpointing": False}
     trainer = lightning.Trainer(precision=precision, **place)  # type: ignore[arg-type]
-    mean, std = (torch.tensor(values) for values in (card().mean, card().std))
+    read = Reader(card().channels, card().bands)
     with torch.inference_mode(), trainer.precision_plugin.forward_context():
-        output = network(normalise(torch.from_numpy(PIXELS), mean, std))
+        output = network(read(torch.from_numpy(PIXELS)))
     assert output.dtype == dtype
     np.testing.assert_array_equal(found, output.float().numpy())
 
 
 def test_full_precision_has_the_bits_of_the_bare_network() -> None:
     torch.manual_seed(0)
-    network = build(small(), in_channels=3, size_px=32).eval()
-    mean, std = (torch.tensor(values) for values in (card().mean, card().std))
+    network = section().build(FIVE[:3], 32).eval()
+    read = Reader(card().channels, card().bands)
     with torch.inference_mode():
-        output = network(normalise(torch.from_numpy(PIXELS), mean, std))
+        output = network(read(torch.from_numpy(PIXELS)))
     np.testing.assert_array_equal(Predictor(network, card(), "cpu", precision="32-true")(PIXELS), output.numpy())
 
 
@@ -156,7 +154,7 @@ def test_mine_logit_is_the_log_odds() -> None:
 
 def test_a_model_is_loaded_as_it_was_saved(tmp_path: Path) -> None:
     torch.manual_seed(2)
-    network = build(small(), in_channels=3, size_px=32)
+    network = section().build(FIVE[:3], 32)
     for _ in range(3):
         network(torch.randn(4, 3, 32, 32))  # statistics of batches, which belong to the model
     path = tmp_path / "model.safetensors"
@@ -182,14 +180,15 @@ def test_weights_that_say_nothing_of_themselves_are_refused(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("damage", ["empty", "head", "short", "long", "tensors", "spec", "null"])
 def test_weights_that_are_not_whole_are_one_line(tmp_path: Path, damage: str) -> None:
-    path, network = tmp_path / "model.safetensors", build(small(), in_channels=3, size_px=32)
+    path, network = tmp_path / "model.safetensors", section().build(FIVE[:3], 32)
     state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
     header = card().header()
     if damage == "tensors":
         del state[next(iter(state))]
     if damage in ("spec", "null"):
         said = card().model_dump(mode="json", include=set(Spec.model_fields) - {"weights_sha256"})
-        header = {HEADER: "null" if damage == "null" else json.dumps(said | {"encoder_depth": 99})}
+        said["network"]["depth"] = 99
+        header = {HEADER: "null" if damage == "null" else json.dumps(said)}
     save_file(state, path, metadata=header)
     content = path.read_bytes()
     path.write_bytes(

@@ -6,55 +6,43 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from sandwatch.errors import InputError
 from sandwatch.files import files_below, read_json, sha256, write_json
+from sandwatch.model.channels import Channel
+from sandwatch.model.network import Method, Model, Sha256
 from sandwatch.origin import Kind
-from sandwatch.params import Count, Section
 
-CLASSES = {"binary": ("other", "mine"), "three_class": ("other", "low", "high")}
-"""What the classes of each method are called."""
 HEADER = "sandwatch"
 """Key of the spec in the header of the weights."""
 
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
+class Start(BaseModel):
+    """The weights that a network started from.
 
-class Weights(BaseModel):
-    """A file of data/weights that an encoder starts from, and the SHA-256 that its bytes must have."""
+    Attributes:
+        name: in the registry, or of a file of data/weights.
+        sha256: of the file.
+        licence: what the registry says of it, or of the model that it is.
+        forbids: what it forbids that users of this product may want to do; '' where nothing is known to.
+        model: whether it is a model of ours, which has a chain to labels of its own.
+    """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-    file: Annotated[str, Field(pattern=r"^\w[\w.-]*\.safetensors$")]
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    name: str
     sha256: Sha256
+    licence: str
+    forbids: str
+    model: bool = False
 
-
-class Model(Section):
-    """The network."""
-
-    section = "model"
-    architecture: Annotated[str, Field(min_length=1)]
-    encoder: Annotated[str, Field(min_length=1)]
-    encoder_depth: Annotated[int, Field(ge=3, le=5)]
-    decoder_channels: tuple[Count, ...] = Field(strict=False)
-    encoder_weights: Weights | None
-    method: Literal["binary", "three_class"]
-
-    @field_validator("encoder_weights", mode="before")
-    @classmethod
-    def _pinned(cls, value: object, info: ValidationInfo) -> object:
-        """Refuses a bare name, as there used to be: what it stands for may change without a word."""
-        if not isinstance(value, str):
-            return value
-        hint = (
-            "with what sha256sum says of it"
-            if value.endswith(".safetensors")
-            else f"as sandwatch weights {info.data.get('encoder', '<encoder>')} {value} fetches it and prints the line"
-        )
-        raise PydanticCustomError("unpinned", f"null, or a file of data/weights, {{file: ..., sha256: ...}}, {hint}")
+    @property
+    def words(self) -> str:
+        """All of it, for people."""
+        said = f"{self.name}, SHA-256 {self.sha256}; licence: {self.licence}"
+        return f"{said}; that forbids {self.forbids}" if self.forbids else said
 
 
 class Spec(BaseModel):
@@ -64,12 +52,15 @@ class Spec(BaseModel):
     the model says, or with the labels that it learnt from, and with nothing else.
 
     Attributes:
-        architecture, encoder, encoder_depth, decoder_channels, method: as in params.yaml, section model.
+        network: what builds the network: kind, and the keys of the kind, as in params.yaml, section model.
+        method: as there.
+        start: the weights that it started from; None where those were random.
         bands: names, in the order of a pixel stack.
+        channels: what the network sees of it.
         classes: names.
         size_px: side of the windows that it was trained on.
         overlap_px, batch_size: how a scene is scored, as in params.yaml, section scoring.
-        mean, std: of each band in the unit of a pixel stack, over the training windows alone.
+        mean, std: of each band in the unit of a pixel stack, over the training windows alone, for pictures.
         temperature: divides the logit of mine, fitted on validation.
         threshold: a score at or above it is a mine: best F1 on validation.
         label_fingerprint: of the labels.
@@ -78,12 +69,11 @@ class Spec(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-    architecture: str
-    encoder: str
-    encoder_depth: int
-    decoder_channels: tuple[int, ...]
-    method: str = Field(pattern="^(binary|three_class)$")
+    network: dict[str, JsonValue]
+    method: Method
+    start: Start | None
     bands: tuple[str, ...] = Field(min_length=1)
+    channels: tuple[Channel, ...] = Field(min_length=1)
     classes: tuple[str, ...]
     size_px: int = Field(ge=1)
     overlap_px: int = Field(ge=0)
@@ -97,13 +87,25 @@ class Spec(BaseModel):
     labels: Kind
     weights_sha256: Sha256
 
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        """The network is one that there is, and sees bands of the stack."""
+        Model.of(self.network, self.method)
+        if strange := {one.band for one in self.channels} - {None, *self.bands}:
+            raise ValueError(f"channels of bands that the stack lacks: {strange}")
+        if not len(self.mean) == len(self.std) == len(self.bands):
+            raise ValueError("not one mean and std a band")
+        return self
+
     @property
     def model(self) -> Model:
         """The section of params.yaml that builds this network, without weights to start from."""
-        return Model.model_validate(
-            {name: getattr(self, name) for name in Model.model_fields if name != "encoder_weights"}
-            | {"encoder_weights": None}
-        )
+        return Model.of(self.network, self.method)
+
+    @property
+    def title(self) -> str:
+        """What people call the network."""
+        return self.model.title
 
     @property
     def said(self) -> dict[str, str]:
@@ -149,8 +151,10 @@ class Card(Spec):
         inputs: path to SHA-256 of every file that was read.
         code: path to digest (:mod:`sandwatch.code`) of every source file that could run.
         params_sha256: of the params of the train stage, as :func:`hash_params` hashes them.
+        matched: (band of the network, band of the scenes, what was done) of each, as training printed it.
     """
 
+    matched: tuple[tuple[str, str, str], ...]
     inputs: dict[str, Sha256]
     code: dict[str, Sha256]
     params_sha256: Sha256

@@ -1,4 +1,4 @@
-"""Training: loss, augmentation, the loop, the best weights, and what is learnt from validation once it is over.
+"""Training: the loop, the best weights, and what is learnt from validation once it is over.
 
 Import it after :func:`sandwatch.reproducible.pin`, because it imports torch.
 """
@@ -9,129 +9,48 @@ import logging
 import signal
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.utils.data import DataLoader, Sampler
 
 from sandwatch._torchvision import ensure_torchvision
 from sandwatch.errors import InputError
 from sandwatch.files import sha256
-from sandwatch.learn.calibrate import temperature
-from sandwatch.learn.card import CLASSES, Card, Model, Spec
-from sandwatch.learn.data import Batch, Batches, Chips, Draws, Indices, TrainingBatches, in_batches
-from sandwatch.learn.metrics import LogitHistogram, ScoreHistogram
-from sandwatch.learn.model import Predictor, build, mine_logit, normalise
-from sandwatch.learn.params import Loss, Scoring, Train
-from sandwatch.learn.weights import load, save
-from sandwatch.origin import About, words
+from sandwatch.model.card import Card, Spec
+from sandwatch.model.metrics import LogitHistogram
+from sandwatch.model.network import CLASSES, Model, Scoring
+from sandwatch.model.predictor import Predictor, Reader, mine_logit
+from sandwatch.model.weights import save
+from sandwatch.origin import About
 from sandwatch.parquet import write_parquet
-from sandwatch.picture import banded, image
 from sandwatch.reproducible import Compute
-from sandwatch.scoring import Scored, reaches, score, to_scores, to_steps
-from sandwatch.stack import HIGH, LOW, counted, mines
+from sandwatch.stack import counted, mines
+from sandwatch.train.augment import augment
+from sandwatch.train.calibrate import calibrated
+from sandwatch.train.data import Batch, Batches, Chips, Draws, Indices, TrainingBatches, in_batches
+from sandwatch.train.initial import initial
+from sandwatch.train.keep import STATE, AfterEachEpoch, Kept
+from sandwatch.train.loss import loss
+from sandwatch.train.params import Train
+from sandwatch.train.pictures import pictures
 from sandwatch.work import Work
 
 ensure_torchvision()
 # After the guard, because it imports torchvision.
 import lightning  # noqa: E402
-from lightning.pytorch.callbacks import Checkpoint, EarlyStopping  # noqa: E402
-from lightning.pytorch.plugins.io import CheckpointIO  # noqa: E402
+from lightning.pytorch.callbacks import EarlyStopping  # noqa: E402
 from lightning.pytorch.utilities.exceptions import SIGTERMException  # noqa: E402
 
-SAMPLES = 4
-"""Validation windows drawn as pictures."""
-DICE_SMOOTH = 1.0
-"""Pixels added to both sides of the Dice ratio, so that it is defined where there is neither mine nor detection."""
 CLIP_NORM = 1.0
 """Largest norm of the gradient of a step. Source: Pascanu, Mikolov and Bengio 2013."""
 
-STATE = "state of the training"
-"""What a kept state is called."""
-
 Report = Callable[[str], None]
-
-
-def loss(logits: Tensor, mask: Tensor, *, method: str, weights: Loss) -> Tensor:
-    """Weighted sum of cross-entropy, Dice and focal loss over the pixels that count.
-
-    Args:
-        logits: (n, 1, y, x) with method binary, else (n, 3, y, x).
-        mask: uint8 (n, y, x) of mask values.
-        method: of params.yaml; binary leaves out low confidence.
-        weights: of the terms, and of mine pixels in cross-entropy and focal loss.
-
-    Returns:
-        A scalar. Sources: Dice, Milletari et al. 2016, over the whole batch, mean over the classes; focal loss, Lin et
-        al. 2017.
-    """
-    if method == "binary":
-        logits = torch.cat([torch.zeros_like(logits), logits], dim=1)  # the softmax of (0, z) is the sigmoid of z
-        target = (mask == HIGH)[:, None]
-        target = torch.cat([~target, target], dim=1)
-    else:
-        target = torch.stack([mask == value for value in range(len(CLASSES[method]))], dim=1)
-    keep = counted(mask, method)[:, None].float()  # (n, 1, y, x)
-    one_hot = target.float() * keep  # (n, class, y, x), zero in every class where a pixel does not count
-    log_likelihood = functional.log_softmax(logits.float(), dim=1)
-    likelihood = log_likelihood.exp()
-    class_weights = torch.ones(one_hot.shape[1], device=mask.device)
-    class_weights[1:] = weights.mine_weight
-    # One-hot sums rather than cross_entropy(): on CUDA that has no deterministic kernel for images.
-    entropy = -(one_hot * log_likelihood * class_weights[:, None, None])
-    pixels = keep.sum().clamp(min=1.0)
-    total = logits.new_zeros((), dtype=torch.float32)
-    if weights.bce:
-        total = total + weights.bce * entropy.sum() / pixels
-    if weights.dice:
-        first = 1 if method == "binary" else 0  # with two classes, mine alone
-        overlap = (likelihood * one_hot).sum(dim=(0, 2, 3))[first:]
-        sizes = ((likelihood * keep).sum(dim=(0, 2, 3)) + one_hot.sum(dim=(0, 2, 3)))[first:]
-        total = total + weights.dice * (1 - (2 * overlap + DICE_SMOOTH) / (sizes + DICE_SMOOTH)).mean()
-    if weights.focal:
-        # As a tensor: powers of 0.5 and 1.5 given as numbers take MKL's square root, forward or backward.
-        gamma = logits.new_tensor(weights.focal_gamma, dtype=torch.float32)
-        total = total + weights.focal * (entropy * (1 - likelihood) ** gamma).sum() / pixels
-    return total
-
-
-def augment(
-    pixels: Tensor, mask: Tensor, generator: torch.Generator, *, flips: bool, quarter_turns: bool
-) -> tuple[Tensor, Tensor]:
-    """Mirrors and turns each sample by its own draw, pixels and mask alike.
-
-    Args:
-        pixels: (n, band, y, x), square.
-        mask: (n, y, x).
-        generator: on the CPU, so that every device draws the same.
-        flips: both axes, each with an even chance.
-        quarter_turns: none to three, with even chances.
-    """
-    n = len(pixels)
-    turns = torch.randint(4, (n,), generator=generator) * quarter_turns
-    mirror = torch.randint(2, (2, n), generator=generator, dtype=torch.bool) & flips
-    # A turn by a quarter is a transposition and a mirror image; so three conditions give all eight.
-    transposed = turns % 2 == 1
-    upside_down = mirror[0] ^ ((turns == 1) | (turns == 2))
-    left_right = mirror[1] ^ ((turns == 2) | (turns == 3))
-
-    def apply(values: Tensor) -> Tensor:
-        def where(condition: Tensor, changed: Tensor, kept: Tensor) -> Tensor:
-            return torch.where(condition.to(values.device).view(-1, *[1] * (values.ndim - 1)), changed, kept)
-
-        values = where(transposed, values.transpose(-1, -2), values)
-        values = where(upside_down, values.flip(-2), values)
-        return where(left_right, values.flip(-1), values)
-
-    return apply(pixels), apply(mask)
 
 
 class Segmentation(lightning.LightningModule):
@@ -145,24 +64,18 @@ class Segmentation(lightning.LightningModule):
         rate: learning rate of the last step.
     """
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(
         self,
         network: nn.Module,
         *,
+        reader: Reader,
         method: str,
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
         train: Train,
     ) -> None:
-        """Takes a network, the statistics of its bands, and how it learns."""
+        """Takes a network, what brings pixel stacks to it, and how it learns."""
         super().__init__()
-        self.network = network
+        self.network, self.reader = network, reader
         self.method, self.train_params = method, train
-        self.register_buffer("mean", torch.tensor(mean), persistent=False)
-        self.register_buffer("std", torch.tensor(std), persistent=False)
         self.train_loss, self.val_loss = _Mean(), _Mean()
         self.histogram = LogitHistogram.empty()
         self.rate = 0.0
@@ -197,7 +110,7 @@ class Segmentation(lightning.LightningModule):
         pixels, mask = augment(
             *batch, self._generator, flips=self.train_params.flips, quarter_turns=self.train_params.quarter_turns
         )
-        logits = self.network(normalise(pixels, self.mean, self.std))  # (n, class, y, x)
+        logits = self.network(self.reader(pixels))  # (n, class, y, x)
         value = loss(logits, mask, method=self.method, weights=self.train_params.loss)
         self.train_loss.add(value, len(mask))
         return value
@@ -211,7 +124,7 @@ class Segmentation(lightning.LightningModule):
         pixels, mask = batch
         if not len(mask):
             return
-        logits = self.network(normalise(pixels, self.mean, self.std))
+        logits = self.network(self.reader(pixels))
         if not bool(torch.isfinite(logits).all()):
             raise InputError(
                 "training",
@@ -317,70 +230,6 @@ class Tracker(lightning.Callback):
             self.live.next_step()
 
 
-class Kept(CheckpointIO):
-    """The state of a training, kept among finished work, for a run that goes on where this one is killed."""
-
-    def __init__(self, work: Work) -> None:
-        """Takes where to keep it."""
-        self._work = work
-
-    def find(self, inputs: Any) -> bool:
-        """Whether an earlier run of this very training left a state; if so, it is loaded.
-
-        Args:
-            inputs: all that the training depends on, as plain JSON.
-        """
-        self._key = self._work.key(inputs)
-        content = self._work.take_bytes(self._key, STATE)
-        # A state holds numbers and names; nothing else is loaded, since unpickling could run anything.
-        if content is not None:
-            self._state: dict[str, Any] = torch.load(BytesIO(content), map_location="cpu", weights_only=True)
-        return content is not None
-
-    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        """What :meth:`find` found."""
-        return self._state
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Keeps a state in place of the one before. Where that can't be, a line says so, and training goes on."""
-        content = BytesIO()
-        torch.save(checkpoint, content)
-        self._work.put_bytes(self._key, content.getbuffer(), STATE)
-
-    def remove_checkpoint(self, path: Any = None) -> None:
-        """Once the training is over and what it made is written."""
-        self._work.drop(self._key)
-
-
-class AfterEachEpoch(Checkpoint):
-    """Has the state of a training kept after each epoch.
-
-    It is all that the next epoch depends on: weights, optimizer, schedule, early stopping, and what the tracker holds.
-    What an epoch draws, windows and random numbers, depends on its number and the seed alone.
-    """
-
-    def __init__(self) -> None:
-        """Begins with nothing over."""
-        self._over = False
-
-    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Trains no further where early stopping had ended it."""
-        trainer.should_stop = self._over
-
-    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Runs last, after early stopping."""
-        self._over = trainer.should_stop
-        trainer.save_checkpoint(STATE)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Whether it was the last epoch."""
-        return {"over": self._over}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """What an earlier run told."""
-        self._over = state_dict["over"]
-
-
 @dataclass(frozen=True, kw_only=True)
 class Provenance:
     """What the card says about where a model comes from.
@@ -444,16 +293,10 @@ def learn(
     training, validating = chips.of("train"), chips.of("val")
     mean, std = chips.moments(training)
     torch.manual_seed(train.seed)
-    network = build(model, in_channels=len(bands), size_px=chips.size_px)
-    if model.encoder_weights is not None:
-        load(network.get_submodule("encoder"), model.encoder_weights, weights, in_channels=len(bands))
-    task = Segmentation(
-        network,
-        method=model.method,
-        mean=mean,
-        std=std,
-        train=train,
-    )
+    start = initial(model, bands, dict(zip(bands, zip(mean, std, strict=True), strict=True)), chips.size_px, weights)
+    for line in start.told:
+        report(line)
+    task = Segmentation(start.network, reader=Reader(start.match.channels, bands), method=model.method, train=train)
     kept = None if work is None else Kept(work)
     trainer = _trainer(train, compute, kept)
     first, world = trainer.is_global_zero, trainer.world_size
@@ -487,8 +330,11 @@ def learn(
 
     task.network.load_state_dict(tracker.best_weights)
     draft = Spec(
-        **model.model_dump(exclude={"encoder_weights"}),
+        network=model.network,
+        method=model.method,
+        start=start.start,
         bands=bands,
+        channels=start.match.channels,
         classes=CLASSES[model.method],
         size_px=chips.size_px,
         mean=mean,
@@ -510,6 +356,7 @@ def learn(
         inputs=provenance.inputs,
         code=provenance.code,
         params_sha256=provenance.params_sha256,
+        matched=start.match.table,
     ).write(models / "model.json")
     _write_exposures(models / "exposures.parquet", chips, training, draws.exposures(tracker.best_epoch + 1))
     for name, drawn in pictures(predictor, chips, chips.thin(validating)):
@@ -541,75 +388,6 @@ def learn(
         "torch_threads": torch.get_num_threads(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
     }
-
-
-def calibrated(predictor: Predictor, chips: Chips) -> Predictor:
-    """Fits temperature, then threshold, on whole validation scenes, scored as maps are.
-
-    The scenes are scored twice, so that no more than some rows of one are in memory.
-
-    Args:
-        predictor: with its final weights; temperature and threshold in its spec don't matter.
-        chips: the windows; pixels under those of fold ``val`` count.
-
-    Returns:
-        The same with a spec that holds both.
-    """
-    covers, method = chips.cover(chips.of("val")), predictor.spec.method
-
-    def validated(predictor: Predictor) -> Iterator[tuple[Scored, npt.NDArray[np.bool_], npt.NDArray[np.bool_]]]:
-        """(rows, which of their pixels count, whether those are mines)."""
-        for obs_id, cover in covers.items():
-            mask = chips.mask(obs_id)
-            keep, truth = cover & counted(mask, method), mines(mask, method)
-            for part in score(chips.pixels(obs_id), predictor, cover):
-                yield part, keep[part.rows], truth[part.rows][keep[part.rows]]
-
-    log_odds, scores = LogitHistogram.empty(), ScoreHistogram.empty()
-    for part, keep, truth in validated(predictor):
-        log_odds += LogitHistogram.of(part.log_odds[0][keep], truth)
-    predictor = predictor.changed(temperature=temperature(log_odds))
-    for part, keep, truth in validated(predictor):
-        scores += ScoreHistogram.of(part.steps[keep], truth)
-    return predictor.changed(threshold=scores.best_f1()[1])
-
-
-def pictures(predictor: Predictor, chips: Chips, windows: Indices) -> Iterator[tuple[str, npt.NDArray[np.uint8]]]:
-    """Draws the windows with the most mine pixels, one an observation: image and score side by side.
-
-    Outlines: label of high confidence red, of low confidence orange, detection cyan. A band says what is invented.
-
-    Args:
-        predictor: calibrated.
-        chips: the windows.
-        windows: to choose from.
-
-    Yields:
-        (chip_id, uint8 (y, x, 3)).
-    """
-    spec = predictor.spec
-    said = words(imagery=spec.imagery, labels=spec.labels)
-    order = windows[np.argsort(-chips.mine_px(spec.method)[windows], kind="stable")]
-    _, firsts = np.unique(chips.obs_id[order], return_index=True)
-    for index in order[np.sort(firsts)][:SAMPLES]:
-        pixels, masks = chips.gather(np.array([index]))
-        steps = to_steps(predictor(pixels)[0, 0], spec.temperature)
-        grey = np.rint(to_scores(steps) * 255).astype(np.uint8)
-        panels = [image(pixels[0], spec.bands, spec.mean, spec.std), np.stack([grey] * 3)]
-        canvas = [np.moveaxis(panel, 0, -1).repeat(2, 0).repeat(2, 1) for panel in panels]
-        for area, colour in ((masks[0] == LOW, (255, 165, 0)), (masks[0] == HIGH, (255, 0, 0))):
-            for panel in canvas:
-                panel[_outline(area.repeat(2, 0).repeat(2, 1))] = colour
-        canvas[1][_outline(reaches(steps, spec.threshold).repeat(2, 0).repeat(2, 1))] = (0, 255, 255)
-        gap = np.full((len(canvas[0]), 8, 3), 255, np.uint8)
-        yield str(chips.chip_id[index]), banded(np.concatenate([canvas[0], gap, canvas[1]], axis=1), said)
-
-
-def _outline(area: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """The pixels of an area that have a neighbour outside it."""
-    padded = np.pad(area, 1, mode="edge")
-    inner = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-    return area & ~inner
 
 
 def _check(chips: Chips, bands: tuple[str, ...], model: Model, scoring: Scoring) -> None:

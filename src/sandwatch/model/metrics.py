@@ -1,9 +1,9 @@
 """Pixel metrics out of histograms: memory stays the same over any number of pixels.
 
 What is judged are scores as the map stores them, so :class:`ScoreHistogram` has a bin for each step that a score can
-take (:mod:`sandwatch.scoring`), loses nothing, and ``score >= threshold`` picks the very pixels that it counted. What
-scores are made from are log-odds: :class:`LogitHistogram` has 8192 bins of equal width in them, so that those are told
-apart whose scores crowd near 0 or 1.
+take (:mod:`sandwatch.model.scoring`), loses nothing, and ``score >= threshold`` picks the very pixels that it counted.
+What scores are made from are log-odds: :class:`LogitHistogram` has 8192 bins of equal width in them, so that those are
+told apart whose scores crowd near 0 or 1.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 
-from sandwatch.scoring import STEPS
+from sandwatch.model.scoring import STEPS
 
 LARGEST_LOGIT = 32.0
 """Logits beyond are counted in the outermost bins: their scores are 0 or 1 to 14 digits."""

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import expit
 
-from sandwatch.learn.card import CLASSES
-from sandwatch.scoring import NODATA, STEPS, reaches, score, to_scores, to_steps
+from sandwatch.model.network import CLASSES
+from sandwatch.model.scoring import NODATA, STEPS, reaches, score, to_scores, to_steps
 
 logits = st.floats(-40, 40)
 temperatures = st.floats(0.05, 20)

@@ -1,10 +1,8 @@
-"""What params.yaml may say of training: sections ``train`` and ``scoring``."""
+"""What params.yaml may say of training: section ``train``."""
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from sandwatch.params import Count, NotNegative, Positive, Section, Seed
 
@@ -40,11 +38,3 @@ class Train(Section):
     flips: bool
     quarter_turns: bool
     seed: Seed
-
-
-class Scoring(Section):
-    """How a scene is scored window by window: read by training, and from then on a part of the model."""
-
-    section = "scoring"
-    overlap_px: Annotated[int, Field(ge=0)]
-    batch_size: Count

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sandwatch.errors import InputError
-from sandwatch.learn.data import Batches, Chips, Draws, TrainingBatches, in_batches
 from sandwatch.schemas import Windows
 from sandwatch.stack import NODATA, counted, mines
+from sandwatch.train.data import Batches, Chips, Draws, TrainingBatches, in_batches
 from tests import tiny_chips
 from tests.conftest import descriptors
 

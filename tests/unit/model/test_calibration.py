@@ -5,9 +5,9 @@ import pytest
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import log_loss
 
-from sandwatch.learn.calibrate import COLDEST, HOTTEST, ece, reliability, temperature
-from sandwatch.learn.metrics import LogitHistogram, ScoreHistogram
-from sandwatch.scoring import to_steps
+from sandwatch.model.calibration import COLDEST, HOTTEST, ece, reliability, temperature
+from sandwatch.model.metrics import LogitHistogram, ScoreHistogram
+from sandwatch.model.scoring import to_steps
 
 
 def calibrated(seed: int = 0, pixels: int = 200_000):

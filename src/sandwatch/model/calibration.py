@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from sandwatch.learn.metrics import LOGITS, Floats, Histogram, LogitHistogram, sigmoid
+from sandwatch.model.metrics import LOGITS, Floats, Histogram, LogitHistogram, sigmoid
 
 COLDEST, HOTTEST = 0.05, 20.0
 """Limits of a fitted temperature. Beyond them the logits separate the classes so well, or so badly, that no

@@ -1,0 +1,148 @@
+"""Which network: the section ``model`` of params.yaml, one model of its keys for each ``kind``.
+
+A kind is a family of networks, built by its own file in :mod:`sandwatch.model.families`. Here is only what may be said
+of it, without torch, so that params.yaml is checked quickly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic_core import PydanticCustomError
+
+from sandwatch.model.registry import find
+from sandwatch.params import Count, Section
+
+if TYPE_CHECKING:
+    from torch import nn
+
+CLASSES = {"binary": ("other", "mine"), "three_class": ("other", "low", "high")}
+"""What the classes of each method are called."""
+Kind = Literal["smp"]
+Method = Literal["binary", "three_class"]
+MissingBands = Literal["refuse", "zero", "mean", "nearest"]
+NewBands = Literal["refuse", "leave_out", "zero", "mean", "nearest"]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Pinned(BaseModel):
+    """Weights that a network starts from, and the SHA-256 that their bytes must have.
+
+    Attributes:
+        name: in the registry, or a file of data/weights that ends with .safetensors.
+        sha256: of the file.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    name: Annotated[str, Field(pattern=r"^\w[\w.-]*(/\w[\w.-]*)*$")]
+    sha256: Sha256
+
+    @property
+    def is_file(self) -> bool:
+        """Whether it is a file of data/weights, no entry of the registry."""
+        return self.name.endswith(".safetensors")
+
+
+class Model(Section):
+    """The network: what all kinds share."""
+
+    section = "model"
+    kind: Kind
+    weights: Pinned | None
+    missing_bands: MissingBands
+    new_bands: NewBands
+    method: Method
+
+    knows: ClassVar[tuple[str, ...] | None] = None
+    """The bands that the network itself is made for, in its order; None where it takes any."""
+
+    @classmethod
+    def variant(cls, values: object) -> type[Self]:
+        """The model of the keys that go with the kind that is named; for any other, one that says which there are."""
+        kind = values.get("kind") if isinstance(values, dict) else None
+        return KINDS.get(str(kind), _Nameless)  # type: ignore[return-value]
+
+    @field_validator("weights", mode="before")
+    @classmethod
+    def _pinned(cls, value: object) -> object:
+        """Takes a bare name where the registry knows the hash; else what it stands for may change without a word."""
+        if not isinstance(value, str):
+            return value
+        entry = find(value)
+        if entry is not None and len(entry.sha256) == 64:
+            return {"name": value, "sha256": entry.sha256}
+        how = "sha256sum prints" if value.endswith(".safetensors") else f"sandwatch models {value} prints"
+        raise PydanticCustomError("unpinned", f"null, or {{name: ..., sha256: ...}}, with the hash that {how}")
+
+    @property
+    def network(self) -> dict[str, Any]:
+        """What builds the network, without where it starts: kind and the keys of the kind, as plain JSON."""
+        return self.model_dump(mode="json", exclude={"weights", "missing_bands", "new_bands", "method"})
+
+    @classmethod
+    def of(cls, network: dict[str, Any], method: str) -> Model:
+        """The section that builds a network again, which then gets its weights from elsewhere."""
+        values = {**network, "weights": None, "missing_bands": "refuse", "new_bands": "refuse", "method": method}
+        return cls.variant(values).model_validate(values, strict=False)
+
+    @property
+    def title(self) -> str:
+        """What people call it."""
+        raise NotImplementedError
+
+    def build(self, channels: Sequence[str], size_px: int) -> nn.Module:
+        """Builds the network with random weights, which come from torch's global generator.
+
+        Args:
+            channels: names of what it sees, in order.
+            size_px: side of the windows that it will see; it is tried on one.
+
+        Returns:
+            A module with a submodule ``encoder``, from float32 (n, channel, y, x) to logits (n, 1, y, x), or (n, 3, y,
+            x) with method three_class.
+
+        Raises:
+            InputError: a name is unknown, or the parts don't fit each other or the windows.
+        """
+        raise NotImplementedError
+
+
+class _Nameless(Model):
+    """Refuses an unknown kind, and nothing else: other keys can't be judged without it."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class Smp(Model):
+    """Any architecture and encoder of segmentation-models-pytorch, timm's encoders among them."""
+
+    kind: Literal["smp"]
+    architecture: Annotated[str, Field(min_length=1)]
+    encoder: Annotated[str, Field(min_length=1)]
+    depth: Annotated[int, Field(ge=3, le=5)]
+    decoder_channels: tuple[Count, ...] = Field(strict=False)
+
+    @property
+    def title(self) -> str:
+        """Architecture and encoder."""
+        return f"{self.architecture} with {self.encoder}, {self.depth} stages"
+
+    def build(self, channels: Sequence[str], size_px: int) -> nn.Module:
+        """As :meth:`Model.build`."""
+        from sandwatch.model.families import smp
+
+        return smp.build(self, len(channels), size_px)
+
+
+KINDS: dict[str, type[Model]] = {"smp": Smp}
+"""The families, by the name that params.yaml has for each."""
+
+
+class Scoring(Section):
+    """How a scene is scored window by window: read by training, and from then on a part of the model."""
+
+    section = "scoring"
+    overlap_px: Annotated[int, Field(ge=0)]
+    batch_size: Count
