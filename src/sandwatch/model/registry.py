@@ -35,6 +35,7 @@ def find(name: str) -> Entry | None:
         licence="see its page on the Hugging Face Hub",
         network={"kind": "smp", "encoder": network if library == "smp" else f"tu-{network}"},
         bands=tuple(Known(name=band) for band in RGB_BANDS),
+        left=("fc\\.", "classifier\\.", "head\\.", "last_linear\\.", "conv_head\\.", "norm_head\\.", "bn2\\."),
         source="segmentation-models-pytorch" if library == "smp" else "timm",
     )
 

@@ -163,10 +163,7 @@ def fit(network: nn.Module, found: Found, match: Match, model: Model) -> None:
         )
     state = target.state_dict()
     first = next(name for name, tensor in state.items() if tensor.ndim == 4)
-    unused = set(stored) - set(state)
-    if found.entry is None and found.whole is None:
-        unused = set()  # of one's own file, what is beyond the encoder is left aside
-    if unused:
+    if unused := set(stored) - set(state):
         raise InputError(
             what,
             got=f"{len(unused)} tensors that nothing takes: {', '.join(sorted(unused)[:3])}",
@@ -222,10 +219,10 @@ def bands_of(found: Found, bands: tuple[str, ...]) -> tuple[Known, ...] | None:
 
 
 def _own(stored: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A file of one's own: an encoder's state, under timm's names too, or a whole network's, of which it is taken."""
+    """A file of one's own: an encoder's state, or a whole network's, of which it is taken."""
     if any(name.startswith("encoder.") for name in stored):
         return {name.removeprefix("encoder."): t for name, t in stored.items() if name.startswith("encoder.")}
-    return stored | {f"model.{name}": tensor for name, tensor in stored.items()}
+    return stored
 
 
 def _widened(part: Tensor, match: Match, model: Model) -> Tensor:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from difflib import get_close_matches
+from functools import partial
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sandwatch._torchvision import ensure_torchvision
 from sandwatch.errors import InputError
@@ -14,6 +16,8 @@ from sandwatch.model.network import CLASSES, Smp
 
 WITH_DECODER_CHANNELS = ("Unet", "UnetPlusPlus", "MAnet")
 """Architectures whose decoder has one width a stage of the encoder."""
+DEEPEST = 5
+"""Stages of an encoder that is used whole."""
 DECODER_CHANNELS = (256, 128, 64, 32, 16)
 """The library's default for them, deepest first; a shallower encoder uses the first of them."""
 
@@ -53,6 +57,9 @@ def build(model: Smp, in_channels: int, size_px: int) -> nn.Module:
             **options,
         )
         _drop_unused(network, in_channels, size_px)
+        encoder = network.get_submodule("encoder")
+        own = frozenset(encoder.state_dict())
+        encoder.prepared = partial(_named, own=own, whole=model.depth == DEEPEST)  # type: ignore[assignment]
     except (AssertionError, KeyError, OSError, RuntimeError, ValueError) as error:
         raise InputError(
             "params.yaml: model",
@@ -61,6 +68,22 @@ def build(model: Smp, in_channels: int, size_px: int) -> nn.Module:
             fix="choose another depth, encoder or architecture",
         ) from error
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+def _named(state: Mapping[str, Tensor], *, own: frozenset[str], whole: bool) -> dict[str, Tensor]:
+    """Stored tensors by the names that they have in an encoder of the library.
+
+    timm's own names get the prefix of the library's wrapper, and where timm's feature extractor joins the first two
+    parts of a name (``blocks.0`` becomes ``blocks_0``), so do they. An encoder that is not used whole has no place for
+    the deeper stages: those are left aside.
+    """
+    named = {}
+    for name, tensor in state.items():
+        ways = (name, f"model.{name}", f"model.{name.replace('.', '_', 1)}")
+        found = next((way for way in ways if way in own), None)
+        if found is not None or whole:
+            named[found or name] = tensor
+    return named
 
 
 def _architectures() -> list[str]:
