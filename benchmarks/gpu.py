@@ -51,7 +51,7 @@ def train(precision: str) -> str:
             compute=Compute(reproducible=False, threads=1, precision=precision),  # type: ignore[arg-type]
             scoring=params.read(PARAMS, Scoring),
             provenance=loop.Provenance(
-                about=About.read(Path("data/chips/about.json")), inputs={}, code={}, params_sha256="0" * 64
+                about=About.read(Path("data/chips/about.json")), inputs={}, code={}, replicate=0, params_sha256="0" * 64
             ),
             work=None,
             weights=Path("data/weights"),

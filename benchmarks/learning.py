@@ -135,7 +135,7 @@ def shuffled() -> Figures:
 
     compute, train, split = read(Compute), read(Train), read(Split)
     about = About(label_fingerprint="0" * 64, imagery="synthetic", labels="synthetic")
-    nothing = loop.Provenance(about=about, inputs={}, code={}, params_sha256="0" * 64)
+    nothing = loop.Provenance(about=about, inputs={}, code={}, replicate=0, params_sha256="0" * 64)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         shuffle(Path("data/chips"), folder / "chips")

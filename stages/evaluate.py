@@ -6,6 +6,8 @@ Reads:
     --canonical: folder of labels.parquet (schemas.CanonicalLabels), drawn into the pictures.
     --chips: folder of windows.parquet (schemas.Windows) and masks/<obs_id>.npy.
     --weights: of the model.
+    --folds, --replicate: a table (schemas.Folds) and which of its replicates; the stages ``cv_evaluate`` have them.
+        What tests there is judged as a whole, and only metrics.json and observations.csv are written.
 
 Writes:
     --results: metrics.json, observations.csv, rivers.csv, pr_curve.csv, reliability.csv, confusion.csv,
@@ -18,7 +20,7 @@ from sandwatch.evaluate import Evaluate
 from sandwatch.params import StageParams
 from sandwatch.reproducible import Compute, pin
 from sandwatch.split import Split
-from sandwatch.stage import Input, Output, progress, run
+from sandwatch.stage import Folds, Input, Output, Replicate, progress, run
 
 
 def main(
@@ -30,6 +32,8 @@ def main(
     chips: Input,
     weights: Input,
     results: Output,
+    folds: Folds = None,
+    replicate: Replicate = 0,
 ) -> None:
     """Judges the model on rivers it never saw, and shows where it fails."""
     params = StageParams.load("evaluate")
@@ -39,15 +43,19 @@ def main(
     import torch
 
     from sandwatch import report, schemas
+    from sandwatch.cross_validation import assigned
     from sandwatch.evaluate import evaluate
     from sandwatch.model.predictor import Predictor
 
     sites = schemas.Aoi.read(aoi)
+    windows = schemas.Windows.read(chips / "windows.parquet")
+    if folds is not None:
+        windows = assigned(windows, schemas.Folds.read(folds), replicate)
     evaluation = evaluate(
         aoi=sites,
         manifest=schemas.Scenes.read(manifest),
         scenes=scenes,
-        windows=schemas.Windows.read(chips / "windows.parquet"),
+        windows=windows,
         chips=chips,
         scorer=Predictor.load(
             weights,
@@ -55,9 +63,13 @@ def main(
             precision=compute.precision,
         ),
         params=params[Evaluate],
-        holdout_rivers=split.holdout_rivers,
+        holdout_rivers=None if folds else split.holdout_rivers,
         min_distance_km=split.min_distance_km,
     )
+    if folds is not None:
+        report.write_figures(evaluation, results)
+        progress(f"replicate {replicate}: {report.summary(evaluation)}")
+        return
     labels = schemas.CanonicalLabels.read(canonical / "labels.parquet")
     report.write(evaluation, results, aoi=sites, labels=labels)
     progress(report.summary(evaluation))

@@ -5,6 +5,7 @@ Reads:
     --code: which code this stage can run.
     --weights: folder of files that an encoder may start from. No dependency of the stage: params.yaml names the one
         file that is read, with its SHA-256.
+    --folds, --replicate: a table (schemas.Folds) and which of its replicates; the stages ``cv_train`` have them.
 
 Writes:
     --models: model.safetensors, model.json (the card), exposures.parquet (how often each training window was drawn).
@@ -25,11 +26,20 @@ from sandwatch.model.network import Model, Scoring, Sha256
 from sandwatch.origin import About
 from sandwatch.params import Bands, StageParams
 from sandwatch.reproducible import Compute, pin
-from sandwatch.stage import Input, Output, aside, progress, run
+from sandwatch.stage import Folds, Input, Output, Replicate, aside, progress, run
 from sandwatch.train.params import Train
 
 
-def main(*, chips: Input, code: Input, weights: Input, models: Output, results: Output) -> None:
+def main(
+    *,
+    chips: Input,
+    code: Input,
+    weights: Input,
+    models: Output,
+    results: Output,
+    folds: Folds = None,
+    replicate: Replicate = 0,
+) -> None:
     """Trains the segmentation model, tracked by DVCLive, and writes its card."""
     params = StageParams.load("train")
     compute, model = params[Compute], params[Model]
@@ -43,7 +53,7 @@ def main(*, chips: Input, code: Input, weights: Input, models: Output, results: 
     operations = arithmetic.probe() if compute.reproducible else {}
     start = model.weights
     facts = loop.learn(
-        chips=data.Chips(chips),
+        chips=data.Chips(chips, data.folds_of(folds, replicate)),
         bands=params[Bands].names,
         model=model,
         train=params[Train],
@@ -51,7 +61,9 @@ def main(*, chips: Input, code: Input, weights: Input, models: Output, results: 
         scoring=params[Scoring],
         provenance=loop.Provenance(
             about=About.read(chips / "about.json"),
-            inputs=card.hash_inputs([chips, *([weights / start.name] if start and start.is_file else [])]),
+            inputs=card.hash_inputs(
+                [chips, *([folds] if folds else []), *([weights / start.name] if start and start.is_file else [])]
+            ),
             code=read_json(
                 code,
                 TypeAdapter(dict[str, Sha256]).validate_python,
@@ -59,6 +71,7 @@ def main(*, chips: Input, code: Input, weights: Input, models: Output, results: 
                 fix="run dvc repro check",
             ),
             params_sha256=card.hash_params(params.values),
+            replicate=replicate,
         ),
         work=Work.open(Path(__file__), computed_on=arithmetic.here(operations)),
         weights=weights,
@@ -67,6 +80,10 @@ def main(*, chips: Input, code: Input, weights: Input, models: Output, results: 
         report=progress,
     )
     if facts is None:
+        return
+    if replicate:
+        with aside():
+            write_json(Path(f"runs/cv/{replicate}.json"), facts)
         return
     if compute.reproducible:
         facts["arithmetic"] = {"fingerprint": arithmetic.fingerprint(operations), "operations": operations}

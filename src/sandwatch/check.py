@@ -13,6 +13,7 @@ from sandwatch import code
 from sandwatch.annotations.params import Annotations
 from sandwatch.aoi import Aoi
 from sandwatch.chips import Chips
+from sandwatch.cross_validation import CrossValidation
 from sandwatch.evaluate import Evaluate
 from sandwatch.imagery.params import EarthEngine, Imagery, Synthetic
 from sandwatch.infer import Infer
@@ -25,7 +26,7 @@ from sandwatch.train.params import Train
 
 SECTIONS: tuple[type[Section], ...] = (
     Bands, Aoi, Split, Imagery, EarthEngine, Synthetic, Annotations, Chips, Model, Train, Scoring, Compute, Evaluate,
-    Infer,
+    Infer, CrossValidation,
 )  # fmt: skip
 """The sections of params.yaml, in its order."""
 

@@ -192,7 +192,7 @@ def evaluate(
     chips: Path,
     scorer: Scorer,
     params: Evaluate,
-    holdout_rivers: Sequence[str],
+    holdout_rivers: Sequence[str] | None,
     min_distance_km: float,
 ) -> Evaluation:
     """Judges a model on the validation and test folds. One observation at a time is in memory.
@@ -205,14 +205,16 @@ def evaluate(
         chips: folder with ``masks``.
         scorer: the model.
         params: section of params.yaml.
-        holdout_rivers: that the split was asked to hold out.
+        holdout_rivers: that the split was asked to hold out; None in a cross-validation, where all that tests is held
+            out, whatever river it lies on.
         min_distance_km: what the split was asked for; only reported.
 
     Raises:
         InputError: no window of the test fold lies on a holdout river, or one of another fold does; a raster is not the
             one that was exported, or can't be read, or a mask is none of its scene.
     """
-    _check(windows, holdout_rivers)
+    if holdout_rivers is not None:
+        _check(windows, holdout_rivers)
     judged = windows[windows.fold.isin(["val", "test"]) & (windows.kind == "grid")]
     rasters = exported(manifest, scenes)
     observed: list[Observed] = []
@@ -328,7 +330,7 @@ def _observe(
     mask: Mask,
     scorer: Scorer,
     params: Evaluate,
-    holdout_rivers: Sequence[str],
+    holdout_rivers: Sequence[str] | None,
 ) -> tuple[Observed, list[Miss]]:
     """Scores the pixels of one observation that a fold owns; ``windows`` are the fold's in it. Spoils ``mask``."""
     spec, row = scorer.spec, windows.iloc[0]
@@ -362,7 +364,11 @@ def _observe(
         site_id=row.site_id,
         river=row.river,
         fold=row.fold,
-        part=VALIDATION if row.fold == "val" else HOLDOUT if row.river in holdout_rivers else OTHER_TEST,
+        part=VALIDATION
+        if row.fold == "val"
+        else HOLDOUT
+        if holdout_rivers is None or row.river in holdout_rivers
+        else OTHER_TEST,
         area_km2=int(region.sum()) * PX_KM2,
         histogram=histogram,
         uncalibrated=uncalibrated,

@@ -7,6 +7,7 @@ beside the code that it configures; here is what all share.
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
@@ -16,7 +17,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from sandwatch import ids
+from sandwatch import ids, running
 from sandwatch.errors import InputError
 
 S2_L2A_BANDS = ("B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B9", "B11", "B12")
@@ -111,10 +112,11 @@ class StageParams:
         """Reads the params of ``stage`` as DVC sees them (``dvc exp run -S`` included), from the working directory.
 
         Args:
-            stage: a stage's name in dvc.yaml.
+            stage: a stage's name in dvc.yaml. Where DVC runs another, that one's are read: a script may serve several.
         """
         import dvc.api
 
+        stage = os.environ.get(running.STAGE) or stage
         return cls(dvc.api.params_show(stages=stage), read_file(Path("params.yaml")))
 
     def __getitem__(self, model: type[S]) -> S:

@@ -86,20 +86,29 @@ def write(evaluation: Evaluation, folder: Path, *, aoi: gpd.GeoDataFrame, labels
         aoi: table :class:`sandwatch.schemas.Aoi`.
         labels: table :class:`sandwatch.schemas.Labels`.
     """
-    write_json(folder / "metrics.json", evaluation.metrics)
+    write_figures(evaluation, folder)
     for name, table in (
-        ("observations", evaluation.observations),
         ("rivers", evaluation.rivers),
         ("pr_curve", evaluation.pr_curve),
         ("reliability", _reliability_table(evaluation)),
         ("confusion", evaluation.confusion),
     ):
-        with whole(folder / f"{name}.csv") as partial:
-            spreadsheet(table).to_csv(partial, index=False)
+        _write_table(table, folder / f"{name}.csv")
     reliability_picture(folder / "reliability.png", evaluation)
     misses_picture(folder / "worst_misses.png", evaluation, aoi=aoi, labels=labels)
     with whole(folder / "report.md") as partial:
         partial.write_text(text(evaluation))
+
+
+def write_figures(evaluation: Evaluation, folder: Path) -> None:
+    """Writes metrics.json and observations.csv."""
+    write_json(folder / "metrics.json", evaluation.metrics)
+    _write_table(evaluation.observations, folder / "observations.csv")
+
+
+def _write_table(table: pd.DataFrame, path: Path) -> None:
+    with whole(path) as partial:
+        spreadsheet(table).to_csv(partial, index=False)
 
 
 def reliability_picture(path: Path, evaluation: Evaluation) -> None:

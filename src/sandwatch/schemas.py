@@ -307,6 +307,16 @@ class Windows(Table):
     valid_fraction: Series[float] = pa.Field(in_range={"min_value": 0, "max_value": 1})
 
 
+class Folds(Table):
+    """data/folds.parquet: one row a site and replicate of a cross-validation."""
+
+    _sort_by: ClassVar[list[str]] = ["replicate", "site_id"]
+    replicate: Series[int] = pa.Field(ge=1)
+    site_id: Series[str]
+    group: Series[int] = pa.Field(ge=0, description="as in aoi.parquet; the sites of one are in one fold")
+    fold: Series[str] = pa.Field(isin=["train", "val", "test"])
+
+
 class ChipLabels(Table):
     """data/chips/chip_labels.parquet: how many pixels each polygon put into each chip (the polygon that won)."""
 

@@ -20,14 +20,16 @@ from sandwatch.printable import printable
 
 Input = Annotated[Path, typer.Option(exists=True, help="a dependency that dvc.yaml names")]
 Output = Annotated[Path, typer.Option(help="an output that dvc.yaml names")]
+Folds = Annotated[Path | None, typer.Option(exists=True, help="of a cross-validation; else the split's own folds")]
+Replicate = Annotated[int, typer.Option(min=0, help="of the cross-validation; 0 without one")]
 
 
 def run(main: Callable[..., None]) -> None:
     """Runs a stage's ``main`` with its paths read from the command line.
 
     Args:
-        main: a function whose parameters are all ``Input`` or ``Output``, without defaults: paths come from
-            ``dvc.yaml`` and from nowhere else.
+        main: a function whose parameters are ``Input`` or ``Output``, without defaults: paths come from ``dvc.yaml``
+            and from nowhere else. Of a stage that a cross-validation repeats, ``Folds`` and ``Replicate`` too.
 
     Exits with status 1 and one line on standard error where ``main`` raises :class:`InputError`, or a disk is full;
     under DVC, a second line tells the way back. After Ctrl-C with 130 and one line, as shells do. It ends with the dvc

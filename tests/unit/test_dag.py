@@ -13,7 +13,9 @@ from sandwatch.check import SECTIONS
 ROOT = Path(__file__).parents[2]
 DAG = yaml.safe_load((ROOT / "dvc.yaml").read_text())
 SEVEN = ["aoi", "export", "annotations", "chips", "train", "evaluate", "infer"]
+CROSS_VALIDATION = ["folds", "cv_train", "cv_evaluate", "cv"]
 STAGES = {name: DAG["stages"][name] for name in SEVEN}
+VALUES = yaml.safe_load((ROOT / "params.yaml").read_text())
 
 
 def sections_read(script: Path) -> set[str]:
@@ -34,8 +36,12 @@ def attributes_of(stage: str, monkeypatch: pytest.MonkeyPatch) -> set[str]:
     return {node.attr for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
 
 
-def test_the_helper_and_the_seven() -> None:
-    assert list(DAG["stages"]) == ["check", *SEVEN]
+def test_the_helper_the_seven_and_those_of_a_cross_validation() -> None:
+    assert list(DAG["stages"]) == ["check", *SEVEN, *CROSS_VALIDATION]
+    assert all("matrix" not in DAG["stages"][name] for name in ("check", *SEVEN))
+    for name in CROSS_VALIDATION:  # they are there for each value of a list that is empty by default
+        assert DAG["stages"][name]["matrix"] in ({"by": "${cv.by}"}, {"replicate": "${cv.replicates}"})
+    assert VALUES["cv"] == {"by": [], "replicates": []}
     assert all(stage["desc"] for stage in DAG["stages"].values())
 
 
@@ -72,8 +78,8 @@ def test_single_keys_are_read_and_the_others_are_not_declared_for_nothing(
 
 
 def test_every_key_of_params_yaml_belongs_to_a_stage() -> None:
-    values = yaml.safe_load((ROOT / "params.yaml").read_text())
-    declared = {key for stage in STAGES.values() for key in stage["params"]}
+    values = VALUES
+    declared = {key for name in (*SEVEN, *CROSS_VALIDATION) for key in DAG["stages"][name]["params"]}
     every = {f"{section}.{key}" for section, keys in values.items() if isinstance(keys, dict) for key in keys}
     assert {key for key in every if key not in declared and key.split(".")[0] not in declared} == set()
     assert {key.split(".")[0] for key in declared} == set(values) - {"region"}
@@ -87,7 +93,19 @@ def test_all_sections_are_checked() -> None:
 def test_params_in_commands_are_filled_in_by_the_audit_too() -> None:
     """The audit knows one form of interpolation (audit/chain.py); dvc.yaml uses no other."""
     found = re.findall(r"\$\{([^}]*)\}", (ROOT / "dvc.yaml").read_text())
-    assert set(found) == {"region", "aoi.rivers"}
+    assert set(found) == {"region", "aoi.rivers", "item.replicate", "cv.by", "cv.replicates"}
+
+
+@pytest.mark.parametrize(("stage", "of"), [("cv_train", "train"), ("cv_evaluate", "evaluate")])
+def test_a_replicate_is_what_the_stage_is_and_the_folds(stage: str, of: str) -> None:
+    """What trains and judges a model of the split trains and judges one of a replicate: nothing else may differ."""
+    mine, its = DAG["stages"][stage], STAGES[of]
+    assert set(mine["deps"]) - {"models/cv/${item.replicate}/model.safetensors"} == {
+        *its["deps"], "data/folds.parquet"
+    } - {"models/model.safetensors"}  # fmt: skip
+    assert set(mine["params"]) == set(its["params"]) - {"split.holdout_rivers"}
+    command = mine["cmd"].split(" --folds ")[0].replace("models/cv/${item.replicate}", "models")
+    assert command.replace("results/cv/${item.replicate}/", "results/") == its["cmd"].strip()
 
 
 def test_no_option_switches_the_run_cache_off() -> None:

@@ -254,7 +254,7 @@ def test_letters_of_any_script_are_plain(clone: Path, name: str) -> None:
 def test_nothing_else_is_written_into_commands() -> None:
     pipeline = yaml.safe_load((ROOT / "dvc.yaml").read_text())
     written = {key for stage in pipeline["stages"].values() for key in re.findall(r"\$\{(.*?)\}", stage["cmd"])}
-    assert written == {"region", "aoi.rivers"}
+    assert written == {"region", "aoi.rivers", "item.replicate"}  # the last is a number of the list cv.replicates
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from sandwatch.audit import chain
-from sandwatch.audit.chain import ANNOTATIONS, CHIPS, EXPOSURES, MODELS, PIPELINE, SCENES, TRAIN, WEIGHTS
+from sandwatch.audit.chain import ANNOTATIONS, CHIPS, EXPOSURES, PIPELINE, SCENES, WEIGHTS
 from sandwatch.audit.folders import whole_folder
 from sandwatch.audit.forward import follow
 from sandwatch.audit.history import LOCK, History, read_yaml
@@ -136,14 +136,15 @@ def _files(target: str, audit: Audit, history: History, objects: Objects) -> dic
     """
     assert audit.revision is not None
     assert audit.card is not None
-    held = dict(chain.model_of(history.lock(audit.revision)) or ())
+    model = next(one for one in chain.models_in(history.lock(audit.revision)) if one.stage == audit.stage)
+    held = dict(model.files)
     try:
-        files = {name: objects.path(held[name], f"{MODELS}/{name}") for name in (*SUBJECTS, EXPOSURES)}
+        files = {name: objects.path(held[name], model.path(name)) for name in (*SUBJECTS, EXPOSURES)}
     except (MissingError, CorruptError, KeyError) as error:
         raise InputError(
             f"attest {target}",
             got=str(error),
-            expected=f"the files of {MODELS} at {audit.revision}",
+            expected=f"the files of {model.folder} at {audit.revision}",
             fix="dvc push where it was trained, or name a remote with --remote",
         ) from None
     if (found := sha256(files[WEIGHTS])) != audit.card.weights_sha256:
@@ -182,7 +183,7 @@ def _statement(
             "buildType": BUILD_TYPE,
             "externalParameters": {"region": region, "params": audit.params},
             "internalParameters": {
-                "stage": TRAIN,
+                "stage": audit.stage,
                 "label_fingerprint": card.label_fingerprint,
                 "imagery": card.imagery,
                 "labels": card.labels,
@@ -194,7 +195,7 @@ def _statement(
         "runDetails": {
             "builder": {"id": BUILDER, "version": _versions()},
             "metadata": {"finishedOn": now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")},
-            "byproducts": [_resource(f"{MODELS}/{EXPOSURES}", sha256(files[EXPOSURES]))],
+            "byproducts": [_resource(EXPOSURES, sha256(files[EXPOSURES]))],
         },
     }
     provenance = ParseDict(predicate, Provenance())  # refuses a field that SLSA has not

@@ -20,18 +20,20 @@ from sandwatch.audit.chain import (
     CARD,
     CHIPS,
     EXPOSURES,
-    MODELS,
-    TRAIN,
+    REPLICATES,
     WEIGHTS,
     Files,
     annotations_of,
     models,
+    models_in,
 )
+from sandwatch.audit.chain import trained as trained_by
 from sandwatch.audit.forward import DRAWN, Parts, count
 from sandwatch.audit.history import History
 from sandwatch.audit.known import Known, place_of
 from sandwatch.audit.objects import CorruptError, MissingError, Objects, read_table
 from sandwatch.audit.record import USES, Revision
+from sandwatch.cross_validation import assigned
 from sandwatch.errors import InputError
 
 Said = tuple[str, ...]
@@ -219,18 +221,17 @@ class _Search:
         self.meant: dict[str, str] = {}
         self.negatives: set[str] = set()
         self._of_annotations: dict[str, tuple[pd.DataFrame, list[str]]] = {}
-        self._of_chips: dict[tuple[str, str], tuple[pd.DataFrame, pd.Series, pd.Series, Parts]] = {}
+        self._of_chips: dict[tuple[str, str, str, int], tuple[pd.DataFrame, pd.Series, pd.Series, Parts]] = {}
         self._places: dict[int, tuple[pa.ChunkedArray, pd.Series, Any]] = {}
         # Whoever ran a part of the stages has a lock whose chips are no longer those that training read.
         self._annotations: dict[str, str] = {}
         chips: dict[str, None] = {}
-        for _, (train, cut, labelled) in history.each(
-            lambda lock: (lock.stage(TRAIN), lock.stage("chips"), annotations_of(lock))
+        for _, (trained, cut, labelled) in history.each(
+            lambda lock: (models_in(lock), lock.stage("chips"), annotations_of(lock))
         ):
             if cut is not None and labelled is not None and CHIPS in cut.outs:
                 self._annotations.setdefault(cut.outs[CHIPS], labelled)
-            if train is not None and CHIPS in train.deps:
-                chips[train.deps[CHIPS]] = None
+            chips |= dict.fromkeys(one.chips for one in trained if one.chips is not None)
         self._fetch(list(chips))
 
     def _fetch(self, chips: list[str]) -> None:
@@ -254,12 +255,13 @@ class _Search:
         """What one model did."""
         files = dict(model)
         base: dict[str, Any] = {"weights_md5": files[WEIGHTS], "revisions": tuple(revisions)}
-        train = self._history.lock(revisions[0]).stage(TRAIN)
-        assert train is not None
+        trained = trained_by(self._history.lock(revisions[0]), model)
         try:
-            weights_sha256, fingerprint, method = _said(self._objects.path(files[CARD], f"{MODELS}/{CARD}"))
+            weights_sha256, fingerprint, method, replicate = _said(self._objects.path(files[CARD], trained.path(CARD)))
             base |= {"weights_sha256": weights_sha256, "label_fingerprint": fingerprint}
-            chips = train.deps[CHIPS]
+            chips = trained.chips
+            if chips is None:
+                raise MissingError(f"{trained.stage} read no chips")
             annotations = self._annotations.get(chips)
             if annotations is None:
                 raise MissingError(f"no revision says which labels the chips {chips} were cut with")
@@ -267,8 +269,8 @@ class _Search:
             base |= {"labels": len(labels), "negatives": len(negatives)}
             if labels.empty and not negatives:
                 return Touched(**base, state="never saw")
-            windows, window_ids, chip_ids, parts = self._chips(chips, annotations)
-            exposures = read_table(self._objects.path(files[EXPOSURES], f"{MODELS}/{EXPOSURES}"), DRAWN)
+            windows, window_ids, chip_ids, parts = self._chips(chips, annotations, trained.folds, replicate)
+            exposures = read_table(self._objects.path(files[EXPOSURES], trained.path(EXPOSURES)), DRAWN)
         except (MissingError, CorruptError, KeyError) as error:
             return Touched(**base, detail=str(error))
         drawn = exposures["draws"].to_numpy()
@@ -303,25 +305,39 @@ class _Search:
             self.negatives |= set(negatives)
         return self._of_annotations[oid]
 
-    def _chips(self, oid: str, annotations: str) -> tuple[pd.DataFrame, pd.Series, pd.Series, Parts]:
-        """The windows that hold labels or negatives that are meant; what those labels put into which of them."""
-        if (oid, annotations) not in self._of_chips:
+    def _chips(
+        self, oid: str, annotations: str, folds: str | None, replicate: int
+    ) -> tuple[pd.DataFrame, pd.Series, pd.Series, Parts]:
+        """The windows that hold labels or negatives that are meant; what those labels put into which of them.
+
+        Args:
+            oid: of the chips.
+            annotations: that they were cut with.
+            folds: of the table of a cross-validation's folds; None for the split's own.
+            replicate: of the cross-validation.
+        """
+        key = (oid, annotations, folds or "", replicate)
+        if key not in self._of_chips:
             labels, negatives = self._of_annotations[annotations]
             path = self._objects.file(oid, "chip_labels.parquet", CHIPS)
             table = read_table(path, {"chip_id": pa.string(), "feature_id": pa.string(), "pixels": pa.int64()})
             ids = pa.array(labels["feature_id"], pa.string())
             parts = table.filter(pc.is_in(table["feature_id"], ids)).to_pandas()
             path = self._objects.file(oid, "windows.parquet", CHIPS)
-            table = read_table(path, dict.fromkeys(("chip_id", "obs_id", "fold"), pa.string()))
+            names = ("chip_id", "obs_id", "site_id", "fold", "kind")
+            table = read_table(path, dict.fromkeys(names, pa.string()))
             keep = pc.or_(
                 pc.is_in(table["chip_id"], pa.array(parts["chip_id"], pa.string())),
                 pc.is_in(table["obs_id"], pa.array(negatives, pa.string())),
             )
             windows = table.filter(keep).to_pandas().drop_duplicates("chip_id")
+            if folds is not None:
+                windows = assigned(windows, _folds(self._objects.path(folds, REPLICATES)), replicate)
+                parts = parts[parts["chip_id"].isin(windows["chip_id"])].reset_index(drop=True)
             parts["fold"] = parts["chip_id"].map(windows.set_index("chip_id")["fold"])
             found = Parts.of(parts, labels["feature_id"])
-            self._of_chips[oid, annotations] = windows, windows["chip_id"], parts["chip_id"], found
-        return self._of_chips[oid, annotations]
+            self._of_chips[key] = windows, windows["chip_id"], parts["chip_id"], found
+        return self._of_chips[key]
 
     def _drawn(self, draws: Any, listed: pa.ChunkedArray, wanted: pd.Series) -> Any:
         """How often each of some windows was drawn, 0 where it is not listed: int64.
@@ -335,8 +351,19 @@ class _Search:
         return np.where(known[2] >= 0, draws[known[2]], 0) if len(draws) else np.zeros(len(wanted), np.int64)
 
 
-def _said(card: Path) -> tuple[str, str, str]:
-    """Hash of the weights, label fingerprint and method as a card says, of another version's too.
+def _folds(path: Path) -> pd.DataFrame:
+    """A table of folds.
+
+    Raises:
+        CorruptError: it is none.
+    """
+    columns = {"replicate": pa.int64(), "site_id": pa.string(), "fold": pa.string()}
+    table: pd.DataFrame = read_table(path, columns).to_pandas()
+    return table
+
+
+def _said(card: Path) -> tuple[str, str, str, int]:
+    """Hash of the weights, label fingerprint, method and replicate as a card says, of another version's too.
 
     Raises:
         CorruptError: it doesn't.
@@ -347,5 +374,6 @@ def _said(card: Path) -> tuple[str, str, str]:
         raise CorruptError(f"{CARD} is no JSON: {type(error).__name__}") from None
     match said:
         case {"weights_sha256": str(weights), "label_fingerprint": str(fingerprint), "method": str(method)}:
-            return weights, fingerprint, method
+            replicate = said.get("replicate", 0)
+            return weights, fingerprint, method, replicate if isinstance(replicate, int) else 0
     raise CorruptError(f"{CARD} doesn't say weights_sha256, label_fingerprint and method")

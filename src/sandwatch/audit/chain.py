@@ -19,7 +19,7 @@ from sandwatch.errors import InputError
 from sandwatch.files import sha256
 from sandwatch.model.card import Card, Spec, hash_params
 
-MODELS, CHIPS, ANNOTATIONS, CANONICAL = "models", "data/chips", "data/annotations", "data/canonical"
+CHIPS, ANNOTATIONS, CANONICAL, REPLICATES = "data/chips", "data/annotations", "data/canonical", "data/folds.parquet"
 SCENES, PREDICTIONS, CODE = "data/scenes.parquet", "data/predictions", "data/code"
 """Outputs of stages that the chain leads over, or the folder that they lie in. Source: dvc.yaml."""
 WEIGHTS, CARD, EXPOSURES, ABOUT = "model.safetensors", "model.json", "exposures.parquet", "about.json"
@@ -122,7 +122,7 @@ def take(target: str, history: History | None, objects: Objects | None) -> InHan
             expected="a revision at which a model was trained",
             fix="run dvc repro there, or name another revision",
         )
-    files = dict(held)
+    files = dict(held.files)
     try:
         card = read_card(files, objects)
     except MissingError as error:
@@ -153,7 +153,7 @@ def read_card(files: Mapping[str, str], objects: Objects) -> Card:
         KeyError: there is none among them.
         InputError: it is no card.
     """
-    return Card.read(objects.path(files[CARD], f"{MODELS}/{CARD}"))
+    return Card.read(objects.path(files[CARD], CARD))
 
 
 def _model(target: str, weights: Path, about: Path) -> InHand:
@@ -214,7 +214,7 @@ def kept_weights(files: Mapping[str, str], card: Card, objects: Objects, *, pull
         pull: them, where they are in neither cache nor working tree: they are large.
     """
     try:
-        weights = objects.path(files[WEIGHTS], f"{MODELS}/{WEIGHTS}", pull=pull)
+        weights = objects.path(files[WEIGHTS], WEIGHTS, pull=pull)
     except MissingError:
         return [_weights(None, card, f"the {WEIGHTS} that dvc.lock names")]
     except (CorruptError, KeyError) as error:
@@ -323,21 +323,61 @@ def differing(one: Spec, other: Spec) -> list[str]:
     return [name for name in fields if getattr(one, name) != getattr(other, name)]
 
 
-def model_of(lock: Lock) -> Files | None:
-    """The model in a lock, None where there is none."""
-    stage = lock.stage(TRAIN)
-    if stage is None or f"{MODELS}/{WEIGHTS}" not in stage.outs:
-        return None
-    mine = ((path.removeprefix(f"{MODELS}/"), oid) for path, oid in stage.outs.items() if path.startswith(f"{MODELS}/"))
-    return tuple(sorted(mine))
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """A model in a lock.
+
+    Attributes:
+        stage: that trained it: ``train``, or ``cv_train@<replicate>`` of a cross-validation.
+        folder: that its files lie in.
+        files: their names and MD5, sorted.
+        chips: MD5 of the chips that it was trained on; None where the stage read none.
+        folds: MD5 of the table of a cross-validation's folds; None for the split's own.
+    """
+
+    stage: str
+    folder: str
+    files: Files
+    chips: str | None
+    folds: str | None
+
+    def path(self, name: str) -> str:
+        """Of one of its files."""
+        return f"{self.folder}/{name}"
+
+
+def models_in(lock: Lock) -> tuple[Trained, ...]:
+    """The models in a lock, that of the stage ``train`` first: whatever stage writes weights trains one."""
+    found = []
+    for name in sorted(lock.names, key=lambda name: (name != TRAIN, name)):
+        stage = lock.stage(name)
+        assert stage is not None
+        weights = next((path for path in stage.outs if path.rpartition("/")[2] == WEIGHTS), None)
+        if weights is not None:
+            folder = weights.rpartition("/")[0]
+            mine = {path.removeprefix(f"{folder}/"): oid for path, oid in stage.outs.items() if path.startswith(folder)}
+            files = tuple(sorted((name, oid) for name, oid in mine.items() if "/" not in name))
+            chips, folds = stage.deps.get(CHIPS), stage.deps.get(REPLICATES)
+            found.append(Trained(stage=name, folder=folder, files=files, chips=chips, folds=folds))
+    return tuple(found)
+
+
+def trained(lock: Lock, files: Files) -> Trained:
+    """The model of a lock that has these files."""
+    return next(one for one in models_in(lock) if one.files == files)
+
+
+def model_of(lock: Lock) -> Trained | None:
+    """The model of the stage ``train``, which a revision stands for; None where there is none."""
+    return next((one for one in models_in(lock) if one.stage == TRAIN), None)
 
 
 def models(history: History) -> dict[Files, list[Revision]]:
     """The models of all revisions, and the revisions that hold them, newest first."""
     found: dict[Files, list[Revision]] = {}
-    for revision, files in history.each(model_of):
-        if files is not None:
-            found.setdefault(files, []).append(revision)
+    for revision, held in history.each(models_in):
+        for one in held:
+            found.setdefault(one.files, []).append(revision)
     return found
 
 
@@ -362,7 +402,7 @@ def find(
     if hand.revision is not None:
         held = model_of(history.lock(hand.revision))
         assert held is not None
-        return {held: known[held]}, (), []
+        return {held.files: known[held.files]}, (), []
     if not any(name in hand.files for name in (WEIGHTS, CARD)):
         cards, absent = _cards(known, objects)
         notes = (
@@ -417,11 +457,32 @@ def _cards(known: Iterable[Files], objects: Objects) -> tuple[dict[Files, Card],
     return cards, absent
 
 
+def with_weights(sha: str, history: History, objects: Objects) -> Revision | None:
+    """The newest revision that holds a model whose weights have this SHA-256; None where none in sight does."""
+    known = models(history)
+    cards, _ = _cards(known, objects)
+    return next((known[files][0] for files, card in cards.items() if card.weights_sha256 == sha), None)
+
+
 def holders(
-    card: Card | None, revisions: Sequence[Revision], history: History, objects: Objects | None = None
+    card: Card | None, files: Files, revisions: Sequence[Revision], history: History, objects: Objects | None = None
 ) -> tuple[Holder, ...]:
-    """What git alone can tell of each revision, in the order given; ``objects`` as for :func:`git_links`."""
-    return tuple(Holder(revision=r, links=tuple(git_links(card, r, history, objects))) for r in revisions)
+    """What git alone can tell of each revision that holds a model, in the order given.
+
+    Args:
+        card: of the model; None leaves out what only it says.
+        files: of the model.
+        revisions: that hold it.
+        history: of them.
+        objects: as for :func:`git_links`.
+    """
+    return tuple(
+        Holder(
+            revision=revision,
+            links=tuple(git_links(card, revision, history, objects, trained(history.lock(revision), files).stage)),
+        )
+        for revision in revisions
+    )
 
 
 def best(holders: Sequence[Holder], history: History) -> Holder:
@@ -492,15 +553,18 @@ def _pipeline_link(lock: Lock, stages: Sequence[str], revision: Revision, histor
     for name in stages:
         stage = lock.stage(name)
         assert stage is not None
-        said = defined.get(name) if isinstance(defined, Mapping) else None
+        family, _, item = name.partition("@")
+        said = defined.get(family) if isinstance(defined, Mapping) else None
         if not isinstance(said, Mapping):
             detail = f"{PIPELINE} at {revision} has no stage {name}, which dvc.lock says ran"
             return broken(name="pipeline", detail=detail)
+        # A stage of a matrix is its definition with an item: what dvc.lock calls it by is all that there is to one.
+        filled = {**values, "item": dict.fromkeys(said.get("matrix") or (), item)}
         says = {
-            "command": _words(said.get("cmd", ""), values),
-            "dependencies": _entries(said.get("deps"), values),
-            "outputs": sorted(_entries(said.get("outs"), values) + _entries(said.get("metrics"), values)),
-            "params": _entries(said.get("params"), values),
+            "command": _words(said.get("cmd", ""), filled),
+            "dependencies": _entries(said.get("deps"), filled),
+            "outputs": sorted(_entries(said.get("outs"), filled) + _entries(said.get("metrics"), filled)),
+            "params": _entries(said.get("params"), filled),
         }
         ran = {
             "command": " ".join(stage.command.split()),
@@ -547,17 +611,19 @@ def _code_link(
     objects: Objects | None,
 ) -> Link:
     """The sources at the revision mean what those meant that ran, whatever their comments and formatting."""
-    listings: dict[str, Mapping[str, str]] = {} if card is None else {TRAIN: card.code}
+    last = stages[-1]
+    listings: dict[str, Mapping[str, str]] = {} if card is None else {last: card.code}
     recorded = {
-        name: stage.deps[f"{CODE}/{name}.json"]
+        name: (path, oid)
         for name in stages
-        if (stage := lock.stage(name)) is not None and f"{CODE}/{name}.json" in stage.deps
+        if (stage := lock.stage(name)) is not None
+        for path, oid in stage.deps.items()
+        if path.startswith(f"{CODE}/")
     }
     if objects is not None:
-        objects.fetch(recorded.values())
+        objects.fetch(oid for _, oid in recorded.values())
     unseen = []
-    for name, oid in recorded.items():
-        path = f"{CODE}/{name}.json"
+    for name, (path, oid) in recorded.items():
         try:
             if objects is None:
                 raise MissingError(path)
@@ -570,7 +636,7 @@ def _code_link(
             return broken(name="code", detail=f"{path}: {error}")
         if not isinstance(listing, dict) or not all(isinstance(digest, str) for digest in listing.values()):
             return broken(name="code", detail=f"{path} lists no code")
-        if card is not None and name == TRAIN and listing != card.code:
+        if card is not None and name == last and listing != card.code:
             return broken(name="code", detail=f"{path} and the card name other code")
         listings[name] = listing
     said = {path: digest for listing in listings.values() for path, digest in listing.items()}

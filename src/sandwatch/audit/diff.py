@@ -15,14 +15,15 @@ import pandas as pd
 import shapely
 
 from sandwatch.audit import chain
-from sandwatch.audit.chain import MODELS, WEIGHTS
+from sandwatch.audit.chain import WEIGHTS
 from sandwatch.audit.forward import follow
 from sandwatch.audit.history import History
 from sandwatch.audit.objects import CorruptError, MissingError, Objects
 from sandwatch.audit.record import Audit
 from sandwatch.errors import InputError
 
-EVALUATION = "results/evaluate"
+EVALUATE = "evaluate"
+"""What the folder is called that an evaluation writes to. Source: dvc.yaml."""
 """Output of the stage that judges a model. Source: dvc.yaml."""
 
 
@@ -192,21 +193,32 @@ def _evaluation(audit: Audit, history: History, objects: Objects) -> tuple[pd.Se
     """The figures of a model's evaluation, all and by river; or why there are none."""
     assert audit.revision is not None
     lock = history.lock(audit.revision)
-    stage = lock.stage("evaluate")
-    if stage is None or EVALUATION not in stage.outs:
+    model = next(one for one in chain.models_in(lock) if one.stage == audit.stage)
+    weights = model.path(WEIGHTS)
+    judged = [
+        (stage, out)
+        for name in lock.names
+        if (stage := lock.stage(name)) is not None and weights in stage.deps
+        for out in stage.outs
+        if out.rpartition("/")[2] == EVALUATE
+    ]
+    if not judged:
         return "it was not evaluated at that revision"
-    if stage.deps.get(f"{MODELS}/{WEIGHTS}") != dict(chain.model_of(lock) or ()).get(WEIGHTS):
+    stage, out = judged[0]
+    if stage.deps[weights] != dict(model.files).get(WEIGHTS):
         return "the evaluation at that revision is of another model"
     try:
-        folder = stage.outs[EVALUATION]
-        figures = json.loads(objects.file(folder, "metrics.json", EVALUATION).read_bytes())
-        table = pd.read_csv(io.BytesIO(objects.file(folder, "rivers.csv", EVALUATION).read_bytes()))
+        folder = stage.outs[out]
+        figures = json.loads(objects.file(folder, "metrics.json", out).read_bytes())
+        # Of a replicate of a cross-validation there is no table by river.
+        name = "rivers.csv" if "rivers.csv" in objects.tree(folder) else "observations.csv"
+        table = pd.read_csv(io.BytesIO(objects.file(folder, name, out).read_bytes()))
         numbers = {name: float(value) for name, value in figures.items() if isinstance(value, int | float)}
     except (MissingError, CorruptError) as error:
         return f"no evaluation: {error}"
     except (ValueError, AttributeError, OverflowError, RecursionError) as error:
         return f"an evaluation that can't be read: {error}"
-    names = [name for name in ("fold", "river") if name in table.columns]
+    names = [name for name in ("fold", "river", "obs_id") if name in table.columns]
     rows = table.melt(names, list(table.select_dtypes("number").columns), "metric")
     return pd.Series(numbers, dtype=float).rename_axis("metric"), rows.set_index([*names, "metric"])["value"]
 

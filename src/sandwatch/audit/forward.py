@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,10 +23,11 @@ from sandwatch.audit.chain import (
     ANNOTATIONS,
     CHIPS,
     EXPOSURES,
-    MODELS,
     PREDICTIONS,
+    REPLICATES,
     SCENES,
     InHand,
+    Trained,
     broken,
     skipped,
     uncommitted,
@@ -47,6 +48,7 @@ from sandwatch.audit.record import (
     in_order,
 )
 from sandwatch.audit.statement import attested
+from sandwatch.cross_validation import assigned
 from sandwatch.errors import InputError
 from sandwatch.files import sha256
 from sandwatch.model.card import Card
@@ -113,11 +115,15 @@ def follow(hand: InHand, history: History, objects: Objects, *, pictures: bool =
     # The same weights may have several cards: other code or params that came to the same.
     asked = hand.revision is not None  # then its card is in hand, or can't be read
     cards = {files: hand.card if asked else hand.card or chain.read_card(dict(files), objects) for files in models}
-    held = {files: chain.holders(cards[files], revisions, history, objects) for files, revisions in models.items()}
+    held = {
+        files: chain.holders(cards[files], files, revisions, history, objects) for files, revisions in models.items()
+    }
     chosen = chain.best([holder for holders in held.values() for holder in holders], history)
     files = next(files for files, holders in held.items() if chosen in holders)
     card, lock = cards[files], history.lock(chosen.revision)
-    behind, behind_notes, tables = _behind(hand, card, dict(files), lock, chosen, objects, pictures)
+    trained = chain.trained(lock, files)
+    behind, behind_notes, tables = _behind(hand, card, trained, lock, chosen, objects, pictures)
+    start = [] if card is None else _start(card, lock, trained, history, objects)
     everyone = tuple(holder for holders in held.values() for holder in holders)
     order = {revision: i for i, revision in enumerate(history.revisions)}
     # The working tree is no revision: nobody else can find it.
@@ -134,18 +140,43 @@ def follow(hand: InHand, history: History, objects: Objects, *, pictures: bool =
         target=hand.target,
         spec=card,
         card=card,
-        links=in_order([*hand.links, *links, found, *chosen.links, *behind, *not_derived(lock, NOT_READ)]),
+        links=in_order(
+            [*hand.links, *links, found, *chosen.links, *start, *behind, *not_derived(lock, trained.stage, NOT_READ)]
+        ),
         holders=tuple(sorted(everyone, key=lambda holder: order[holder.revision])),
         revision=chosen.revision,
-        params=_params(lock),
+        stage=trained.stage,
+        params=_params(lock, trained.stage),
         notes=(*history.notes, *notes, *behind_notes),
         **tables,
     )
 
 
-def not_derived(lock: Lock, why: str) -> list[Link]:
-    """The links of stages that nobody ran again."""
-    return [skipped(name=f"rebuild {stage}", detail=why) for stage in lock.upstream(chain.TRAIN)]
+def not_derived(lock: Lock, last: str, why: str) -> list[Link]:
+    """The links of stages, up to the last one, that nobody ran again."""
+    return [skipped(name=f"rebuild {stage}", detail=why) for stage in lock.upstream(last)]
+
+
+def _start(card: Card, lock: Lock, trained: Trained, history: History, objects: Objects) -> list[Link]:
+    """The weights that a model started from are those that its params pin; which model of ours they are, if one."""
+    start, stage = card.start, lock.stage(trained.stage)
+    pinned = None if stage is None else chain.by_section(stage.params).get("model", {}).get("weights")
+    if isinstance(pinned, str):  # the registry knows the hash of what this names
+        pinned = {"name": pinned, "sha256": "" if start is None else start.sha256}
+    said = None if start is None else {"name": start.name, "sha256": start.sha256}
+    if said != pinned:
+        return [broken(name="start", detail=f"the card says that it started from {said}; dvc.lock, from {pinned}")]
+    if start is None:
+        return []
+    if not start.model:
+        return [verified(name="start", detail=f"{start.words}; params.yaml pins it, and training refuses other bytes")]
+    before = chain.with_weights(start.sha256, history, objects)
+    if before is None:
+        detail = f"no revision in sight holds the model {start.name} that it started from: {start.sha256}"
+        return [unverified(name="start", detail=detail, remedy=chain.FETCH)]
+    return [
+        verified(name="start", detail=f"{start.name} is the model of {before}; sandwatch audit names its labels too")
+    ]
 
 
 def _history(target: str, where: Path | None) -> History | None:
@@ -163,9 +194,9 @@ def _alone(hand: InHand, why: str, fix: str, notes: tuple[str, ...] = ()) -> Aud
     return Audit(target=hand.target, spec=hand.spec, card=hand.card, links=links, notes=notes)
 
 
-def _params(lock: Lock) -> dict[str, Any]:
+def _params(lock: Lock, last: str) -> dict[str, Any]:
     """What the stages behind a model ran with, by section."""
-    stages = (lock.stage(name) for name in lock.upstream(chain.TRAIN))
+    stages = (lock.stage(name) for name in lock.upstream(last))
     return chain.by_section(
         {key: value for stage in stages if stage is not None for key, value in stage.params.items()}
     )
@@ -174,7 +205,7 @@ def _params(lock: Lock) -> dict[str, Any]:
 def _behind(
     hand: InHand,
     card: Card | None,
-    files: Mapping[str, str],
+    trained: Trained,
     lock: Lock,
     holder: Holder,
     objects: Objects,
@@ -183,7 +214,7 @@ def _behind(
     """Links, notes and tables of what the model's card leads to."""
     if card is None:
         return [unverified(name=name, detail="only the model's card leads there") for name in BEHIND_CARD], [], {}
-    walk = _Walk(hand, card, files, lock, holder, objects, pictures)
+    walk = _Walk(hand, card, trained, lock, holder, objects, pictures)
     walk.go()
     return walk.links, walk.notes, walk.tables
 
@@ -204,7 +235,7 @@ class _Walk:
 
     hand: InHand
     card: Card
-    files: Mapping[str, str]
+    trained: Trained
     lock: Lock
     holder: Holder
     objects: Objects
@@ -214,7 +245,7 @@ class _Walk:
     tables: dict[str, Any] = field(default_factory=dict)
 
     def go(self) -> None:
-        train, chips = self._stage(chain.TRAIN), self._stage(self.lock.maker(CHIPS) or "")
+        train, chips = self._stage(self.trained.stage), self._stage(self.lock.maker(CHIPS) or "")
         if self.hand.result is not None:
             self._try("result", self._result)
             self._try("weights", self._weights)
@@ -239,7 +270,7 @@ class _Walk:
             raise InputError(
                 f"dvc.lock at {self.holder.revision}",
                 got="a chain of stages with a gap",
-                expected=f"a stage that makes what {chain.TRAIN} read",
+                expected=f"a stage that makes what {self.trained.stage} read",
                 fix="run dvc repro there",
             )
         return stage
@@ -261,7 +292,7 @@ class _Walk:
         self.links.append(broken(name=name, detail=wrong[0] + more) if wrong else verified(name=name, detail=right))
 
     def _weights(self) -> None:
-        self.links += chain.kept_weights(self.files, self.card, self.objects)
+        self.links += chain.kept_weights(dict(self.trained.files), self.card, self.objects)
 
     def _result(self) -> None:
         result = self.hand.result
@@ -311,23 +342,45 @@ class _Walk:
         for name, path in paths.items():
             if (found := sha256(path)) != (said := self.card.inputs.get(f"{CHIPS}/{name}")):
                 wrong.append(f"{CHIPS}/{name} has SHA-256 {found}; the card says {said}")
-        windows = schemas.Windows.read(paths["windows.parquet"])
+        windows = self._in_folds(schemas.Windows.read(paths["windows.parquet"]))
         parts = schemas.ChipLabels.read(paths["chip_labels.parquet"])
-        path = self.objects.path(self.files[EXPOSURES], f"{MODELS}/{EXPOSURES}")
+        exposures = self.trained.path(EXPOSURES)
+        path = self.objects.path(dict(self.trained.files)[EXPOSURES], exposures)
         draws = read_table(path, DRAWN).to_pandas().drop_duplicates("chip_id")
         trained = windows["fold"] == "train"
         if set(draws["chip_id"]) != set(windows["chip_id"][trained]):
-            wrong.append(f"{MODELS}/{EXPOSURES} counts other windows than the {int(trained.sum())} for training")
+            wrong.append(f"{exposures} counts other windows than the {int(trained.sum())} for training")
         windows["draws"] = windows["chip_id"].map(draws.set_index("chip_id")["draws"]).fillna(0).astype(np.int64)
         labelled = windows.set_index("chip_id")[["px_low", "px_high"]].sum(axis=1)
         given = parts.groupby("chip_id")["pixels"].sum().reindex(labelled.index, fill_value=0)
         wrong += [f"window {chip} has {labelled[chip]} labelled pixels; its labels gave {given[chip]}"
                   for chip in labelled.index[labelled != given][:9]]  # fmt: skip
         self._note("chips", wrong, f"{len(windows)} windows as the card says; their labels give all labelled pixels")
+        # A cross-validation leaves out windows, and the labels in them with it.
+        parts = parts[parts["chip_id"].isin(windows["chip_id"])].reset_index(drop=True)
         parts = parts.join(windows.set_index("chip_id")[["fold", "draws"]], on="chip_id")
         self.tables["windows"] = windows
         self.tables["chips"] = _in_order(ChipRows, parts)
         return windows, self.tables["chips"]
+
+    def _in_folds(self, windows: pd.DataFrame) -> pd.DataFrame:
+        """The windows in the folds that the model was trained in: the split's, or those of a replicate."""
+        folds, replicate = self.trained.folds, self.card.replicate
+        if (folds is None) != (replicate == 0):
+            raise InputError(
+                f"stage {self.trained.stage}",
+                got="a table of folds" if folds is not None else "no table of folds",
+                expected=f"what the card says: replicate {replicate} of a cross-validation, 0 for none",
+                fix="train it again",
+            )
+        if folds is None:
+            return windows
+        path = self.objects.path(folds, REPLICATES)
+        if (found := sha256(path)) != (said := self.card.inputs.get(REPLICATES)):
+            raise InputError(
+                REPLICATES, got=f"SHA-256 {found}", expected=f"{said}, as the card says", fix="train again"
+            )
+        return assigned(windows, schemas.Folds.read(path), replicate)
 
     def _about(self, train: Stage) -> None:
         """What the chips say of themselves is what the card says."""

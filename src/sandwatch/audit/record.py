@@ -45,6 +45,7 @@ LINKS = (
     "code",
     "inputs",
     "params",
+    "start",
     "chips",
     "fingerprint",
     "labels",
@@ -69,6 +70,7 @@ REMEDIES: Mapping[str, str] = {
     "code": "commit the code that it ran with, or run dvc repro there and commit dvc.lock",
     "inputs": "commit the files that it read, or run dvc repro there and commit dvc.lock",
     "params": "commit the params that it ran with, or run dvc repro there and commit dvc.lock",
+    "start": "don't rely on what was recorded; train it again, and commit",
     "imagery": "rely on nothing made of it; run dvc repro export there, compare, and commit",
     "rebuild": "don't rely on what was recorded; run dvc repro there, commit, and compare with sandwatch audit diff",
 }
@@ -274,6 +276,7 @@ class Audit(Chain):
         card: of the model, which says what made it; None where no card could be read.
         holders: every revision that holds the model, newest first.
         revision: the one whose files were followed; None for a model outside any repository.
+        stage: of that revision, which trained it.
         params: of the stages behind the model, by section.
         labels: rows of :class:`LabelRows`; None where the table could not be reached, like the others.
         windows: rows of :class:`sandwatch.schemas.Windows` with ``draws``: how often training drew each.
@@ -291,6 +294,7 @@ class Audit(Chain):
     card: Card | None
     holders: tuple[Holder, ...] = ()
     revision: Revision | None = None
+    stage: str = "train"
     params: dict[str, Any] = field(default_factory=dict)
     labels: gpd.GeoDataFrame | None = None
     windows: pd.DataFrame | None = None

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from sandwatch.audit.chain import MODELS, WEIGHTS, broken, unverified
+from sandwatch.audit.chain import WEIGHTS, broken, unverified
 from sandwatch.audit.objects import CorruptError, MissingError, Objects
 from sandwatch.audit.record import Link
 from sandwatch.files import sha256
 from sandwatch.reproducible import RECORD
 
-RESULTS, METRICS = "results/train", "metrics.json"
+RESULTS, METRICS = "train", "metrics.json"
+"""What the folder is called that a training's metrics lie in, and they. Source: dvc.yaml."""
 COMPARED = ("val_ap", "val_f1")
 TOLERANCE = 0.05
 """Largest difference of a metric between 0 and 1 that another arithmetic explains. Seen between processors of two
@@ -62,7 +63,8 @@ class Retraining:
             outs: of the training as recorded.
             objects: where its metrics may be.
         """
-        weights = self.root / MODELS / WEIGHTS
+        weights = self.root / next(path for path in outs if path.rpartition("/")[2] == WEIGHTS)
+        results = next(path for path in outs if path.rpartition("/")[2] == RESULTS)
         here = _operations(self.root, sha256(weights)) if weights.is_file() else None
         if self.recorded is None:
             reason = f"{RECORD} at that revision doesn't say on what arithmetic these weights were made"
@@ -73,8 +75,8 @@ class Retraining:
         else:
             return broken(name=link, detail=different)
         try:
-            before = _metrics(objects.file(outs[RESULTS], METRICS, RESULTS))
-            metrics = _compared(before, _metrics(self.root / RESULTS / METRICS))
+            before = _metrics(objects.file(outs[results], METRICS, results))
+            metrics = _compared(before, _metrics(self.root / results / METRICS))
         except MissingError as error:
             metrics = f"its metrics can't be compared: {error}"
         except CorruptError as error:

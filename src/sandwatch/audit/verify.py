@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sandwatch.audit import chain, confined
-from sandwatch.audit.chain import ANNOTATIONS, CANONICAL, MODELS, TRAIN, broken, uncommitted, unverified, verified
+from sandwatch.audit.chain import ANNOTATIONS, CANONICAL, broken, uncommitted, unverified, verified
 from sandwatch.audit.forward import PIXELS, follow, not_derived, pixels
 from sandwatch.audit.hashes import hash_folder
 from sandwatch.audit.history import LOCK, History, Lock, Stage, read_yaml
@@ -73,7 +73,7 @@ def verify(
         hand = chain.take(target, history, objects)
         audit = follow(hand, history, objects, pictures=pictures)
         links = [link for link in audit.links if not link.name.startswith("rebuild ")]
-        if hand.path is not None and hand.path.resolve().parent == history.root / MODELS:
+        if hand.path is not None and hand.path.resolve() in _models(history):
             links.append(_working_tree(history))
         if audit.revision is None:
             return replace(audit, links=in_order(links))
@@ -83,7 +83,7 @@ def verify(
         lock = history.lock(audit.revision)
         if audit.imagery is not None and (scenes := _pixels(lock, audit.imagery, keep, objects)) is not None:
             links.append(scenes)
-        stages = [stage for stage in lock.upstream(TRAIN) if retrain or stage != TRAIN]
+        stages = [stage for stage in lock.upstream(audit.stage) if retrain or stage != audit.stage]
         why = _not_to_be_run(audit.revision, links)
         if why is None:
             _ask(target, audit.revision, lock, stages, keep, history, allow)
@@ -96,14 +96,14 @@ def verify(
                 retraining = Retraining.before(
                     clone.root, weights_sha256=audit.card.weights_sha256 if audit.card else ""
                 )
-                rebuilt = _rebuild(clone, lock, stages, keep, objects, retraining, report)
+                rebuilt = _rebuild(clone, lock, stages, audit.stage, keep, objects, retraining, report)
                 links += rebuilt
                 if len(rebuilt) == len(stages) and rebuilt[-1].state != "broken" and audit.card is not None:
                     links.append(_inputs(clone.root, audit.card))
         names = {link.name for link in links}
-        for link in not_derived(lock, why or "a stage before it was not derived again"):
+        for link in not_derived(lock, audit.stage, why or "a stage before it was not derived again"):
             if link.name not in names:
-                asked = retrain or link.name != f"rebuild {TRAIN}"
+                asked = retrain or link.name != f"rebuild {audit.stage}"
                 links.append(link if asked else replace(link, detail="--retrain runs it again"))
         return replace(audit, links=in_order(links))
     finally:
@@ -181,6 +181,18 @@ def _ask(
             expected="a revision that you checked out, or your word",
             fix=f"read it with git diff HEAD...{revision.commit[:10]}, then check it out or give --yes",
         )
+
+
+def _models(history: History) -> set[Path]:
+    """Where the files of the models lie that a working tree, or what is checked out, has."""
+    head = history.resolve("HEAD")
+    if head is None:
+        return set()
+    return {
+        (history.root / one.path(name)).resolve()
+        for one in chain.models_in(history.lock(head))
+        for name, _ in one.files
+    }
 
 
 def _working_tree(history: History) -> Link:
@@ -284,6 +296,7 @@ def _rebuild(
     clone: _Clone,
     lock: Lock,
     stages: Sequence[str],
+    training: str,
     keep: Sequence[str],
     objects: Objects,
     retraining: Retraining,
@@ -320,7 +333,7 @@ def _rebuild(
             how = "derived from the recorded snapshot" if source == "labelbox" else "run again"
             if not wrong:
                 links.append(verified(name=link, detail=f"{how}, {', '.join(compared)}: same hashes"))
-            elif name == TRAIN and not failed:
+            elif name == training and not failed:
                 links.append(retraining.judge(link, f"{wrong[0]}{more}", compared, objects))
             else:
                 links.append(broken(name=link, detail=f"{wrong[0]}{more}"))

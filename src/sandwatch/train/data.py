@@ -6,7 +6,7 @@ as an item at a time, and worker processes make it slower. Normalisation is left
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import torch
 from pyarrow.lib import ArrowException
 from torch.utils.data import Dataset, Sampler
 
+from sandwatch.cross_validation import sites_of
 from sandwatch.errors import InputError
 from sandwatch.stack import IGNORED, NODATA, load
 
@@ -26,7 +27,7 @@ MINE_SHARE = 0.5
 """Share of an epoch's windows that hold a mine, where there are both kinds. Most windows hold none; without a balance
 the few that do are rarely seen."""
 
-TEXTS, NUMBERS = ("chip_id", "obs_id", "fold", "kind"), ("row", "col", "px_low", "px_high", "size_px")
+TEXTS, NUMBERS = ("chip_id", "obs_id", "site_id", "fold", "kind"), ("row", "col", "px_low", "px_high", "size_px")
 """Columns of ``windows.parquet``, as far as training needs them, and what they hold. Training has no pandera: it may be
 on a machine that has little else than torch."""
 
@@ -47,18 +48,41 @@ def _column(table: pa.Table, name: str) -> npt.NDArray[Any]:
     return np.array(column.to_pylist())
 
 
+def folds_of(path: Path | None, replicate: int) -> dict[str, str] | None:
+    """The fold of each site in a replicate of a cross-validation; None for the split's own folds.
+
+    Args:
+        path: of folds.parquet; None without a cross-validation.
+        replicate: which.
+
+    Raises:
+        InputError: it is no such table, or has no such replicate.
+    """
+    if path is None:
+        return None
+    try:
+        table = pq.read_table(path, columns=["replicate", "site_id", "fold"]).to_pydict()
+    except (ArrowException, OSError, KeyError, ValueError) as error:
+        raise InputError(str(path), got=str(error), expected="a table of folds", fix="run sandwatch cv") from None
+    return sites_of(table, replicate)
+
+
 class Chips:
     """The folder of chips: an index of windows over memory-mapped arrays.
 
     Attributes:
-        chip_id, obs_id, fold, kind: str arrays (window,).
+        chip_id, obs_id, fold, kind: str arrays (window,); the fold is '' where none of this training touches a window.
         row, col: first pixel of each window in its scene.
         px_low, px_high: pixels of each class in it.
         size_px: side of the windows.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, folds: Mapping[str, str] | None = None) -> None:
         """Reads ``windows.parquet`` of a folder that the chips stage wrote, and makes sure that all arrays are whole.
+
+        Args:
+            folder: data/chips.
+            folds: of each site, in a replicate of a cross-validation; None for those of the split.
 
         Raises:
             InputError: the table is missing, empty or none, or an array is missing, not whole or of other windows.
@@ -75,6 +99,8 @@ class Chips:
             raise InputError(str(path), got="no rows", expected="windows", fix="run dvc repro chips")
         self.chip_id, self.obs_id, self.fold, self.kind = (columns[n] for n in ("chip_id", "obs_id", "fold", "kind"))
         self.row, self.col, self.px_low, self.px_high = (columns[n] for n in ("row", "col", "px_low", "px_high"))
+        if folds is not None:
+            self.fold = np.array([folds.get(site_id, "") for site_id in columns["site_id"].tolist()])
         self.size_px = int(columns["size_px"][0])
         self._folder = folder
         self.pixels = cache(partial(self._open, "pixels", np.int16, (None, None, None)))
@@ -112,8 +138,9 @@ class Chips:
         return array
 
     def of(self, fold: str) -> Indices:
-        """The windows of a fold."""
-        return np.flatnonzero(self.fold == fold)
+        """The windows of a fold; beside those that train, only those of the regular grid."""
+        own = self.fold == fold
+        return np.flatnonzero(own if fold == "train" else own & (self.kind == "grid"))
 
     def mine_px(self, method: str) -> npt.NDArray[np.int64]:
         """Mine pixels in each window, as far as they count (see :func:`sandwatch.stack.mines`)."""

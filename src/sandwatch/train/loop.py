@@ -239,12 +239,14 @@ class Provenance:
         inputs: path to SHA-256.
         code: path to digest.
         params_sha256: of the stage's params.
+        replicate: of the cross-validation; 0 without one.
     """
 
     about: About
     inputs: dict[str, str]
     code: dict[str, str]
     params_sha256: str
+    replicate: int
 
 
 def learn(
@@ -356,6 +358,7 @@ def learn(
         inputs=provenance.inputs,
         code=provenance.code,
         params_sha256=provenance.params_sha256,
+        replicate=provenance.replicate,
         matched=start.match.table,
     ).write(models / "model.json")
     _write_exposures(models / "exposures.parquet", chips, training, draws.exposures(tracker.best_epoch + 1))

@@ -1,0 +1,97 @@
+"""``sandwatch cv``: a cross-validation as one experiment of DVC. Libraries are imported when it is called."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+SUMMARY = "results/cv.json"
+SHOWN = ("ap", "f1", "precision", "recall", "iou", "ece", "false_alarms_per_100km2", "mines_found", "mines")
+
+
+def cv(
+    folds: Annotated[int, typer.Option(min=3, help="parts that the groups are shared out over")] = 5,
+    by: Annotated[
+        Literal["groups", "rivers"],
+        typer.Option(help="groups: parts of about as many observations; rivers: each river is left out once"),
+    ] = "groups",
+    name: Annotated[str | None, typer.Option(help="of the experiment; else DVC makes one up")] = None,
+    change: Annotated[
+        list[str] | None,
+        typer.Option("--set", "-S", help="a change of params.yaml for all replicates: train.learning_rate=0.001"),
+    ] = None,
+) -> None:
+    """Train and test once for each part of the groups, as an experiment of DVC; mean and spread are its metrics.
+
+    The holdout rivers are in no part. The working tree stays as it is; replicates that ran before are not run again.
+    """
+    parts = range(1, (folds if by == "groups" else _rivers()) + 1)
+    settings = [f"cv.by=[{by}]", f"cv.replicates=[{','.join(map(str, parts))}]", *(change or ())]
+    name = _run(f"cv@{by}", settings, name)
+    _show(name)
+
+
+def _rivers() -> int:
+    """How many rivers there are beside those that are held out.
+
+    Raises:
+        InputError: areas or chips were not made yet.
+    """
+    from sandwatch import schemas
+
+    windows = schemas.Windows.read(Path("data/chips/windows.parquet"))
+    return int(windows["river"][windows["fold"] != "test"].nunique())
+
+
+def _run(target: str, settings: Sequence[str], name: str | None) -> str:
+    """Runs an experiment in a copy of the working tree; its name.
+
+    Raises:
+        InputError: it failed; DVC has said why.
+    """
+    import subprocess
+    import sys
+
+    from sandwatch.errors import InputError
+
+    name = name or _invented()
+    command = [sys.executable, "-m", "dvc", "exp", "run", "--temp", "--name", name, target]
+    done = subprocess.run([*command, *(part for one in settings for part in ("-S", one))], check=False)
+    if done.returncode:
+        raise InputError(
+            "sandwatch cv",
+            got=f"dvc exp run ended with {done.returncode}",
+            expected="replicates that all train",
+            fix="mend what DVC says above; what was finished is not run again",
+        )
+    return name
+
+
+def _invented() -> str:
+    """A name for an experiment, as DVC makes them up."""
+    from dvc.repo.experiments.utils import gen_random_name
+
+    return str(gen_random_name())
+
+
+def _show(name: str) -> None:
+    """Prints mean and spread of an experiment's figures."""
+    import json
+
+    import dvc.api
+    from rich.console import Console
+    from rich.table import Table
+
+    made: dict[str, Any] = json.loads(dvc.api.read(SUMMARY, rev=name))
+    table = Table("", "mean", "std", "min", "max", box=None, pad_edge=False)
+    for figure in SHOWN:
+        if isinstance(values := made.get(figure), dict):
+            table.add_row(figure, *(f"{values[key]:.4f}" for key in ("mean", "std", "min", "max")))
+    Console().print(table)
+    print(f"{made['replicates']} replicates, imagery {made['imagery']}, labels {made['labels']}")
+    print(f"dvc exp show lists {name}; sandwatch audit follows each model of it, dvc exp apply {name} brings them here")
