@@ -352,6 +352,7 @@ def _model(cache: Cache, scratch: Path, tables: dict[str, Any], params: dict[str
             bands=("B4",),
             size_px=160,
             overlap_px=64,
+            threshold=0.5,
             label_fingerprint=tables["fingerprint"],
             imagery=tables["kind"],
             labels=tables["kind"],

@@ -39,6 +39,8 @@ PERSON = re.compile(r"(?:^|_)(?:by|reviewers?|annotators?|users?|authors?|emails
 JSON_COLUMNS = ("reviews", "source_images")
 FIXED = frozenset(("state", "kind", "confidence", "use", "fold", "change", "product", "reason", "source", "method"))
 """Fields and columns that hold words of ours: somebody who is called "high" does not change them."""
+NETWORK = "network"
+"""The field of a card that builds its network, in words of ours alone."""
 ORIGINS = frozenset(("imagery", "labels", "model_imagery", "model_labels", "origin"))
 """Fields and columns that say what of something is invented, in the words of :data:`sandwatch.origin.Kind`."""
 SHORTEST = 3
@@ -205,6 +207,8 @@ class _Veil:
             return self._table(value)
         if value is None or isinstance(value, int | float | np.generic | date | Path) or callable(value):
             return value  # paths are of this machine and in no output
+        if name == NETWORK:
+            return value
         if isinstance(value, Mapping):
             keys = (self._text(key) if isinstance(key, str) else key for key in value)
             return dict(zip(keys, (self.over(child, key) for key, child in _children(value, name)), strict=True))
@@ -213,7 +217,8 @@ class _Veil:
         if isinstance(value, list | tuple):
             return type(value)(self.over(child, name) for child in value)
         if hasattr(value, "model_dump"):
-            return type(value).model_validate(self.over(value.model_dump(mode="json")))
+            named = {field: self.over(getattr(value, field), field) for field in type(value).model_fields}
+            return type(value).model_validate(named)
         if is_dataclass(value) and not isinstance(value, type):
             return type(value)(**{each.name: self.over(getattr(value, each.name), each.name) for each in fields(value)})
         raise TypeError(f"pseudonyms don't know what may stand in a {type(value).__name__}")
