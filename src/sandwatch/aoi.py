@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import geopandas as gpd
 
 COLUMNS = ("site_id", "river", "district", "longitude", "latitude", "months", "role")
-ROLES = ("label", "infer", "both")
+ROLES = ("label", "train", "infer", "both")
 UTM_LATITUDES = (-80.0, 84.0)
 """Where UTM is defined, degrees. Source: NGA, The Universal Grids, DMATM 8358.2."""
 FAR_M = 100_000.0
@@ -62,7 +62,8 @@ class Site:
         longitude: degrees.
         latitude: degrees.
         months: first days of the months to observe, in order.
-        role: ``label`` (learnt from), ``infer`` (mapped) or ``both``.
+        role: ``label`` (learnt from or judged on), ``train`` (learnt from, never judged on), ``infer`` (mapped) or
+            ``both`` (label and infer).
     """
 
     site_id: str
@@ -109,9 +110,9 @@ def build(
 ) -> gpd.GeoDataFrame:
     """Makes the AOI, grid, group and fold of every site.
 
-    Groups are made of the sites that are learnt from (role ``label`` or ``both``), by the distance between their
-    scenes, since windows reach out of an AOI. The others could chain distant sites into one group though no model sees
-    them. They have groups of their own, numbered after those, and the fold ``infer``.
+    Groups are made of the sites that are learnt from (any role but ``infer``), by the distance between their scenes,
+    since windows reach out of an AOI. The others could chain distant sites into one group though no model sees them.
+    They have groups of their own, numbered after those, and the fold ``infer``.
 
     Args:
         sites: from :func:`read_sites`.
@@ -141,6 +142,7 @@ def build(
         rivers=[sites[i].river for i in learnt],
         observations=[len(sites[i].months) for i in learnt],
         group=group[learnt].tolist(),
+        training_only=[sites[i].role == "train" for i in learnt],
         split=split_params,
     )
     return gpd.GeoDataFrame(

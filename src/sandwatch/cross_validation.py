@@ -52,7 +52,7 @@ def folds(aoi: pd.DataFrame, windows: pd.DataFrame, *, by: By, replicates: int, 
     With ``groups``, the groups are shared out over as many parts as there are replicates, so that each part has about
     as many observations. With ``rivers``, a part is a river: all groups with a site on it, and each river is a
     replicate. In replicate ``r`` part ``r`` tests and the one after it validates. Groups that test, and also lie on the
-    river that validates, test.
+    river that validates, test. Sites that are for training only train in all of them.
 
     Args:
         aoi: schemas.Aoi.
@@ -72,9 +72,10 @@ def folds(aoi: pd.DataFrame, windows: pd.DataFrame, *, by: By, replicates: int, 
     sites = aoi.set_index("site_id")
     kept = sorted(set(windows["site_id"][windows["fold"] != "test"]))
     group = sites.loc[kept, "group"]
+    judged = sites.loc[[site_id for site_id in kept if sites.loc[site_id, "role"] != "train"]]
     seen = windows[windows["site_id"].isin(kept)].groupby("site_id")["obs_id"].nunique()
-    parts = _by_river(sites.loc[kept]) if by == "rivers" else _by_group(group, seen, replicates, seed)
-    if len(parts) < LEAST or (sites.loc[kept, "fold"] == "blocks").any():
+    parts = _by_river(judged) if by == "rivers" else _by_group(judged["group"], seen, replicates, seed)
+    if len(parts) < LEAST or (judged["fold"] == "blocks").any():
         raise InputError(
             f"cross-validation by {by}",
             got=f"{len(parts)} of them beside the holdout rivers",

@@ -155,7 +155,7 @@ class Aoi(Table):
     site_id: Series[str] = pa.Field(unique=True, str_length={"min_value": 1})
     river: Series[str]
     district: Series[str]
-    role: Series[str] = pa.Field(isin=["label", "infer", "both"])
+    role: Series[str] = pa.Field(isin=["label", "train", "infer", "both"])
     longitude: Series[float] = pa.Field(in_range={"min_value": -180, "max_value": 180})
     latitude: Series[float] = pa.Field(in_range={"min_value": -80, "max_value": 84})
     months: Series[str] = pa.Field(

@@ -99,27 +99,32 @@ def folds(
     rivers: Sequence[str],
     observations: Sequence[int],
     group: Sequence[int],
+    training_only: Sequence[bool],
     split: Split,
 ) -> list[str]:
     """Puts whole groups into folds. All sequences have one entry a site that is learnt from.
 
     A group with a site on a holdout river is ``test``. Of the other groups those validate whose share of the remaining
     observations comes nearest to ``split.val_fraction`` (at least one validates and one trains); among equally good
-    choices a hash of seed and sites decides. Where one group remains, its sites are ``blocks``.
+    choices a hash of seed and sites decides. Where one group remains, its sites are ``blocks``. Groups of sites that
+    are for training only train, and count for nothing else.
 
     Args:
         site_ids: names, which the hash is made of.
         rivers: as ``split.holdout_rivers`` names them.
         observations: number of months of each site.
         group: from :func:`sandwatch.distance.groups`, of all that may be read of each site (:func:`ground`).
+        training_only: whether the site may never be judged on: of another collection, say.
         split: section of params.yaml.
 
     Returns:
         ``train``, ``val``, ``test`` or ``blocks`` for each site.
 
     Raises:
-        InputError: a holdout river has no site, or no group is left to train on.
+        InputError: a holdout river has no site, no group is left to train on, or a site that is for training only is in
+            one group with one that is not: where the latter is judged, the former would have taught what is there.
     """
+    _apart(site_ids, group, training_only, split)
     for river in split.holdout_rivers:
         if river not in rivers:
             raise InputError(
@@ -129,10 +134,11 @@ def folds(
                 fix="name a river as sites.csv writes it",
             )
     test = {g for g, river in zip(group, rivers, strict=True) if river in split.holdout_rivers}
+    only = {g for g, alone in zip(group, training_only, strict=True) if alone}
     weight: dict[int, int] = {}
     members: dict[int, list[str]] = {}
     for site_id, g, count in zip(site_ids, group, observations, strict=True):
-        if g not in test:
+        if g not in test and g not in only:
             weight[g] = weight.get(g, 0) + count
             members.setdefault(g, []).append(site_id)
     if not weight:
@@ -143,11 +149,26 @@ def folds(
             fix="hold out fewer rivers, lower split.min_distance_km, or add sites",
         )
     if len(weight) == 1:
-        return ["test" if g in test else "blocks" for g in group]
+        return ["test" if g in test else "train" if g in only else "blocks" for g in group]
     order = sorted(weight, key=lambda g: _hash(split.seed, *sorted(members[g])))
     validating = _nearest_subset([weight[g] for g in order], split.val_fraction)
     val = {order[i] for i in validating}
     return ["test" if g in test else "val" if g in val else "train" for g in group]
+
+
+def _apart(site_ids: Sequence[str], group: Sequence[int], training_only: Sequence[bool], split: Split) -> None:
+    """Makes sure that no group mixes sites that are for training only with others."""
+    kinds: dict[int, dict[bool, str]] = {}
+    for site_id, g, alone in zip(site_ids, group, training_only, strict=True):
+        kinds.setdefault(g, {}).setdefault(alone, site_id)
+    mixed = next((named for named in kinds.values() if len(named) > 1), None)
+    if mixed is not None:
+        raise InputError(
+            f"sites.csv: site {mixed[True]}",
+            got=f"role train, in one group with {mixed[False]}, which may be judged",
+            expected=f"more than split.min_distance_km = {split.min_distance_km:g} between such sites and all others",
+            fix="give it the role label, or leave it out",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -165,7 +165,7 @@ def test_sites_are_read_with_mark_spaces_and_quotes(tmp_path: Path) -> None:
             "x,Ka,East,85.1,20.3,2023-01;2023-01,label",
             "site x, months: got '2023-01;2023-01'; expected each month once",
         ),
-        ("x,Ka,East,85.1,20.3,2023-01,watch", "site x, role: got 'watch'; expected one of label, infer, both"),
+        ("x,Ka,East,85.1,20.3,2023-01,watch", "site x, role: got 'watch'; expected one of label, train, infer, both"),
         (
             "x,Ka,East,20.3,85.1,2023-01,label",
             "site x: got longitude 20.3, latitude 85.1; .*; swap longitude and latitude",

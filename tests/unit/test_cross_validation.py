@@ -13,6 +13,7 @@ from sandwatch.errors import InputError
 def sites(groups: list[int], rivers: list[str], fold: list[str] | None = None) -> pd.DataFrame:
     return pd.DataFrame(
         {
+            "role": "label",
             "site_id": [f"s{number}" for number in range(len(groups))],
             "river": rivers,
             "group": groups,
@@ -69,11 +70,11 @@ def test_the_holdout_is_in_no_replicate() -> None:
 def test_no_group_is_in_two_folds_of_a_replicate(groups: list[int], parts: int, seed: int) -> None:
     aoi = sites(groups, ["A"] * len(groups))
     if len(set(groups)) < parts:
-        with pytest.raises(InputError, match="cross-validation by groups: got|cv.replicates: got"):
+        with pytest.raises(InputError, match=r"cross-validation by groups: got|cv\.replicates: got"):
             folds(aoi, windows(aoi), by="groups", replicates=parts, seed=seed)
         return
     table = folds(aoi, windows(aoi), by="groups", replicates=parts, seed=seed)
-    assert (table.groupby(["replicate", "group"])["fold"].nunique() == 1).all()
+    assert not table.drop_duplicates(["replicate", "group", "fold"]).duplicated(["replicate", "group"]).any()
     assert (table.groupby("replicate")["site_id"].nunique() == len(groups)).all()
     assert (table.groupby("replicate")["fold"].nunique() == 3).all()
     assert table.equals(folds(aoi.iloc[::-1], windows(aoi), by="groups", replicates=parts, seed=seed))
@@ -84,6 +85,17 @@ def test_parts_have_about_as_many_observations() -> None:
     table = folds(aoi, windows(aoi), by="groups", replicates=4, seed=1)
     assert (table[table["fold"] == "test"].groupby("replicate").size() == 3).all()
     assert not table.equals(folds(aoi, windows(aoi), by="groups", replicates=4, seed=2))
+
+
+@pytest.mark.parametrize("by", ["groups", "rivers"])
+def test_sites_for_training_only_train_in_every_replicate(by: str) -> None:
+    aoi = AOI.assign(role=["label"] * 5 + ["label", "label"])
+    more = pd.concat([aoi, sites([9, 9], ["Far", "Far"]).assign(site_id=["t0", "t1"], role="train")])
+    table = folds(more, windows(more), by=by, replicates=3, seed=0)  # type: ignore[arg-type]
+    assert set(table["fold"][table["site_id"].isin(["t0", "t1"])]) == {"train"}
+    assert (table["site_id"] == "t0").sum() == 3
+    rest = table[~table["site_id"].isin(["t0", "t1"])].reset_index(drop=True)
+    assert rest.equals(folds(aoi, windows(aoi), by=by, replicates=3, seed=0))  # type: ignore[arg-type]
 
 
 def test_by_river_whole_groups_test_whatever_river_their_other_sites_lie_on() -> None:

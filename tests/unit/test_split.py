@@ -64,6 +64,7 @@ def test_the_predecessors_validation_leaks_and_ours_does_not(india: list[dict[st
         rivers=rivers,
         observations=months,
         group=group.tolist(),
+        training_only=[False] * len(sites),
         split=settings_of(holdout_rivers=("Sone",)),
     )
     fold = dict(zip(sites, ours, strict=True))
@@ -86,7 +87,11 @@ SITES = st.lists(
 def folds_of(rows: list[tuple[int, str, int]], **changes: Any) -> list[str]:
     group, rivers, months = zip(*rows, strict=True)
     names = [f"s{i}" for i in range(len(rows))]
-    return split.folds(site_ids=names, rivers=rivers, observations=months, group=group, split=settings_of(**changes))
+    only = changes.pop("training_only", [False] * len(rows))
+    return split.folds(
+        site_ids=names, rivers=rivers, observations=months, group=group, training_only=only,
+        split=settings_of(**changes),
+    )  # fmt: skip
 
 
 @given(SITES, st.floats(0.05, 0.95), st.integers(0, 3))
@@ -111,6 +116,23 @@ def test_no_group_crosses_folds(rows: list[tuple[int, str, int]], fraction: floa
         subsets = ([g for i, g in enumerate(groups) if bits >> i & 1] for bits in range(1, 2 ** len(groups) - 1))
         best = min(abs(sum(weight[g] for g in subset) / sum(weight.values()) - fraction) for subset in subsets)
         assert abs(share - fraction) == pytest.approx(best, abs=1e-12)
+
+
+@given(SITES, st.integers(1, 4))
+def test_sites_for_training_only_train_and_change_nothing_else(rows: list[tuple[int, str, int]], more: int) -> None:
+    if not any(river == "Test" for _, river, _ in rows) or all(
+        group in {g for g, river, _ in rows if river == "Test"} for group, _, _ in rows
+    ):
+        return
+    added = [(100 + number, "Far", 50) for number in range(more)]
+    only = [False] * len(rows) + [True] * more
+    assert folds_of([*rows, *added], training_only=only) == [*folds_of(rows), *["train"] * more]
+
+
+def test_a_site_for_training_only_near_one_that_is_judged_is_refused_with_both_names() -> None:
+    rows = [(0, "Test", 1), (1, "Ka", 1), (2, "Ka", 1), (0, "Far", 1)]
+    with pytest.raises(InputError, match=r"sites\.csv: site s3: got role train, in one group with s0, which may"):
+        folds_of(rows, training_only=[False, False, False, True])
 
 
 def test_the_seed_chooses_among_equally_good_groups() -> None:
