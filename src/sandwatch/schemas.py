@@ -63,6 +63,11 @@ REASONS = (
 """Why a label or a row of an export is in quarantine; GLOSSARY.md explains each."""
 
 
+def _all_but(column: pd.Series, wrong: list[Any]) -> pd.Series:
+    """Which cells hold none of what is wrong; where nothing is, no cell is looked at."""
+    return ~column.isin(wrong) if wrong else pd.Series(True, column.index)
+
+
 class Table(pa.DataFrameModel):
     """A table with a contract. Subclasses set ``_sort_by``, the columns that order its rows."""
 
@@ -77,12 +82,12 @@ class Table(pa.DataFrameModel):
     @pa.check("^(site_id|obs_id)$", regex=True, error=f"an id of {ids.RULE}")
     @classmethod
     def _ids(cls, column: pd.Series) -> pd.Series:
-        return column.isin({name for name in column.unique() if cls._as_received or ids.names_files(name)})
+        return _all_but(column, [] if cls._as_received else [n for n in column.unique() if not ids.names_files(n)])
 
     @pa.check("^path$", regex=True, error="a path that leads to a file in its folder")
     @classmethod
     def _paths(cls, column: pd.Series) -> pd.Series:
-        return column.isin({path for path in column.unique() if below(path)})
+        return _all_but(column, [path for path in column.unique() if not below(path)])
 
     @classmethod
     def checked(cls, table: pd.DataFrame, name: str) -> Any:
