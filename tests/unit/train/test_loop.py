@@ -20,24 +20,12 @@ from sandwatch.reproducible import Compute
 from sandwatch.stack import counted, mines
 from sandwatch.train.data import Chips
 from sandwatch.train.loop import Provenance, learn
-from sandwatch.train.params import Loss, Train
 from sandwatch.train.pictures import pictures
 from sandwatch.work import Work, size
-from tests import tiny_chips
+from tests import tiny_chips, training
 from tests.models import section
 
-TRAIN = Train(
-    epochs=4,
-    windows_per_epoch=34,
-    batch_size=8,
-    learning_rate=0.01,
-    weight_decay=0.01,
-    patience=3,
-    loss=Loss(bce=1.0, dice=0.5, focal=0.0, mine_weight=6.0, focal_gamma=2.0),
-    flips=True,
-    quarter_turns=True,
-    seed=0,
-)
+TRAIN = training.section(epochs=4, windows_per_epoch=34, learning_rate=0.01, patience=3)
 ARGUMENTS: dict[str, Any] = {
     "bands": tiny_chips.BANDS,
     "model": section(encoder="tu-mobilenetv3_small_050"),
@@ -273,7 +261,7 @@ def test_it_stops_when_nothing_gets_better_and_keeps_the_best(folder: Path, tmp_
 
 def test_three_classes_are_told_apart(folder: Path, tmp_path: Path) -> None:
     model = ARGUMENTS["model"].model_copy(update={"method": "three_class"})
-    every = Loss(bce=1.0, dice=0.5, focal=0.7, mine_weight=6.0, focal_gamma=2.0)
+    every = TRAIN.loss.model_copy(update={"focal": 0.7})
     run(folder, tmp_path, model=model, train=TRAIN.model_copy(update={"loss": every}))
     card = Card.read(tmp_path / "models/model.json")
     assert card.classes == ("other", "low", "high")
