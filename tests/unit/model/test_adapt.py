@@ -105,13 +105,11 @@ def test_layer_decay_of_a_transformer_is_timms() -> None:
     network = vit()
     found = shares(network, 0.75)
     by_id = {id(parameter): name for name, parameter in network.named_parameters()}
+    # timm sees no head behind this encoder, so that its last block has the full rate: all of it is one step up.
     groups = param_groups_layer_decay(network.get_submodule("encoder"), layer_decay=0.75)
-    timms = {by_id[id(one)]: group["lr_scale"] for group in groups for one in group["params"]}
+    timms = {by_id[id(one)]: 0.75 * group["lr_scale"] for group in groups for one in group["params"]}
     assert found["encoder.blocks.0.attn.qkv.weight"] == pytest.approx(0.75**4)
-    for name, share in found.items():
-        if name.startswith("encoder.") and not name.startswith("encoder.norm."):
-            assert share == pytest.approx(timms[name]), name
-    assert found["encoder.norm.weight"] == 0.75  # with the last block; timm counts it to the head
+    assert {name: share for name, share in found.items() if name.startswith("encoder.")} == pytest.approx(timms)
     assert {share for name, share in found.items() if not name.startswith("encoder.")} == {1.0}
 
 
@@ -163,7 +161,7 @@ def test_merged_adapters_compute_what_unmerged_ones_do(peft: Any) -> None:
     for epoch in range(3):
         changed = step(network, adapted, epoch)
         assert {name for name in changed if name.startswith("encoder.")} == {
-            name for name in network.state_dict() if ".lora_" in name and (epoch or ".lora_B" in name)
+            name for name in network.state_dict() if ".lora_" in name
         }
         assert {"decoder.weight", "head.weight"} <= changed
     with torch.no_grad():
