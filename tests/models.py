@@ -35,6 +35,7 @@ def fields(model: Model | None = None, **changes: Any) -> dict[str, Any]:
         "method": model.method,
         "start": None,
         "bands": ("B2", "B3", "B4"),
+        "without": (),
         "classes": CLASSES[model.method],
         "size_px": 32,
         "overlap_px": 8,

@@ -35,6 +35,7 @@ def run(method: str) -> dict[str, Any]:
     from sandwatch.model.channels import Channel
     from sandwatch.model.predictor import Reader, mine_logit
     from sandwatch.train import loop
+    from sandwatch.train.augment import Variation
 
     bands = Bands(**PARAMS["bands"]).names
     values = PARAMS["train"] | {"epochs": 1, "batch_size": WINDOWS, "loss": PARAMS["train"]["loss"] | EVERY_TERM}
@@ -45,7 +46,10 @@ def run(method: str) -> dict[str, Any]:
     torch.manual_seed(train.seed)
     network = model.build(bands, SIZE_PX)
     read = Reader([Channel(name=band, band=band, mean=1500.0, std=800.0) for band in bands], bands)
-    steps = loop.Segmentation(network, reader=read, method=method, train=train)
+    moments = [1500.0] * len(bands), [800.0] * len(bands)
+    steps = loop.Segmentation(
+        network, reader=read, variation=Variation(train, bands, *moments), method=method, train=train
+    )
     trainer = loop._trainer(train, Compute(**PARAMS["compute"]), None)
     batches: DataLoader[Any] = DataLoader([(pixels, mask)] * STEPS, batch_size=None)  # type: ignore[arg-type]
     trainer.fit(steps, batches, batches)

@@ -350,7 +350,7 @@ def test_positives_drawn_are_those_that_the_loss_saw(workspace: Workspace) -> No
 
     from sandwatch.stack import counted, mines
     from sandwatch.train.augment import augment
-    from sandwatch.train.data import Batches, Chips, Draws, TrainingBatches
+    from sandwatch.train.data import Batches, Chips, TrainingBatches, WindowSampler
 
     found = audit("main", where=workspace.root)
     assert found.labels is not None
@@ -358,10 +358,16 @@ def test_positives_drawn_are_those_that_the_loss_saw(workspace: Workspace) -> No
     chips = Chips(workspace.root / "data/chips")
     training = chips.of("train")
     mined = chips.mine_px("binary")[training] > 0
-    draws = Draws(training[mined], training[~mined], per_epoch=params["windows_per_epoch"], seed=params["seed"])
+    windows = WindowSampler(
+        training,
+        mined,
+        per_epoch=params["windows_per_epoch"],
+        mine_share=params["sampling"]["mine_share"],
+        seed=params["seed"],
+    )
     metrics = json.loads((workspace.root / "results/train/metrics.json").read_text())
     seen = 0
-    sampler = TrainingBatches(draws, batch_size=params["batch_size"], rank=0, world=1)
+    sampler = TrainingBatches(windows, batch_size=params["batch_size"], rank=0, world=1)
     for epoch in range(metrics["best_epoch"]):
         sampler.set_epoch(epoch)
         for indices in sampler:

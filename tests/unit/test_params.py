@@ -51,7 +51,7 @@ def test_every_key_is_needed_and_strangers_are_refused(model: type[params.Sectio
         (Split, "seed", 1.5, "split.seed: got 1.5; expected a valid integer"),
         (Imagery, "source", "magic", "imagery.source: got 'magic'; expected 'synthetic', 'files' or"),
         (Chips, "size_px", 100, "chips.size_px: got 100; expected a multiple of 32"),
-        (Train, "loss", {"bce": 1.0}, r"train.loss.dice: got nothing; .*\(3 more after this one\)"),
+        (Train, "loss", {"bce": 1.0}, r"train.loss.dice: got nothing; .*\(8 more after this one\)"),
         (
             Annotations,
             "consensus",
@@ -69,14 +69,15 @@ def test_a_wrong_value_is_named(model: type[params.Section], key: str, value: An
 def test_an_unknown_key_in_a_nested_section_names_its_siblings() -> None:
     values = {**VALUES["train"], "loss": {**VALUES["train"]["loss"], "hinge": 1.0}}
     with pytest.raises(
-        InputError, match=r"train.loss.hinge: got a key .*; expected one of bce, dice, focal, focal_gamma"
+        InputError,
+        match=r"train.loss.hinge: got a key .*; expected one of bce, dice, edge_smoothing_px, focal, focal_gamma",
     ):
         params.check(Train, values)
 
 
 def test_a_loss_of_nothing_is_refused() -> None:
     loss = {**VALUES["train"]["loss"], "bce": 0.0, "dice": 0.0, "focal": 0.0}
-    with pytest.raises(InputError, match="at least one of bce, dice and focal must be above 0"):
+    with pytest.raises(InputError, match="at least one of bce, dice, focal, lovasz and tversky must be above 0"):
         params.check(Train, {**VALUES["train"], "loss": loss})
 
 

@@ -57,6 +57,7 @@ class Spec(BaseModel):
         start: the weights that it started from; None where those were random.
         bands: names, in the order of a pixel stack.
         channels: what the network sees of it.
+        without: bands that scenes may lack, since the network has learnt to do without them, all at once.
         classes: names.
         size_px: side of the windows that it was trained on.
         overlap_px, batch_size: how a scene is scored, as in params.yaml, section scoring.
@@ -74,6 +75,7 @@ class Spec(BaseModel):
     start: Start | None
     bands: tuple[str, ...] = Field(min_length=1)
     channels: tuple[Channel, ...] = Field(min_length=1)
+    without: tuple[str, ...]
     classes: tuple[str, ...]
     size_px: int = Field(ge=1)
     overlap_px: int = Field(ge=0)
@@ -93,6 +95,8 @@ class Spec(BaseModel):
         Model.of(self.network, self.method)
         if strange := {one.band for one in self.channels} - {None, *self.bands}:
             raise ValueError(f"channels of bands that the stack lacks: {strange}")
+        if needless := [band for band in self.without if band not in {one.band for one in self.channels}]:
+            raise ValueError(f"bands to do without that no channel is made of: {needless}")
         if not len(self.mean) == len(self.std) == len(self.bands):
             raise ValueError("not one mean and std a band")
         return self

@@ -23,11 +23,8 @@ from sandwatch.cross_validation import sites_of
 from sandwatch.errors import InputError
 from sandwatch.stack import IGNORED, NODATA, load
 
-MINE_SHARE = 0.5
-"""Share of an epoch's windows that hold a mine, where there are both kinds. Most windows hold none; without a balance
-the few that do are rarely seen."""
-
-TEXTS, NUMBERS = ("chip_id", "obs_id", "site_id", "fold", "kind"), ("row", "col", "px_low", "px_high", "size_px")
+TEXTS = ("chip_id", "obs_id", "site_id", "river", "fold", "kind")
+NUMBERS = ("row", "col", "px_other", "px_low", "px_high", "size_px")
 """Columns of ``windows.parquet``, as far as training needs them, and what they hold. Training has no pandera: it may be
 on a machine that has little else than torch."""
 
@@ -71,9 +68,10 @@ class Chips:
     """The folder of chips: an index of windows over memory-mapped arrays.
 
     Attributes:
-        chip_id, obs_id, fold, kind: str arrays (window,); the fold is '' where none of this training touches a window.
+        chip_id, obs_id, site_id, river, fold, kind: str arrays (window,); the fold is '' where none of this training
+            touches a window.
         row, col: first pixel of each window in its scene.
-        px_low, px_high: pixels of each class in it.
+        px_other, px_low, px_high: pixels of each class in it.
         size_px: side of the windows.
     """
 
@@ -98,9 +96,11 @@ class Chips:
         if not table.num_rows:
             raise InputError(str(path), got="no rows", expected="windows", fix="run dvc repro chips")
         self.chip_id, self.obs_id, self.fold, self.kind = (columns[n] for n in ("chip_id", "obs_id", "fold", "kind"))
-        self.row, self.col, self.px_low, self.px_high = (columns[n] for n in ("row", "col", "px_low", "px_high"))
+        self.site_id, self.river = columns["site_id"], columns["river"]
+        self.row, self.col = columns["row"], columns["col"]
+        self.px_other, self.px_low, self.px_high = (columns[n] for n in ("px_other", "px_low", "px_high"))
         if folds is not None:
-            self.fold = np.array([folds.get(site_id, "") for site_id in columns["site_id"].tolist()])
+            self.fold = np.array([folds.get(site_id, "") for site_id in self.site_id.tolist()])
         self.size_px = int(columns["size_px"][0])
         self._folder = folder
         self.pixels = cache(partial(self._open, "pixels", np.int16, (None, None, None)))
@@ -146,6 +146,14 @@ class Chips:
         """Mine pixels in each window, as far as they count (see :func:`sandwatch.stack.mines`)."""
         px: npt.NDArray[np.int64] = self.px_high if method == "binary" else self.px_high + self.px_low
         return px
+
+    def mine_weight(self, windows: Indices, method: str) -> float:
+        """How many times pixels without a mine outnumber mine pixels, of those that count in some windows.
+
+        As a weight of mine pixels it lets both sum up to the same. 4 decimals, and no less than the last of them.
+        """
+        mine = int(self.mine_px(method)[windows].sum())
+        return max(round(int(self.px_other[windows].sum()) / max(mine, 1), 4), 0.0001)
 
     def gather(self, indices: Indices) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.uint8]]:
         """Copies windows out of the arrays.
@@ -223,29 +231,53 @@ class Chips:
         return slice(row, row + self.size_px), slice(col, col + self.size_px)
 
 
-class Draws:
+class WindowSampler:
     """Which windows each epoch draws: a function of the seed and the epoch alone.
 
-    Windows with a mine and windows without are each shuffled into endless passes, and an epoch takes the next of each,
-    so that no window comes again before all of its kind have come.
+    Windows with a mine and windows without, of each stratum, are each shuffled into endless passes, and an epoch takes
+    the next of each, so that no window comes again before all of its kind have come. Strata take turns; what an epoch
+    can't divide evenly comes out even over the epochs.
+
+    Attributes:
+        per_epoch: how many windows an epoch draws.
     """
 
-    def __init__(self, mined: Indices, empty: Indices, *, per_epoch: int, seed: int) -> None:
-        """Takes the windows with and without a mine, one of which may be none, and how many an epoch draws."""
-        self.per_epoch = per_epoch
-        from_mined = round(per_epoch * MINE_SHARE) if len(empty) else per_epoch
-        self._kinds = ((mined, from_mined), (empty, per_epoch - from_mined)) if len(mined) else ((empty, per_epoch),)
-        self._seed = seed
+    def __init__(
+        self,
+        windows: Indices,
+        mined: npt.NDArray[np.bool_],
+        *,
+        strata: npt.NDArray[Any] | None = None,
+        per_epoch: int,
+        mine_share: float,
+        seed: int,
+    ) -> None:
+        """Takes what to draw from.
+
+        Args:
+            windows: to draw; at least one.
+            mined: which of them hold a mine.
+            strata: what each of them belongs to (its river, say), so that all are drawn as often; None for one.
+            per_epoch: how many windows an epoch draws.
+            mine_share: share of a stratum's draws that hold a mine, where it has both kinds.
+            seed: of the shuffling.
+        """
+        self.per_epoch, self._mine_share, self._seed = per_epoch, mine_share, seed
+        strata = np.zeros(len(windows)) if strata is None else strata
+        self._kinds = [
+            (windows[(strata == one) & mined], windows[(strata == one) & ~mined]) for one in np.unique(strata)
+        ]
 
     def epoch(self, number: int) -> Indices:
         """The windows of an epoch, counted from 0, in the order in which they are seen."""
         drawn = []
-        for kind, (windows, count) in enumerate(self._kinds):
-            places = np.arange(number * count, (number + 1) * count)
+        before, after = self._counts(number), self._counts(number + 1)
+        for kind, windows in enumerate(windows for kinds in self._kinds for windows in kinds):
+            places = np.arange(before[kind], after[kind])
             for shuffled in np.unique(places // max(len(windows), 1)):
                 order = np.random.default_rng([self._seed, kind, int(shuffled)]).permutation(windows)
                 drawn.append(order[places[places // len(windows) == shuffled] % len(windows)])
-        return np.random.default_rng([self._seed, len(self._kinds), number, 1]).permutation(np.concatenate(drawn))
+        return np.random.default_rng([self._seed, len(before), number, 1]).permutation(np.concatenate(drawn))
 
     def exposures(self, epochs: int) -> dict[int, int]:
         """How often each window is drawn in the first ``epochs`` epochs; windows never drawn are left out."""
@@ -253,6 +285,15 @@ class Draws:
             np.concatenate([self.epoch(number) for number in range(epochs)]), return_counts=True
         )
         return dict(zip(windows.tolist(), counts.tolist(), strict=True))
+
+    def _counts(self, epochs: int) -> list[int]:
+        """How many windows of each kind the first epochs draw: with and without a mine, stratum by stratum."""
+        counts = []
+        for turn, (mined, empty) in enumerate(self._kinds):
+            total = (epochs * self.per_epoch - turn + len(self._kinds) - 1) // len(self._kinds)
+            of_mined = round(total * self._mine_share) if len(mined) and len(empty) else total * (len(mined) > 0)
+            counts += [of_mined, total - of_mined]
+        return counts
 
 
 class Batches(Dataset[Batch]):
@@ -271,9 +312,9 @@ class Batches(Dataset[Batch]):
 class TrainingBatches(Sampler[Indices]):
     """The batches of an epoch that one process of several trains on; all get as many."""
 
-    def __init__(self, draws: Draws, *, batch_size: int, rank: int, world: int) -> None:
+    def __init__(self, windows: WindowSampler, *, batch_size: int, rank: int, world: int) -> None:
         """Takes what to draw, a multiple of ``batch_size * world`` an epoch, and which process this is of how many."""
-        self._draws, self._batch_size, self._rank, self._world = draws, batch_size, rank, world
+        self._windows, self._batch_size, self._rank, self._world = windows, batch_size, rank, world
         self._epoch = 0
 
     def set_epoch(self, number: int) -> None:
@@ -281,10 +322,10 @@ class TrainingBatches(Sampler[Indices]):
         self._epoch = number
 
     def __len__(self) -> int:
-        return self._draws.per_epoch // (self._batch_size * self._world)
+        return self._windows.per_epoch // (self._batch_size * self._world)
 
     def __iter__(self) -> Iterator[Indices]:
-        yield from in_batches(self._draws.epoch(self._epoch)[self._rank :: self._world], self._batch_size)
+        yield from in_batches(self._windows.epoch(self._epoch)[self._rank :: self._world], self._batch_size)
 
 
 def in_batches(indices: Indices, batch_size: int) -> Sequence[Indices]:

@@ -22,18 +22,22 @@ from torch.utils.data import DataLoader, Sampler
 from sandwatch._torchvision import ensure_torchvision
 from sandwatch.errors import InputError
 from sandwatch.files import sha256
+from sandwatch.model.adapt import AFTER_FROZEN, Adapted, plain_state
 from sandwatch.model.card import Card, Spec
+from sandwatch.model.channels import Channel
 from sandwatch.model.metrics import LogitHistogram
 from sandwatch.model.network import CLASSES, Model, Scoring
 from sandwatch.model.predictor import Predictor, Reader, mine_logit
 from sandwatch.model.weights import save
 from sandwatch.origin import About
+from sandwatch.params import S1_BANDS
 from sandwatch.parquet import write_parquet
 from sandwatch.reproducible import Compute
 from sandwatch.stack import counted, mines
-from sandwatch.train.augment import augment
+from sandwatch.train.augment import Variation, augment
+from sandwatch.train.average import average, averaged
 from sandwatch.train.calibrate import calibrated
-from sandwatch.train.data import Batch, Batches, Chips, Draws, Indices, TrainingBatches, in_batches
+from sandwatch.train.data import Batch, Batches, Chips, Indices, TrainingBatches, WindowSampler, in_batches
 from sandwatch.train.initial import initial
 from sandwatch.train.keep import STATE, AfterEachEpoch, Kept
 from sandwatch.train.loss import loss
@@ -57,7 +61,9 @@ class Segmentation(lightning.LightningModule):
     """What a step does.
 
     Attributes:
-        network: from normalised bands to logits.
+        network: from normalised bands to logits; it learns.
+        adapted: what of it learns when.
+        average: of the network's weights, where there is one.
         train_loss: mean of the epoch so far.
         val_loss: mean of the epoch's validation.
         histogram: of the epoch's validation.
@@ -69,35 +75,60 @@ class Segmentation(lightning.LightningModule):
         network: nn.Module,
         *,
         reader: Reader,
+        variation: Variation,
         method: str,
         train: Train,
     ) -> None:
-        """Takes a network, what brings pixel stacks to it, and how it learns."""
+        """Takes a network, what pixel stacks go through before they come to it, and how it learns.
+
+        Raises:
+            InputError: the network has no part that could learn so.
+        """
         super().__init__()
-        self.network, self.reader = network, reader
+        self.adapted = Adapted(network, train.tuning, train.epochs)
+        self.network, self.reader, self.variation = network, reader, variation
+        self.average = averaged(network) if train.ema else None
         self.method, self.train_params = method, train
         self.train_loss, self.val_loss = _Mean(), _Mean()
         self.histogram = LogitHistogram.empty()
         self.rate = 0.0
 
+    @property
+    def judged(self) -> nn.Module:
+        """What is validated and kept: the average, or else the network."""
+        return self.network if self.average is None else self.average
+
     def configure_optimizers(self) -> Any:
-        """AdamW on a one-cycle schedule. Source: Smith and Topin 2018."""
+        """AdamW or SGD on a one-cycle schedule, which moves momentum too. Source: Smith and Topin 2018."""
+        train = self.train_params
+        groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+        for _, parameter, share in self.adapted.learning():
+            decays = train.weight_decay_on == "all" or parameter.ndim > 1
+            groups.setdefault((share, decays), []).append(parameter)
+        rates = sorted(groups, reverse=True)  # the full rate first, which is the one that is reported
+        parameters = [
+            {"params": groups[share, decays], "weight_decay": train.weight_decay * decays} for share, decays in rates
+        ]
         # Fused: its square root is the processor's own, correctly rounded. That of torch's other paths is MKL's, which
         # in reproducible mode goes through an approximate reciprocal root that each maker builds differently.
-        optimizer = torch.optim.AdamW(
-            self.parameters(),
-            lr=self.train_params.learning_rate,
-            weight_decay=self.train_params.weight_decay,
-            # In mixed precision Lightning can't clip gradients beside it, and nobody asks for the same bits.
-            fused=True if self.trainer.precision == "32-true" else None,
+        # In mixed precision Lightning can't clip gradients beside it, and nobody asks for the same bits.
+        kind = torch.optim.AdamW if train.optimizer == "adamw" else torch.optim.SGD
+        optimizer = kind(
+            parameters, lr=train.learning_rate, fused=True if self.trainer.precision == "32-true" else None
         )
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, self.train_params.learning_rate, total_steps=int(self.trainer.estimated_stepping_batches)
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = _OneCycle(
+            optimizer,
+            [train.learning_rate * share for share, _ in rates],
+            steps=steps,
+            warmup_share=train.tuning.warmup_share,
+            slow_from=self.adapted.slow_from(steps),
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_epoch_start(self) -> None:
         """Seeds augmentation and the network's own draws from the seed, the epoch and the process."""
+        self.adapted.begin(self.current_epoch)
         self.train_loss = _Mean()
         seeds = [self.train_params.seed, self.current_epoch, self.global_rank]
         seed = int(np.random.SeedSequence(seeds).generate_state(1)[0])
@@ -110,10 +141,20 @@ class Segmentation(lightning.LightningModule):
         pixels, mask = augment(
             *batch, self._generator, flips=self.train_params.flips, quarter_turns=self.train_params.quarter_turns
         )
+        pixels = self.variation(pixels, self._generator)
         logits = self.network(self.reader(pixels))  # (n, class, y, x)
         value = loss(logits, mask, method=self.method, weights=self.train_params.loss)
         self.train_loss.add(value, len(mask))
         return value
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        """Runs before gradients are clipped."""
+        self.adapted.hold(self.current_epoch)
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Averages weights, after the step."""
+        if self.average is not None:
+            average(self.average, self.network, decay=self.train_params.ema, step=self.global_step)
 
     def on_validation_epoch_start(self) -> None:
         """Starts to count anew."""
@@ -124,7 +165,7 @@ class Segmentation(lightning.LightningModule):
         pixels, mask = batch
         if not len(mask):
             return
-        logits = self.network(self.reader(pixels))
+        logits = self.judged(self.reader(pixels))
         if not bool(torch.isfinite(logits).all()):
             raise InputError(
                 "training",
@@ -144,6 +185,22 @@ class Segmentation(lightning.LightningModule):
         total = self.trainer.strategy.reduce(counts, reduce_op="sum")
         self.histogram = LogitHistogram(positives=total[0].cpu().numpy(), negatives=total[1].cpu().numpy())
         self.log("val/AP", self.histogram.average_precision(), sync_dist=True)
+
+
+class _OneCycle(torch.optim.lr_scheduler.OneCycleLR):
+    """One cycle, which goes on at a part of its rates once all of a network learns that was frozen before."""
+
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, rates: list[float], *, steps: int, warmup_share: float, slow_from: int
+    ) -> None:
+        self._slow_from = slow_from
+        # A rise that ends with the first step is none; torch would divide by its length.
+        rise = 0.0 if warmup_share * steps == 1 else warmup_share
+        super().__init__(optimizer, rates, total_steps=steps, pct_start=rise)
+
+    def get_lr(self) -> Any:
+        rates = super().get_lr()
+        return [rate * AFTER_FROZEN for rate in rates] if self.last_epoch >= self._slow_from else rates
 
 
 class _Mean:
@@ -200,7 +257,7 @@ class Tracker(lightning.Callback):
             self.best_epoch = len(self.history) - 1
             self.best_weights = {
                 name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-                for name, tensor in pl_module.network.state_dict().items()
+                for name, tensor in plain_state(pl_module.judged).items()
             }
         self._log(metrics)
         if self.live is not None:
@@ -293,21 +350,33 @@ def learn(
     """
     _check(chips, bands, model, scoring)
     training, validating = chips.of("train"), chips.of("val")
+    if train.loss.mine_weight == "from_data":
+        weight = chips.mine_weight(training, model.method)
+        report(f"mine pixels weigh {weight:g}, from the training windows")
+        train = train.model_copy(update={"loss": train.loss.model_copy(update={"mine_weight": weight})})
     mean, std = chips.moments(training)
     torch.manual_seed(train.seed)
     start = initial(model, bands, dict(zip(bands, zip(mean, std, strict=True), strict=True)), chips.size_px, weights)
     for line in start.told:
         report(line)
-    task = Segmentation(start.network, reader=Reader(start.match.channels, bands), method=model.method, train=train)
+    without = _without(start.match.channels, train)
+    task = Segmentation(
+        start.network,
+        reader=Reader(start.match.channels, bands),
+        variation=Variation(train, bands, mean, std),
+        method=model.method,
+        train=train,
+    )
     kept = None if work is None else Kept(work)
     trainer = _trainer(train, compute, kept)
     first, world = trainer.is_global_zero, trainer.world_size
     step = train.batch_size * world
-    has_mine = chips.mine_px(model.method)[training] > 0
-    draws = Draws(
-        training[has_mine],
-        training[~has_mine],
+    sampler = WindowSampler(
+        training,
+        chips.mine_px(model.method)[training] > 0,
+        strata={"none": None, "river": chips.river[training], "site": chips.site_id[training]}[train.sampling.balance],
         per_epoch=max(train.windows_per_epoch // step, 1) * step,
+        mine_share=train.sampling.mine_share,
         seed=train.seed,
     )
     tracker = Tracker(_live(results) if first else None, report, train.epochs)
@@ -320,7 +389,9 @@ def learn(
     try:
         trainer.fit(
             task,
-            _loader(chips, TrainingBatches(draws, batch_size=train.batch_size, rank=trainer.global_rank, world=world)),
+            _loader(
+                chips, TrainingBatches(sampler, batch_size=train.batch_size, rank=trainer.global_rank, world=world)
+            ),
             _loader(chips, in_batches(chips.thin(validating)[trainer.global_rank :: world], train.batch_size)),
             ckpt_path=STATE if going_on else None,
         )
@@ -330,13 +401,14 @@ def learn(
     if tracker.live is None:
         return None
 
-    task.network.load_state_dict(tracker.best_weights)
+    network = task.adapted.plain(tracker.best_weights)
     draft = Spec(
         network=model.network,
         method=model.method,
         start=start.start,
         bands=bands,
         channels=start.match.channels,
+        without=without,
         classes=CLASSES[model.method],
         size_px=chips.size_px,
         mean=mean,
@@ -348,9 +420,7 @@ def learn(
         weights_sha256="0" * 64,  # known once they are written, with this spec in their header
     )
     report("choosing temperature and threshold on the validation observations")
-    predictor = calibrated(
-        Predictor(task.network, draft, trainer.strategy.root_device, precision=compute.precision), chips
-    )
+    predictor = calibrated(Predictor(network, draft, trainer.strategy.root_device, precision=compute.precision), chips)
     trained = models / "model.safetensors"
     save(trained, tracker.best_weights, predictor.spec.header())
     Card(
@@ -361,7 +431,7 @@ def learn(
         replicate=provenance.replicate,
         matched=start.match.table,
     ).write(models / "model.json")
-    _write_exposures(models / "exposures.parquet", chips, training, draws.exposures(tracker.best_epoch + 1))
+    _write_exposures(models / "exposures.parquet", chips, training, sampler.exposures(tracker.best_epoch + 1))
     for name, drawn in pictures(predictor, chips, chips.thin(validating)):
         tracker.live.log_image(f"{name}.png", drawn)
     tracker.live.summary = {
@@ -380,7 +450,7 @@ def learn(
         f"kept epoch {tracker.best_epoch + 1}: validation AP {tracker.best['val/AP']:.4f}, "
         f"temperature {predictor.spec.temperature:.3f}, threshold {predictor.spec.threshold:.3f}"
     )
-    seen = (len(tracker.history) - tracker.taken) * draws.per_epoch
+    seen = (len(tracker.history) - tracker.taken) * sampler.per_epoch
     return {
         "accelerator": str(trainer.strategy.root_device),
         "processes": world,
@@ -419,6 +489,22 @@ def _check(chips: Chips, bands: tuple[str, ...], model: Model, scoring: Scoring)
                 expected=f"at least one, to {what} on",
                 fix="label more observations, or change params.yaml, section split",
             )
+
+
+def _without(channels: Sequence[Channel], train: Train) -> tuple[str, ...]:
+    """The bands that scenes may lack, once a network has learnt to do without them; refuses where nothing is left."""
+    if not train.radar_dropout:
+        return ()
+    seen = {channel.band for channel in channels if channel.band is not None}
+    radar = tuple(band for band in S1_BANDS if band in seen)
+    if not radar or len(radar) == len(seen):
+        raise InputError(
+            "params.yaml: train.radar_dropout",
+            got=f"{train.radar_dropout}, for a network that sees {', '.join(sorted(seen))}",
+            expected="0, since it sees " + ("nothing but radar" if radar else "no radar"),
+            fix="set it to 0",
+        )
+    return radar
 
 
 def _trainer(train: Train, compute: Compute, kept: Kept | None) -> lightning.Trainer:

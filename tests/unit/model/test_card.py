@@ -45,11 +45,21 @@ def test_a_card_builds_the_same_network() -> None:
         ({"network": section().network | {"depth": 99}}, "depth"),
         ({"channels": [CHANNEL[0].model_copy(update={"band": "B8"})]}, r"lacks: \{'B8'\}"),
         ({"mean": (0.0,), "channels": CHANNEL}, "not one mean"),
+        ({"without": ("VV",)}, r"no channel is made of: \['VV'\]"),
     ],
 )
 def test_a_card_whose_parts_do_not_fit_is_none(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         card(**change)
+
+
+def test_bands_that_scenes_may_lack_are_said_even_where_there_are_none() -> None:
+    assert card().without == ()
+    assert card(without=("B3", "B4")).without == ("B3", "B4")
+    values = card().model_dump()
+    del values["without"]
+    with pytest.raises(ValueError, match=r"without\s+Field required"):
+        Card(**values)
 
 
 def test_what_is_no_card_is_refused_by_name(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sandwatch.errors import InputError
 from sandwatch.schemas import Windows
 from sandwatch.stack import NODATA, counted, mines
-from sandwatch.train.data import Batches, Chips, Draws, TrainingBatches, in_batches
+from sandwatch.train.data import Batches, Chips, TrainingBatches, WindowSampler, in_batches
 from tests import tiny_chips
 from tests.conftest import descriptors
 
@@ -165,25 +165,63 @@ def test_which_pixels_count() -> None:
     assert mines(torch.from_numpy(mask), "three_class").tolist() == [False, True, True, False]
 
 
-@given(mined=st.integers(0, 12), empty=st.integers(0, 12), per_epoch=st.integers(1, 30), epochs=st.integers(1, 6))
-def test_draws_are_fair_and_counted(mined: int, empty: int, per_epoch: int, epochs: int) -> None:
+def sampler(mined: int, empty: int, *, per_epoch: int, seed: int = 0, mine_share: float = 0.5) -> WindowSampler:
+    """Of windows with a mine, from 0, and without, from 100."""
+    windows = np.concatenate([np.arange(mined), 100 + np.arange(empty)])
+    return WindowSampler(windows, windows < 100, per_epoch=per_epoch, mine_share=mine_share, seed=seed)
+
+
+@given(
+    mined=st.integers(0, 12),
+    empty=st.integers(0, 12),
+    per_epoch=st.integers(1, 30),
+    epochs=st.integers(1, 6),
+    mine_share=st.floats(0, 1),
+)
+def test_draws_are_fair_and_counted(mined: int, empty: int, per_epoch: int, epochs: int, mine_share: float) -> None:
     if not mined + empty:
         return
-    draws = Draws(np.arange(mined), 100 + np.arange(empty), per_epoch=per_epoch, seed=3)
-    exposures = draws.exposures(epochs)
-    seen = np.concatenate([draws.epoch(number) for number in range(epochs)])
+    drawn = sampler(mined, empty, per_epoch=per_epoch, seed=3, mine_share=mine_share)
+    exposures = drawn.exposures(epochs)
+    seen = np.concatenate([drawn.epoch(number) for number in range(epochs)])
     assert {index: int((seen == index).sum()) for index in set(seen.tolist())} == exposures
     assert sum(exposures.values()) == per_epoch * epochs
     for windows in (range(mined), range(100, 100 + empty)):
         times = [exposures.get(index, 0) for index in windows]
         assert not times or max(times) - min(times) <= 1
     if mined and empty:
-        assert abs(2 * sum(exposures.get(index, 0) for index in range(mined)) - per_epoch * epochs) <= epochs
+        of_mined = sum(exposures.get(index, 0) for index in range(mined))
+        assert abs(of_mined - mine_share * per_epoch * epochs) <= 0.5
+
+
+@given(sizes=st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=5), data=st.data())
+def test_strata_are_drawn_as_often_as_each_other(sizes: list[tuple[int, int]], data: st.DataObject) -> None:
+    """Whatever they hold; within each, windows with and without a mine by the share."""
+    strata = np.array([name for name, counts in zip("cabde", sizes, strict=False) for _ in range(sum(counts))])
+    mined = np.array([i < with_mine for with_mine, without in sizes for i in range(with_mine + without)], bool)
+    if not len(strata):
+        return
+    order = np.random.default_rng(0).permutation(len(strata))
+    strata, mined = strata[order], mined[order]
+    per_epoch, epochs = data.draw(st.integers(1, 20)), data.draw(st.integers(1, 5))
+    share = data.draw(st.sampled_from([0.0, 0.25, 0.5, 0.8, 1.0]))
+    drawn = WindowSampler(np.arange(len(strata)), mined, strata=strata, per_epoch=per_epoch, mine_share=share, seed=1)
+    assert all(len(drawn.epoch(number)) == per_epoch for number in range(epochs))
+    exposures = drawn.exposures(epochs)
+    times = np.array([exposures.get(index, 0) for index in range(len(strata))])
+    totals = {name: times[strata == name].sum() for name in np.unique(strata)}
+    assert max(totals.values()) - min(totals.values()) <= 1
+    for name, total in totals.items():
+        for kind in (mined, ~mined):
+            own = times[(strata == name) & kind]
+            assert not len(own) or own.max() - own.min() <= 1
+        if len(set(mined[strata == name])) == 2:
+            assert abs(times[(strata == name) & mined].sum() - share * total) <= 0.5
 
 
 def test_draws_depend_on_seed_and_epoch_alone() -> None:
     def epoch(seed: int, number: int) -> list[int]:
-        return Draws(np.arange(20), 100 + np.arange(30), per_epoch=24, seed=seed).epoch(number).tolist()
+        return sampler(20, 30, per_epoch=24, seed=seed).epoch(number).tolist()
 
     assert epoch(0, 2) == epoch(0, 2)
     assert epoch(0, 2) != epoch(0, 3)
@@ -192,14 +230,25 @@ def test_draws_depend_on_seed_and_epoch_alone() -> None:
 
 
 def test_processes_share_an_epoch_without_overlap_or_loss() -> None:
-    draws = Draws(np.arange(20), 100 + np.arange(30), per_epoch=24, seed=0)
+    drawn = sampler(20, 30, per_epoch=24)
     parts = []
     for rank in range(3):
-        batches = TrainingBatches(draws, batch_size=4, rank=rank, world=3)
+        batches = TrainingBatches(drawn, batch_size=4, rank=rank, world=3)
         batches.set_epoch(1)
         assert [len(batch) for batch in batches] == [4] * len(batches) == [4, 4]
         parts += [index for batch in batches for index in batch]
-    assert sorted(parts) == sorted(draws.epoch(1))
+    assert sorted(parts) == sorted(drawn.epoch(1))
+
+
+@pytest.mark.parametrize("method", ["binary", "three_class"])
+def test_a_mines_weight_from_data_makes_both_sides_even(chips: Chips, method: str) -> None:
+    windows = chips.of("train")
+    _, masks = chips.gather(windows)
+    keep = counted(masks, method)
+    mine = mines(masks, method)
+    weight = chips.mine_weight(windows, method)
+    assert weight > 1
+    assert weight * (mine & keep).sum() == pytest.approx((~mine & keep).sum(), rel=1e-3)
 
 
 def test_batches_keep_every_window() -> None:

@@ -8,36 +8,30 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from safetensors.torch import load_file
+from torch.utils.data import DataLoader
 
 from sandwatch.errors import InputError
 from sandwatch.model.card import Card, Spec
+from sandwatch.model.channels import Channel
 from sandwatch.model.metrics import ScoreHistogram
 from sandwatch.model.network import Scoring
-from sandwatch.model.predictor import Predictor
+from sandwatch.model.predictor import Predictor, Reader
 from sandwatch.model.scoring import score
 from sandwatch.origin import About
 from sandwatch.reproducible import Compute
 from sandwatch.stack import counted, mines
+from sandwatch.train import loop
+from sandwatch.train.augment import Variation
+from sandwatch.train.average import average
 from sandwatch.train.data import Chips
-from sandwatch.train.loop import Provenance, learn
-from sandwatch.train.params import Loss, Train
+from sandwatch.train.loop import Provenance, learn, lightning
 from sandwatch.train.pictures import pictures
 from sandwatch.work import Work, size
-from tests import tiny_chips
+from tests import tiny_chips, training
 from tests.models import section
 
-TRAIN = Train(
-    epochs=4,
-    windows_per_epoch=34,
-    batch_size=8,
-    learning_rate=0.01,
-    weight_decay=0.01,
-    patience=3,
-    loss=Loss(bce=1.0, dice=0.5, focal=0.0, mine_weight=6.0, focal_gamma=2.0),
-    flips=True,
-    quarter_turns=True,
-    seed=0,
-)
+TRAIN = training.section(epochs=4, windows_per_epoch=34, learning_rate=0.01, patience=3)
 ARGUMENTS: dict[str, Any] = {
     "bands": tiny_chips.BANDS,
     "model": section(encoder="tu-mobilenetv3_small_050"),
@@ -143,6 +137,33 @@ def test_a_run_goes_on_where_another_was_killed_and_ends_with_the_same_bytes(
     assert facts is not None
     assert facts["epochs"] == 4
     assert size(tmp_path / "work") == 0  # it is over, so nothing is kept
+
+
+AVERAGED: dict[str, Any] = {"ema": 0.9, "radiometry": {"gain": 0.1, "noise": 0.1}, "optimizer": "sgd"}
+RECIPES: dict[str, dict[str, Any]] = {
+    "gradual": AVERAGED | {"tuning": {"method": "gradual", "frozen_share": 0.5, "layer_decay": 0.7}},
+    "lora": {
+        "ema": 0.8,
+        "tuning": {"method": "lora", "lora": {"targets": r"model\.blocks\..*conv_pwl?", "dropout": 0.2}},
+    },
+}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_run_of_any_recipe_goes_on_where_another_was_killed(name: str, folder: Path, tmp_path: Path) -> None:
+    if name == "lora":
+        pytest.importorskip("peft", reason="the optional library peft isn't installed: LoRA is not tested")
+    train = training.section(epochs=4, learning_rate=0.01, **RECIPES[name])
+    run(folder, tmp_path / "whole", train=train)
+    kept, out = Work(tmp_path / "work", "code"), tmp_path / "out"
+    run_until("epoch 2/4", folder, out, train=train, work=kept)
+    run_until("epoch 4/4", folder, out, train=train, work=kept)
+    torch.manual_seed(99)
+    _, lines = run(folder, out, train=train, work=kept)
+    assert lines[0] == "epochs 1 to 3 of 4 are done, by an earlier run"
+    assert contents(out) == contents(tmp_path / "whole")
+    plain = ARGUMENTS["model"].build(tiny_chips.BANDS, tiny_chips.SIZE).state_dict()
+    assert load_file(out / "models/model.safetensors").keys() == plain.keys()
 
 
 def test_a_run_killed_after_its_last_epoch_trains_no_more(
@@ -273,7 +294,7 @@ def test_it_stops_when_nothing_gets_better_and_keeps_the_best(folder: Path, tmp_
 
 def test_three_classes_are_told_apart(folder: Path, tmp_path: Path) -> None:
     model = ARGUMENTS["model"].model_copy(update={"method": "three_class"})
-    every = Loss(bce=1.0, dice=0.5, focal=0.7, mine_weight=6.0, focal_gamma=2.0)
+    every = TRAIN.loss.model_copy(update={"focal": 0.7})
     run(folder, tmp_path, model=model, train=TRAIN.model_copy(update={"loss": every}))
     card = Card.read(tmp_path / "models/model.json")
     assert card.classes == ("other", "low", "high")
@@ -332,3 +353,150 @@ def test_folds_without_mines_are_refused(tmp_path: Path, fold: str) -> None:
     missing = {obs_id: in_fold for obs_id, in_fold in folds.items() if in_fold != fold}
     with pytest.raises(InputError, match=rf"chips of fold {fold}: got 0 windows"):
         run(tiny_chips.write(tmp_path / "missing", missing), tmp_path)
+
+
+# --- options ------------------------------------------------------------------------------------------------------
+
+
+def fitted(**changes: Any) -> tuple[loop.Segmentation, Any, list[list[float]]]:
+    """A module after four epochs of two steps on noise, its trainer, and the rates of its groups at each step."""
+    torch.manual_seed(0)
+    train, bands = training.section(epochs=4, **changes), tiny_chips.BANDS
+    mean, std = [1000.0] * 3, [300.0] * 3
+    task = loop.Segmentation(
+        ARGUMENTS["model"].build(bands, tiny_chips.SIZE),
+        reader=Reader([Channel(name=b, band=b, mean=1000.0, std=300.0) for b in bands], bands),
+        variation=Variation(train, bands, mean, std),
+        method="binary",
+        train=train,
+    )
+    rates = []
+
+    class Watch(lightning.Callback):
+        def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+            rates.append([group["lr"] for group in optimizer.param_groups])
+
+    trainer = loop._trainer(train, ARGUMENTS["compute"], None)
+    trainer.callbacks.append(Watch())  # type: ignore[attr-defined]
+    pixels = torch.randint(100, 2000, (4, 3, 32, 32), dtype=torch.int16)
+    mask = torch.randint(0, 3, (4, 32, 32), dtype=torch.uint8)
+    batches: Any = DataLoader([(pixels, mask)] * 2, batch_size=None)  # type: ignore[arg-type]
+    trainer.fit(task, batches, batches)
+    return task, trainer, rates
+
+
+def test_the_optimizer_has_what_learns_at_its_rate_and_its_decay() -> None:
+    task, trainer, rates = fitted()
+    (only,) = trainer.optimizers[0].param_groups
+    assert [id(one) for one in only["params"]] == [id(one) for one in task.network.parameters()]
+    (first, *_), peak = zip(*rates, strict=True), max(rates)[0]
+    assert len(first) == 8
+    assert peak == pytest.approx(0.002, rel=0.05)
+
+    task, trainer, _ = fitted(tuning={"method": "frozen"}, weight_decay_on="matrices", optimizer="sgd")
+    matrices, others = trainer.optimizers[0].param_groups
+    assert isinstance(trainer.optimizers[0], torch.optim.SGD)
+    assert (matrices["weight_decay"], others["weight_decay"]) == (0.01, 0.0)
+    assert {one.ndim for one in matrices["params"]} == {4}
+    assert {one.ndim for one in others["params"]} == {1}
+    encoder = {id(one) for one in task.network.get_submodule("encoder").parameters()}
+    learning = {id(one) for group in (matrices, others) for one in group["params"]}
+    assert learning == {id(one) for one in task.network.parameters()} - encoder
+
+
+def test_rates_fall_with_depth_and_to_a_tenth_once_all_learn() -> None:
+    _, _, plain = fitted(tuning={"warmup_share": 0.5})
+    full = [rate for (rate,) in plain]
+    assert full.index(max(full)) == 3  # of 8 steps the first half rises
+    _, _, rates = fitted(tuning={"warmup_share": 0.5, "layer_decay": 0.5, "method": "gradual", "frozen_share": 0.5})
+    shares = np.array(rates) / np.array(rates)[:, :1]
+    np.testing.assert_allclose(shares, np.broadcast_to(0.5 ** np.arange(shares.shape[1]), shares.shape))
+    assert shares.shape[1] > 3
+    np.testing.assert_allclose(np.array(rates)[:, 0] / full, [1.0] * 4 + [0.1] * 4)
+
+
+def test_a_rise_of_one_step_is_none() -> None:
+    """torch divides by its length."""
+    _, _, rates = fitted(tuning={"warmup_share": 1 / 8})
+    assert [rate for (rate,) in rates] == sorted((rate for (rate,) in rates), reverse=True)
+
+
+def test_the_average_is_what_is_validated_and_kept(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    states: list[dict[str, np.ndarray[Any, Any]]] = []
+
+    def spy(into: torch.nn.Module, network: torch.nn.Module, *, decay: float, step: int) -> None:
+        average(into, network, decay=decay, step=step)
+        assert step == len(states) + 1
+        states.append({name: tensor.double().numpy().copy() for name, tensor in network.state_dict().items()})
+
+    monkeypatch.setattr(loop, "average", spy)
+    torch.manual_seed(0)
+    start = ARGUMENTS["model"].build(tiny_chips.BANDS, tiny_chips.SIZE).state_dict()
+    run(folder, tmp_path, train=TRAIN.model_copy(update={"ema": 0.85}))
+    best = json.loads((tmp_path / "results/metrics.json").read_text())["best_epoch"]
+    found = load_file(tmp_path / "models/model.safetensors")
+    for name in start:
+        expected = start[name].double().numpy()
+        if not start[name].is_floating_point():
+            assert found[name] == 4 * best
+            continue
+        for number, state in enumerate(states[: 4 * best], start=1):
+            decay = min(0.85, (1 + number) / (10 + number))
+            expected = decay * expected + (1 - decay) * state[name]
+        np.testing.assert_allclose(found[name].double().numpy(), expected, atol=2e-6, rtol=1e-5)
+    assert not np.allclose(found["segmentation_head.0.weight"], states[4 * best - 1]["segmentation_head.0.weight"])
+    spec, scores, _, _ = validation(folder, tmp_path / "models")
+    assert spec.threshold == scores.best_f1()[1]
+
+
+def test_a_model_that_learnt_without_radar_says_what_scenes_may_lack(folder: Path, tmp_path: Path) -> None:
+    bands, train = ("B2", "VV", "VH"), TRAIN.model_copy(update={"epochs": 1})
+    run(folder, tmp_path / "with", bands=bands, train=train)
+    run(folder, tmp_path / "without", bands=bands, train=train.model_copy(update={"radar_dropout": 0.5}))
+    without = {name: Card.read(tmp_path / name / "models/model.json").without for name in ("with", "without")}
+    assert without == {"with": (), "without": ("VV", "VH")}
+    spec = Spec.carried(tmp_path / "without/models/model.safetensors")
+    assert spec is not None
+    assert spec.without == ("VV", "VH")
+
+
+@pytest.mark.parametrize(
+    ("bands", "message"),
+    [(tiny_chips.BANDS, "sees B2, B3, B4; expected 0, .* no radar"), (("VV", "VH"), "VV; .* nothing but radar")],
+)
+def test_radar_dropout_that_leaves_all_or_nothing_is_refused(bands: tuple[str, ...], message: str) -> None:
+    channels = [Channel(name=band, band=band, mean=0.0, std=1.0) for band in bands]
+    with pytest.raises(InputError, match=rf"train\.radar_dropout: got 0\.5, for a network that .*{message}"):
+        loop._without(channels, training.section(radar_dropout=0.5))
+    assert loop._without(channels, training.section()) == ()
+
+
+def test_a_weight_from_data_is_told_and_used(folder: Path, tmp_path: Path) -> None:
+    chips = Chips(folder)
+    weight = chips.mine_weight(chips.of("train"), "binary")
+    short = TRAIN.model_copy(update={"epochs": 1})
+    same = {}
+    for name, value in (("number", weight), ("data", "from_data")):
+        loss = TRAIN.loss.model_copy(update={"mine_weight": value})
+        _, lines = run(folder, tmp_path / name, train=short.model_copy(update={"loss": loss}))
+        assert (f"mine pixels weigh {weight:g}, from the training windows" in lines) == (name == "data")
+        same[name] = (tmp_path / name / "models/model.safetensors").read_bytes()
+    assert same["number"] == same["data"]
+
+
+@pytest.mark.parametrize("balance", ["river", "site"])
+def test_sites_are_drawn_evenly_where_they_are_to(folder: Path, tmp_path: Path, balance: str) -> None:
+    sampling = training.section(sampling={"balance": balance, "mine_share": 0.25}).sampling
+    run(folder, tmp_path, train=TRAIN.model_copy(update={"epochs": 1, "sampling": sampling}))
+    exposures = dict(zip(*pq.read_table(tmp_path / "models/exposures.parquet").to_pydict().values(), strict=True))
+    times = {site: sum(n for chip_id, n in exposures.items() if chip_id.startswith(site)) for site in "abn"}
+    assert sum(times.values()) == 32
+    if balance == "site":
+        assert sorted(times.values()) == [10, 11, 11]
+    else:  # all are on one river; n has no mine
+        assert times["n"] > 11
+    mined = dict(zip(Chips(folder).chip_id, Chips(folder).mine_px("binary") > 0, strict=True))
+    drawn = sum(n for chip_id, n in exposures.items() if mined[chip_id])
+    assert drawn == (8 if balance == "river" else pytest.approx(0.25 * (times["a"] + times["b"]), abs=1))
