@@ -357,6 +357,7 @@ def _model(cache: Cache, scratch: Path, tables: dict[str, Any], params: dict[str
             imagery=tables["kind"],
             labels=tables["kind"],
         ),
+        replicate=0,
         matched=(("B4", "B4", "matched"),),
         inputs=tables["inputs"],
         code=LISTING,

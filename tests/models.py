@@ -17,6 +17,7 @@ SECTION: dict[str, Any] = {
     "weights": None,
     "missing_bands": "refuse",
     "new_bands": "mean",
+    "standardise": "none",
     "method": "binary",
 }
 
@@ -33,6 +34,7 @@ def fields(model: Model | None = None, **changes: Any) -> dict[str, Any]:
     values: dict[str, Any] = {
         "network": model.network,
         "method": model.method,
+        "standardise": "none",
         "start": None,
         "bands": ("B2", "B3", "B4"),
         "without": (),

@@ -36,6 +36,7 @@ def weights(folder: Path, method: str, **changes: object) -> str:
             inputs={},
             code={},
             params_sha256="2" * 64,
+            replicate=0,
         ),
         work=None,
         weights=folder,

@@ -224,7 +224,8 @@ def evaluate(
         own = judged[judged.obs_id == obs_id]
         grid = grid_of(aoi, own.site_id.iloc[0])
         mask = stack.load(chips / "masks" / f"{obs_id}.npy", np.uint8, grid.shape).copy()
-        with SceneReader(obs_id, rasters.get(obs_id, {}), grid, scorer.spec.bands) as scene:
+        spec = scorer.spec
+        with SceneReader(obs_id, rasters.get(obs_id, {}), grid, spec.bands, may_lack=spec.without) as scene:
             one, worst = _observe(own, scene, mask, scorer, params, holdout_rivers)
         observed.append(one)
         if one.part == HOLDOUT:

@@ -104,7 +104,7 @@ def infer(
         InputError: no scene can be mapped, a scene lacks a band that the model needs or is not what was exported, or
             ``predictions`` holds in the end what this run did not write.
     """
-    found = scenes_to_map(aoi, manifest, scenes, scorer.spec.bands)
+    found = scenes_to_map(aoi, manifest, scenes, scorer.spec.bands, may_lack=scorer.spec.without)
     tables, items = [], []
     for number, scene in enumerate(found, 1):
         folder = predictions / scene.obs_id
@@ -148,7 +148,14 @@ def _unit(scene: Scene, scorer: Scorer, settings: Infer) -> Unit:
     return Unit(name=scene.obs_id, inputs=inputs, function=function)
 
 
-def scenes_to_map(aoi: gpd.GeoDataFrame, manifest: pd.DataFrame, folder: Path, bands: Sequence[str]) -> list[Scene]:
+def scenes_to_map(
+    aoi: gpd.GeoDataFrame,
+    manifest: pd.DataFrame,
+    folder: Path,
+    bands: Sequence[str],
+    *,
+    may_lack: Sequence[str] = (),
+) -> list[Scene]:
     """The scenes to be mapped, sorted; those that were not exported are named in a line each.
 
     Args:
@@ -156,6 +163,7 @@ def scenes_to_map(aoi: gpd.GeoDataFrame, manifest: pd.DataFrame, folder: Path, b
         manifest: rows of :class:`sandwatch.schemas.Scenes`.
         folder: what the manifest's paths are relative to.
         bands: what the model needs.
+        may_lack: those of them without which it maps all the same.
 
     Raises:
         InputError: there is none, or one lacks a band that the model needs.
@@ -170,10 +178,12 @@ def scenes_to_map(aoi: gpd.GeoDataFrame, manifest: pd.DataFrame, folder: Path, b
     found, rasters = [], exported(manifest, folder)
     for obs_id, products in asked.items():
         absent = {product: _why_absent(products.get(product)) for product in needed}
-        if reasons := [f"{product} {reason}" for product, reason in absent.items() if reason]:
+        spared = {product for product, names in needed.items() if set(names) <= set(may_lack)}
+        if reasons := [f"{product} {why}" for product, why in absent.items() if why and product not in spared]:
             progress(f"{obs_id}: not mapped: {'; '.join(reasons)}")
             continue
-        for product, names in needed.items():
+        there = {product: names for product, names in needed.items() if not absent[product]}
+        for product, names in there.items():
             has = products[product]["bands"].split(",")
             if missing := [name for name in names if name not in has]:
                 raise InputError(
@@ -192,8 +202,8 @@ def scenes_to_map(aoi: gpd.GeoDataFrame, manifest: pd.DataFrame, folder: Path, b
                 date=products["s2"]["date"],
                 grid=Grid.of_site(site),
                 aoi=site.geometry,
-                rasters={product: rasters[obs_id][product] for product in needed},
-                imagery=kind_of(products[product]["source"] for product in needed),
+                rasters={product: rasters[obs_id][product] for product in there},
+                imagery=kind_of(products[product]["source"] for product in there),
             )
         )
     if not found:
@@ -242,7 +252,7 @@ def map_scene(scene: Scene, scorer: Scorer, folder: Path) -> float:
         raster.cog_by_rows(
             folder / "mask.tif", scene.grid, band="mine", dtype=np.uint8, nodata=MASK_NODATA, tags=tags
         ) as write_mask,
-        SceneReader(scene.obs_id, scene.rasters, scene.grid, spec.bands) as stack,
+        SceneReader(scene.obs_id, scene.rasters, scene.grid, spec.bands, may_lack=spec.without) as stack,
     ):
         for part in scoring.score(stack, scorer, Region(scene.aoi, scene.grid)):
             scored = part.steps != scoring.NODATA

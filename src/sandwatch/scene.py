@@ -17,7 +17,7 @@ from sandwatch import raster
 from sandwatch.errors import InputError
 from sandwatch.grid import Grid, Window
 from sandwatch.params import S1_BANDS
-from sandwatch.stack import encode
+from sandwatch.stack import NODATA, encode
 
 COLUMNS = ("obs_id", "product", "path", "sha256")
 WAY_BACK = "bring it back with dvc checkout export, or make it again with dvc repro -f export"
@@ -52,7 +52,15 @@ class SceneReader:
     files that were hashed, so that nothing that was read is of another file.
     """
 
-    def __init__(self, obs_id: str, rasters: Mapping[str, Raster], grid: Grid, bands: Sequence[str]) -> None:
+    def __init__(
+        self,
+        obs_id: str,
+        rasters: Mapping[str, Raster],
+        grid: Grid,
+        bands: Sequence[str],
+        *,
+        may_lack: Sequence[str] = (),
+    ) -> None:
         """Opens nothing yet.
 
         Args:
@@ -60,6 +68,7 @@ class SceneReader:
             rasters: ``s2`` and, where a band is of Sentinel-1, ``s1``.
             grid: that they must be on.
             bands: Sentinel-2's first, as in a model's spec.
+            may_lack: bands whose product need not be there; without it they have no data.
 
         Raises:
             InputError: a product that holds some of the bands was not exported.
@@ -68,14 +77,16 @@ class SceneReader:
         self._obs_id, self._grid = obs_id, grid
         radar = [band for band in bands if band in S1_BANDS]
         self._bands = {"s2": [band for band in bands if band not in S1_BANDS], **({"s1": radar} if radar else {})}
-        if missing := [product for product in self._bands if product not in rasters]:
+        needed = [product for product, names in self._bands.items() if not set(names) <= set(may_lack)]
+        if missing := [product for product in needed if product not in rasters]:
             raise InputError(
                 f"observation {obs_id}",
                 got=f"no {' and no '.join(missing)} among what was exported",
                 expected=f"rasters with the bands {', '.join(bands)}",
-                fix="run dvc repro, so that scenes, chips and model are of the same params.yaml",
+                fix="run dvc repro, so that scenes, chips and model are of the same params.yaml; a model does without "
+                "radar where it was trained with train.radar_dropout",
             )
-        self._rasters = {product: rasters[product] for product in self._bands}
+        self._rasters = {product: rasters[product] for product in self._bands if product in rasters}
         self._hashed: dict[Path, tuple[int, ...]] = {}
         self._kept: dict[int, npt.NDArray[np.int16]] = {}
 
@@ -110,10 +121,14 @@ class SceneReader:
             InputError: a raster can't be read, lacks a band or is on another grid.
         """
         parts = {
-            product: raster.read(self._rasters[product].path, bands=names, grid=self._grid, window=window)
-            for product, names in self._bands.items()
+            product: raster.read(one.path, bands=self._bands[product], grid=self._grid, window=window)
+            for product, one in self._rasters.items()
         }
-        return encode(parts["s2"], parts.get("s1"))
+        pixels = encode(parts["s2"], parts.get("s1"))
+        if len(pixels) == self.shape[0]:
+            return pixels
+        absent = np.full((self.shape[0] - len(pixels), *pixels.shape[1:]), NODATA, np.int16)
+        return np.concatenate([pixels, absent])
 
     def __getitem__(self, key: tuple[slice, ...]) -> npt.NDArray[np.int16]:
         """The part under three slices, read a row of blocks at a time: each once, if asked for from the top down.

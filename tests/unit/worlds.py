@@ -34,7 +34,7 @@ class Pointwise:
         self.spec = SimpleNamespace(
             size_px=SIZE, overlap_px=8, batch_size=3, method=method, classes=CLASSES[method], threshold=threshold,
             temperature=temperature, bands=bands, mean=(3_000.0,) * len(bands), std=(1_000.0,) * len(bands),
-            imagery="real", labels="real",
+            imagery="real", labels="real", standardise="none", without=(),
         )  # fmt: skip
 
     def __call__(self, pixels):

@@ -64,7 +64,7 @@ class Retraining:
             objects: where its metrics may be.
         """
         weights = self.root / next(path for path in outs if path.rpartition("/")[2] == WEIGHTS)
-        results = next(path for path in outs if path.rpartition("/")[2] == RESULTS)
+        results = next((path for path in outs if path.rpartition("/")[2] == RESULTS), RESULTS)
         here = _operations(self.root, sha256(weights)) if weights.is_file() else None
         if self.recorded is None:
             reason = f"{RECORD} at that revision doesn't say on what arithmetic these weights were made"
@@ -75,7 +75,7 @@ class Retraining:
         else:
             return broken(name=link, detail=different)
         try:
-            before = _metrics(objects.file(outs[results], METRICS, results))
+            before = _metrics(objects.file(outs.get(results, ""), METRICS, results))
             metrics = _compared(before, _metrics(self.root / results / METRICS))
         except MissingError as error:
             metrics = f"its metrics can't be compared: {error}"

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 from sandwatch.errors import InputError
 from sandwatch.files import files_below, read_json, sha256, write_json
 from sandwatch.model.channels import Channel
-from sandwatch.model.network import Method, Model, Sha256
+from sandwatch.model.network import Method, Model, Sha256, Standardise
 from sandwatch.origin import Kind
 
 HEADER = "sandwatch"
@@ -54,6 +54,7 @@ class Spec(BaseModel):
     Attributes:
         network: what builds the network: kind, and the keys of the kind, as in params.yaml, section model.
         method: as there.
+        standardise: as there: whether each scene is brought to ``mean`` and ``std`` before the network sees it.
         start: the weights that it started from; None where those were random.
         bands: names, in the order of a pixel stack.
         channels: what the network sees of it.
@@ -61,7 +62,7 @@ class Spec(BaseModel):
         classes: names.
         size_px: side of the windows that it was trained on.
         overlap_px, batch_size: how a scene is scored, as in params.yaml, section scoring.
-        mean, std: of each band in the unit of a pixel stack, over the training windows alone, for pictures.
+        mean, std: of each band in the unit of a pixel stack, over the training windows alone.
         temperature: divides the logit of mine, fitted on validation.
         threshold: a score at or above it is a mine: best F1 on validation.
         label_fingerprint: of the labels.
@@ -72,6 +73,7 @@ class Spec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     network: dict[str, JsonValue]
     method: Method
+    standardise: Standardise
     start: Start | None
     bands: tuple[str, ...] = Field(min_length=1)
     channels: tuple[Channel, ...] = Field(min_length=1)

@@ -22,6 +22,7 @@ CLASSES = {"binary": ("other", "mine"), "three_class": ("other", "low", "high")}
 """What the classes of each method are called."""
 Kind = Literal["smp"]
 Method = Literal["binary", "three_class"]
+Standardise = Literal["none", "scene"]
 MissingBands = Literal["refuse", "zero", "mean", "nearest"]
 NewBands = Literal["refuse", "leave_out", "zero", "mean", "nearest"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -53,6 +54,7 @@ class Model(Section):
     weights: Pinned | None
     missing_bands: MissingBands
     new_bands: NewBands
+    standardise: Standardise
     method: Method
 
     knows: ClassVar[tuple[str, ...] | None] = None
@@ -79,12 +81,19 @@ class Model(Section):
     @property
     def network(self) -> dict[str, Any]:
         """What builds the network, without where it starts: kind and the keys of the kind, as plain JSON."""
-        return self.model_dump(mode="json", exclude={"weights", "missing_bands", "new_bands", "method"})
+        return self.model_dump(mode="json", exclude=set(Model.model_fields) - {"kind"})
 
     @classmethod
     def of(cls, network: dict[str, Any], method: str) -> Model:
         """The section that builds a network again, which then gets its weights from elsewhere."""
-        values = {**network, "weights": None, "missing_bands": "refuse", "new_bands": "refuse", "method": method}
+        values = {
+            **network,
+            "weights": None,
+            "missing_bands": "refuse",
+            "new_bands": "refuse",
+            "standardise": "none",
+            "method": method,
+        }
         return cls.variant(values).model_validate(values, strict=False)
 
     @property

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from sandwatch.model.standardise import Standardised
 from sandwatch.model.stitch import Sliceable, stitch
 
 if TYPE_CHECKING:
@@ -101,6 +102,8 @@ def score(stack: Sliceable, scorer: Scorer, region: Sliceable | None = None) -> 
         Rows that follow each other without gap and cover the scene.
     """
     spec = scorer.spec
+    if spec.standardise == "scene":
+        stack = Standardised(stack, spec.mean, spec.std)
     parts = stitch(
         stack,
         scorer,
@@ -109,6 +112,7 @@ def score(stack: Sliceable, scorer: Scorer, region: Sliceable | None = None) -> 
         overlap_px=spec.overlap_px,
         batch_size=spec.batch_size,
         region=region,
+        may_lack=[place for place, band in enumerate(spec.bands) if band in spec.without],
     )
     for first, log_odds in parts:
         yield Scored(rows=slice(first, first + log_odds.shape[1]), log_odds=log_odds, spec=spec)

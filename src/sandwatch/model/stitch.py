@@ -9,7 +9,7 @@ Needs numpy only, so that a machine without GDAL can train and calibrate.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -43,6 +43,7 @@ def stitch(
     batch_size: int,
     region: Sliceable | None = None,
     layers: tuple[int, ...] = (),
+    may_lack: Sequence[int] = (),
 ) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
     """Asks a model about a scene and yields its answers in bands of finished rows, from the top down.
 
@@ -60,6 +61,7 @@ def stitch(
         batch_size: the most windows in a call of ``predict``.
         region: bool (y, x), the pixels asked for; None for all.
         layers: shape of the answer for one pixel: () for a number.
+        may_lack: places of the bands without which there is an answer all the same.
 
     Yields:
         (first row, float32 (*layers, rows, x)): answers, NaN where a band lacks data or where ``region`` is false. The
@@ -77,6 +79,7 @@ def stitch(
             fix="make the overlap smaller",
         )
     bands, height, width = stack.shape
+    needed = [band for band in range(bands) if band not in may_lack]
     rows, cols = _starts(height, size_px, overlap_px), _starts(width, size_px, overlap_px)
     row_weights, col_weights = _weights(rows, size_px, overlap_px), _weights(cols, size_px, overlap_px)
     padded_width = max(width, size_px)
@@ -87,7 +90,7 @@ def stitch(
     for row, row_weight, next_row in zip(rows, row_weights, [*rows[1:], height], strict=True):
         bottom = min(row + size_px, height)
         pixels[:, read_to - row : bottom - row, :width] = part = stack[:, read_to:bottom, 0:width]
-        wanted[read_to - row : bottom - row, :width] = valid(part)
+        wanted[read_to - row : bottom - row, :width] = valid(part[needed])
         if region is not None:
             wanted[read_to - row : bottom - row, :width] &= region[read_to:bottom, 0:width]
         read_to = bottom

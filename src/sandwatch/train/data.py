@@ -6,7 +6,7 @@ as an item at a time, and worker processes make it slower. Normalisation is left
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from torch.utils.data import Dataset, Sampler
 
 from sandwatch.cross_validation import sites_of
 from sandwatch.errors import InputError
+from sandwatch.model.standardise import Standardised, spread
+from sandwatch.model.stitch import Sliceable
 from sandwatch.stack import IGNORED, NODATA, load
 
 TEXTS = ("chip_id", "obs_id", "site_id", "river", "fold", "kind")
@@ -104,6 +106,7 @@ class Chips:
         self.size_px = int(columns["size_px"][0])
         self._folder = folder
         self.pixels = cache(partial(self._open, "pixels", np.int16, (None, None, None)))
+        self._seen: Callable[[str], Sliceable] = self.pixels
         self.mask = cache(partial(self._open, "masks", np.uint8, (None, None)))
         for obs_id in np.unique(self.obs_id):
             self._check(obs_id)
@@ -136,6 +139,10 @@ class Chips:
         array: npt.NDArray[Any] = file[stored.offset :].view(stored.dtype).reshape(stored.shape)
         array.flags.writeable = False
         return array
+
+    def standardise(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """From now on, gathers windows of scenes that are brought to a mean and deviation of each band."""
+        self._seen = cache(lambda obs_id: Standardised(self.pixels(obs_id), mean, std))
 
     def of(self, fold: str) -> Indices:
         """The windows of a fold; beside those that train, only those of the regular grid."""
@@ -170,7 +177,7 @@ class Chips:
         masks = np.full((len(indices), size, size), IGNORED, np.uint8)
         for i, index in enumerate(indices):
             rows, cols = self._slices(index)
-            part = self.pixels(self.obs_id[index])[:, rows, cols]
+            part = self._seen(self.obs_id[index])[:, rows, cols]
             pixels[i, :, : part.shape[1], : part.shape[2]] = part
             masks[i, : part.shape[1], : part.shape[2]] = self.mask(self.obs_id[index])[rows, cols]
         return pixels, masks
@@ -222,8 +229,9 @@ class Chips:
                     expected="some",
                     fix="take the band out of params.yaml, section bands",
                 )
-            mean.append(round(total / n, 4))
-            std.append(max(round(((squares * n - total**2) / n**2) ** 0.5, 4), 1.0))
+            of_band = spread(n, total, squares)
+            mean.append(of_band[0])
+            std.append(of_band[1])
         return tuple(mean), tuple(std)
 
     def _slices(self, index: int) -> tuple[slice, slice]:

@@ -355,6 +355,8 @@ def learn(
         report(f"mine pixels weigh {weight:g}, from the training windows")
         train = train.model_copy(update={"loss": train.loss.model_copy(update={"mine_weight": weight})})
     mean, std = chips.moments(training)
+    if model.standardise == "scene":
+        chips.standardise(mean, std)
     torch.manual_seed(train.seed)
     start = initial(model, bands, dict(zip(bands, zip(mean, std, strict=True), strict=True)), chips.size_px, weights)
     for line in start.told:
@@ -405,6 +407,7 @@ def learn(
     draft = Spec(
         network=model.network,
         method=model.method,
+        standardise=model.standardise,
         start=start.start,
         bands=bands,
         channels=start.match.channels,

@@ -27,7 +27,9 @@ def clone(made: Made, tmp_path: Path) -> Path:
     shutil.copytree(made.root, root, ignore=shutil.ignore_patterns("cache"))
     shutil.copytree(made.root / ".dvc/cache", root / ".dvc/cache", copy_function=os.link)
     history = History(root)
-    oid = dict(model_of(history.lock(history.revisions[-1])) or ())["model.json"]
+    model = model_of(history.lock(history.revisions[-1]))
+    assert model is not None
+    oid = dict(model.files)["model.json"]
     (root / ".dvc/cache/files/md5" / oid[:2] / oid[2:]).unlink()
     return root
 

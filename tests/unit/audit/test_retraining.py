@@ -57,7 +57,12 @@ def judged(
     if here is not None:
         write("data/arithmetic.json", {"weights_sha256": sha256(root / "models/model.safetensors"), "operations": here})
     write("results/train/metrics.json", METRICS | metrics)
-    return retraining.judge("rebuild train", "models differ", {"results/train": "1.dir"}, Kept(root, missing))  # type: ignore[arg-type]
+    return retraining.judge(
+        "rebuild train",
+        "models differ",
+        {"models/model.safetensors": "2", "results/train": "1.dir"},
+        Kept(root, missing),
+    )  # type: ignore[arg-type]
 
 
 def test_on_the_same_arithmetic_another_hash_breaks_the_chain(tmp_path: Path) -> None:

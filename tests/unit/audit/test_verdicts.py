@@ -164,7 +164,9 @@ def test_a_card_that_is_not_what_it_is_kept_as_is_broken_not_unseen(clone: Path)
     history = History(clone)
     revision = history.resolve("main")
     assert revision is not None
-    oid = dict(model_of(history.lock(revision)) or ())["model.json"]
+    model = model_of(history.lock(revision))
+    assert model is not None
+    oid = dict(model.files)["model.json"]
     path = clone / ".dvc/cache/files/md5" / oid[:2] / oid[2:]
     path.unlink()
     path.write_text("{}")

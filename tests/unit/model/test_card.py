@@ -23,6 +23,7 @@ def card(**changes: Any) -> Card:
         "inputs": {"data/chips/windows.parquet": ZEROS},
         "code": {"src/sandwatch/model/card.py": ZEROS},
         "params_sha256": ZEROS,
+        "replicate": 0,
         "matched": (("B2", "B2", "matched"),),
     }
     ours = {name: changes.pop(name) for name in list(changes) if name in made}

@@ -65,6 +65,9 @@ class Windows:
             threshold=threshold,
             temperature=temperature,
             classes=CLASSES[method],
+            standardise="none",
+            bands=("B3", "B8"),
+            without=(),
         )
 
     def __call__(self, pixels):

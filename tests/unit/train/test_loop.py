@@ -45,6 +45,7 @@ ARGUMENTS: dict[str, Any] = {
         inputs={},
         code={},
         params_sha256="2" * 64,
+        replicate=0,
     ),
 }
 
