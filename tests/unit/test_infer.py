@@ -509,6 +509,28 @@ def test_what_was_not_exported_is_named(tmp_path, weights, capsys):
     assert [path.name for path in (tmp_path / "p").iterdir() if path.is_dir()] == ["kanhan_2023-02-01"]
 
 
+def test_a_model_that_learnt_to_do_without_radar_maps_a_scene_that_has_none(tmp_path, weights, capsys):
+    """Its own gap in the radar is no gap then, and the other scene's map is as it was."""
+    site = make_site(tmp_path / "scenes", months=("2023-02-01", "2023-03-01"))
+    aoi, manifest = tables(site)
+    scorer = Pointwise()
+    scorer.spec = SPEC.model_copy(update={"without": ("VV",)})
+    gone = (manifest["obs_id"] == "kanhan_2023-03-01") & (manifest["product"] == "s1")
+    manifest.loc[gone, ["status", "detail"]] = ["skipped", "no image"]
+    infer(aoi, manifest, tmp_path / "scenes", scorer, SETTINGS, weights=weights, predictions=tmp_path / "out")
+    with_radar, without = (
+        rasterio.open(tmp_path / "out" / f"kanhan_{month}" / "score.tif").read(1)
+        for month in ("2023-02-01", "2023-03-01")
+    )
+    np.testing.assert_array_equal(with_radar, without)  # this model looks at no radar
+    assert (with_radar[:, 30:33] != 65535).any()
+    item = json.loads((tmp_path / "out/kanhan_2023-03-01/item.json").read_text())
+    assert set(item["properties"]["sandwatch:scene_sha256"]) == {"s2"}
+    infer(aoi, manifest, tmp_path / "scenes", Pointwise(), SETTINGS, weights=weights, predictions=tmp_path / "refused")
+    assert "kanhan_2023-03-01: not mapped: s1 skipped: no image" in capsys.readouterr().out
+    assert not (tmp_path / "refused/kanhan_2023-03-01").exists()
+
+
 def test_refuses_when_there_is_nothing_to_map(tmp_path, weights):
     aoi, manifest = tables(make_site(tmp_path, role="label"))
     with pytest.raises(

@@ -11,7 +11,7 @@ from sandwatch.errors import InputError
 from sandwatch.files import sha256
 from sandwatch.grid import Window
 from sandwatch.scene import Raster, SceneReader
-from sandwatch.stack import encode
+from sandwatch.stack import NODATA, encode
 from tests.conftest import GRID, reflectance
 
 from .test_infer import BANDS, make_site
@@ -98,3 +98,17 @@ def test_a_raster_that_is_touched_by_links_alone_is_taken(tmp_path: Path, scene:
 def test_a_product_that_was_not_exported_is_named(tmp_path: Path, scene: SceneReader) -> None:
     with pytest.raises(InputError, match=rf"observation {OBS_ID}: got no s1 among what was exported; expected raster"):
         reader(tmp_path / "s2.tif", BANDS)
+
+
+def test_a_product_that_may_be_lacking_has_no_data(scene: SceneReader, tmp_path: Path) -> None:
+    path = tmp_path / "s2.tif"
+    rasters = {"s2": Raster(path=path, sha256=sha256(path))}
+    with SceneReader(OBS_ID, rasters, GRID, BANDS, may_lack=BANDS[3:]) as without, scene:
+        pixels = without.read()
+        np.testing.assert_array_equal(pixels[:3], scene.read())
+        assert (pixels[3:] == NODATA).all()
+        assert pixels.shape == (len(BANDS), *GRID.shape) == without.shape
+    with pytest.raises(InputError, match=r"got no s1 among what .* trained with train\.radar_dropout"):
+        SceneReader(OBS_ID, rasters, GRID, BANDS)
+    with pytest.raises(InputError, match="got no s1"):  # all of a product's bands, or it is needed
+        SceneReader(OBS_ID, rasters, GRID, BANDS, may_lack=BANDS[:1])
