@@ -180,7 +180,7 @@ class Swin(OnPyramid):
         """As :meth:`Model.build`."""
         from sandwatch.model.families import swin
 
-        return swin.build(self, len(channels))
+        return swin.build(self, len(channels), size_px)
 
 
 KINDS: dict[str, type[Model]] = {"smp": Smp, "vit": Vit, "swin": Swin}

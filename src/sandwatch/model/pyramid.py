@@ -11,10 +11,13 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional
 
 from sandwatch._torchvision import ensure_torchvision
+from sandwatch.errors import InputError
 
 if TYPE_CHECKING:
     from sandwatch.model.network import Decoder
@@ -43,6 +46,31 @@ def evenly(blocks: int) -> tuple[int, ...]:
     24.
     """
     return tuple(blocks * (level + 1) // len(STRIDES) - 1 for level in range(len(STRIDES)))
+
+
+def tried(network: nn.Module, in_channels: int, size_px: int) -> nn.Module:
+    """The network, if it learns from a single window of that size: tried on shapes alone, which costs next to nothing.
+
+    Args:
+        network: to logits as large as windows.
+        in_channels: of the windows.
+        size_px: their side.
+
+    Raises:
+        InputError: it doesn't.
+    """
+    shapes = {name: tensor.to("meta") for name, tensor in network.state_dict().items()}
+    try:
+        with torch.no_grad():
+            functional_call(network, shapes, torch.empty(1, in_channels, size_px, size_px, device="meta"))
+    except (RuntimeError, ValueError) as error:
+        raise InputError(
+            "params.yaml: model",
+            got=f"for windows of {size_px} px: {str(error)[:300]}",
+            expected="a decoder that they are large enough for",
+            fix="choose another decoder or more decoder_channels, or larger windows (chips.size_px)",
+        ) from error
+    return network
 
 
 class Segmenter(nn.Module):

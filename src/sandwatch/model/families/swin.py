@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from sandwatch._torchvision import ensure_torchvision
 from sandwatch.model.network import CLASSES, Swin
-from sandwatch.model.pyramid import STRIDES, Segmenter
+from sandwatch.model.pyramid import STRIDES, Segmenter, tried
 
 STAGES = (1, 3, 5, 7)
 """Of torchvision's ``features``: the last layer of each stage; between them lie those that merge patches."""
@@ -30,15 +30,15 @@ class Encoder(nn.Module):
         return stages
 
 
-def build(model: Swin, in_channels: int) -> nn.Module:
-    """As :meth:`sandwatch.model.network.Model.build`; windows of any size will do."""
+def build(model: Swin, in_channels: int, size_px: int) -> nn.Module:
+    """As :meth:`sandwatch.model.network.Model.build`."""
     ensure_torchvision()
     from torchvision import models
 
     features = models.get_model(model.backbone, weights=None).features
     first = features[0][0]
     features[0][0] = nn.Conv2d(in_channels, first.out_channels, first.kernel_size, first.stride)
-    return Segmenter(
+    network = Segmenter(
         Encoder(features),
         channels=[first.out_channels * 2**stage for stage in range(len(STAGES))],
         strides=STRIDES,
@@ -47,3 +47,4 @@ def build(model: Swin, in_channels: int) -> nn.Module:
         width=model.decoder_channels,
         classes=1 if model.method == "binary" else len(CLASSES[model.method]),
     )
+    return tried(network, in_channels, size_px)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from sandwatch._torchvision import ensure_torchvision
 from sandwatch.errors import InputError
 from sandwatch.model.network import CLASSES, Vit
-from sandwatch.model.pyramid import STRIDES, Segmenter, evenly, padded_px
+from sandwatch.model.pyramid import STRIDES, Segmenter, evenly, padded_px, tried
 
 ensure_torchvision()
 
@@ -49,7 +49,7 @@ def build(model: Vit, in_channels: int, size_px: int) -> nn.Module:
         patch, _ = _made(model.backbone, in_channels).patch_embed.patch_size
     strides = (patch,) * len(STRIDES)
     encoder = _made(model.backbone, in_channels, img_size=padded_px(size_px, strides))
-    return Segmenter(
+    network = Segmenter(
         encoder,
         channels=(encoder.embed_dim,) * len(STRIDES),
         strides=strides,
@@ -58,6 +58,7 @@ def build(model: Vit, in_channels: int, size_px: int) -> nn.Module:
         width=model.decoder_channels,
         classes=1 if model.method == "binary" else len(CLASSES[model.method]),
     )
+    return tried(network, in_channels, size_px)
 
 
 def _made(backbone: str, in_channels: int, **options: Any) -> Encoder:
