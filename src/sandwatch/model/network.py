@@ -20,11 +20,15 @@ if TYPE_CHECKING:
 
 CLASSES = {"binary": ("other", "mine"), "three_class": ("other", "low", "high")}
 """What the classes of each method are called."""
-Kind = Literal["smp"]
+Kind = Literal["smp", "vit", "swin"]
 Method = Literal["binary", "three_class"]
 Standardise = Literal["none", "scene"]
 MissingBands = Literal["refuse", "zero", "mean", "nearest"]
 NewBands = Literal["refuse", "leave_out", "zero", "mean", "nearest"]
+Decoder = Literal["unet", "fpn", "upernet", "segformer", "dpt", "linear"]
+"""What makes logits of a pyramid of feature maps (:mod:`sandwatch.model.pyramid`)."""
+Width = Annotated[int, Field(strict=True, ge=32, multiple_of=32)]
+"""Channels of a decoder: in groups of 32, over which some of them normalise."""
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -145,7 +149,50 @@ class Smp(Model):
         return smp.build(self, len(channels), size_px)
 
 
-KINDS: dict[str, type[Model]] = {"smp": Smp}
+class OnPyramid(Model):
+    """What the kinds share whose decoder stands on a pyramid of feature maps (:mod:`sandwatch.model.pyramid`)."""
+
+    decoder: Decoder
+    decoder_channels: Width
+
+
+class Vit(OnPyramid):
+    """Any plain vision transformer of timm, with a decoder over a pyramid of four of its blocks."""
+
+    kind: Literal["vit"]
+    backbone: Annotated[str, Field(min_length=1)]
+
+    @property
+    def title(self) -> str:
+        """Backbone and decoder."""
+        return f"{self.backbone} with {self.decoder}"
+
+    def build(self, channels: Sequence[str], size_px: int) -> nn.Module:
+        """As :meth:`Model.build`."""
+        from sandwatch.model.families import vit
+
+        return vit.build(self, len(channels), size_px)
+
+
+class Swin(OnPyramid):
+    """A Swin transformer, second version, of torchvision, with a decoder over its four stages."""
+
+    kind: Literal["swin"]
+    backbone: Literal["swin_v2_t", "swin_v2_s", "swin_v2_b"]
+
+    @property
+    def title(self) -> str:
+        """Backbone and decoder."""
+        return f"{self.backbone} with {self.decoder}"
+
+    def build(self, channels: Sequence[str], size_px: int) -> nn.Module:
+        """As :meth:`Model.build`."""
+        from sandwatch.model.families import swin
+
+        return swin.build(self, len(channels), size_px)
+
+
+KINDS: dict[str, type[Model]] = {"smp": Smp, "vit": Vit, "swin": Swin}
 """The families, by the name that params.yaml has for each."""
 
 

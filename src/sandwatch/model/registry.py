@@ -11,10 +11,163 @@ import re
 from difflib import get_close_matches
 
 from sandwatch.errors import InputError
-from sandwatch.model.entry import Entry, Known
+from sandwatch.model.entry import Entry, Known, clipped, radar, reflectances, standardised, stretched
 from sandwatch.params import RGB_BANDS
 
-ENTRIES: tuple[Entry, ...] = ()
+L1C = ("B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B9", "B10", "B11", "B12")
+S1 = ("VV", "VH")
+SATLAS = ("B4", "B3", "B2", "B5", "B6", "B7", "B8", "B11", "B12")
+
+TO_ONE = clipped(reflectances(L1C))
+"""Source: zhu-xlab/SSL4EO-S12, README ("input clip to [0,1] by dividing 10000") and issue 28; for DeCUR and FG-MAE,
+whose code takes the same files, torchgeo too."""
+TO_ONE_S1 = stretched(radar(S1, (-12.54847273, -20.19237134), (5.25697717, 5.91150917)))
+"""Source: zhu-xlab/SSL4EO-S12 and zhu-xlab/FGMAE, ssl4eo_dataset_lmdb.py: S1_MEAN, S1_STD and normalize(); issue 17 of
+the former: its 0 to 255 became 0 to 1. torchgeo standardises instead, which the networks never saw."""
+DECUR_S1 = stretched(radar(S1, (-12.59, -20.26), (5.26, 5.91)))
+"""Source: zhu-xlab/DeCUR, ssl4eo_dataset_lmdb_mm_norm.py: S1_MEAN, S1_STD and normalize()."""
+SOFTCON_L1C = stretched(
+    standardised(
+        L1C,
+        (1612.9, 1397.6, 1322.3, 1373.1, 1561.0, 2108.4, 2390.7, 2318.7, 2581.0, 837.7, 22.0, 2195.2, 1537.4),
+        (791.0, 854.3, 878.7, 1144.9, 1127.5, 1164.2, 1276.0, 1249.5, 1345.9, 577.5, 47.5, 1340.0, 1142.9),
+    )
+)
+"""Source: zhu-xlab/softcon, README, "Data normalization": normalize() by the statistics of SSL4EO-S12, which torchgeo
+has. That its 0 to 255 become 0 to 1 is as in the same authors' SSL4EO-S12, and not said there."""
+SATLAS_RGB = clipped(reflectances(SATLAS[:3], scale=3558.0))
+"""Red, green and blue of L1C's 8-bit picture, / 255. Source: allenai/satlas, Normalization.md; ESA, Sentinel-2 MSI user
+guide, definitions, true colour image: 255 stands for a reflectance of 0.3558 in L1C."""
+SATLAS_MS = (*SATLAS_RGB, *clipped(reflectances(SATLAS[3:], scale=8160.0)))
+"""Source: allenai/satlas, Normalization.md."""
+
+NETWORKS = {
+    "resnet18": ("smp", "resnet18", 45),
+    "resnet50": ("smp", "resnet50", 94),
+    "resnet152": ("smp", "resnet152", 233),
+    "vit-s16": ("vit", "vit_small_patch16_224", 91),
+    "vit-b16": ("vit", "vit_base_patch16_224", 351),
+    "vit-l16": ("vit", "vit_large_patch16_224", 1224),
+    "vit-s14": ("vit", "vit_small_patch14_dinov2", 90),
+    "vit-b14": ("vit", "vit_base_patch14_dinov2", 349),
+    "swin-v2-t": ("swin", "swin_v2_t", 114),
+    "swin-v2-b": ("swin", "swin_v2_b", 353),
+}
+"""Kind, name in its library, and megabytes with all optical bands as torch stores them, counted from shapes."""
+HEADS = {"smp": (r"fc\.",), "vit": (r"head\.",), "swin": (r"norm\.", r"head\.")}
+"""What of each kind's files classifies whole images."""
+
+
+def _published(name: str, address: str, *, licence: str, bands: tuple[Known, ...], source: str) -> Entry:
+    """Weights whose file holds an encoder's tensors under timm's or torchvision's names, and maybe those of a head.
+
+    Args:
+        name: of the entry; its second part names the network.
+        address: on the Hugging Face Hub; where the file's name ends with eight digits, they begin its SHA-256.
+        licence: as of an entry.
+        bands: as of an entry.
+        source: whose they are.
+    """
+    kind, network, megabytes = NETWORKS[name.split("/")[1]]
+    digits = re.search(r"-([0-9a-f]{8})\.pth$", address)
+    return Entry(
+        name=name,
+        address=f"hub:{address}",
+        sha256=digits[1] if digits else "",
+        megabytes=megabytes,
+        licence=licence,
+        network={"kind": kind, "encoder" if kind == "smp" else "backbone": network},
+        bands=bands,
+        left=HEADS[kind],
+        source=f"{source}; address, names and order of bands: torchgeo 0.8, torchgeo/models",
+    )
+
+
+def _ssl4eo(network_and_training: str, l1c: str, s1: str = "") -> tuple[Entry, ...]:
+    """Weights that were trained on SSL4EO-S12 in one way: those that see L1C and, where there are any, those for S1."""
+    training = network_and_training.split("/")[1]
+    optical, backscatter, source = {
+        "softcon": (SOFTCON_L1C, DECUR_S1, "Wang et al., arXiv 2405.20462, zhu-xlab/softcon"),
+        "decur": (TO_ONE, DECUR_S1, "Wang et al., arXiv 2309.05300, zhu-xlab/DeCUR"),
+        "fg-mae": (TO_ONE, TO_ONE_S1, "Wang et al., arXiv 2310.18653, zhu-xlab/FGMAE"),
+    }.get(training, (TO_ONE, TO_ONE_S1, "Wang et al., arXiv 2211.07044, zhu-xlab/SSL4EO-S12"))
+    licence = "Apache-2.0" if training == "decur" else "CC-BY-4.0"
+    return tuple(
+        _published(f"ssl4eo-s12/{network_and_training}/{product}", address, licence=licence, bands=b, source=source)
+        for product, address, b in (("l1c", l1c, optical), ("s1", s1, backscatter))
+        if address
+    )
+
+
+def _satlas(network: str, file: str, **digits: str) -> tuple[Entry, ...]:
+    """Weights of SatlasPretrain for Sentinel-2: si saw one image of a place, mi the maximum of features of several.
+
+    Those for Sentinel-1 are left out: they were trained on digital numbers that no scale makes of decibels.
+    """
+    return tuple(
+        _published(
+            f"satlas/{network}/{way.replace('_', '/')}",
+            f"torchgeo/satlas/sentinel2_{file}_{way}-{sha256}.pth",
+            licence="ODC-By-1.0",
+            bands=SATLAS_RGB if way.endswith("rgb") else SATLAS_MS,
+            source="Bastani et al., arXiv 2211.15660, allenai/satlaspretrain_models",
+        )
+        for way, sha256 in digits.items()
+    )
+
+
+ENTRIES: tuple[Entry, ...] = (
+    *_ssl4eo("resnet18/moco", "torchgeo/resnet18_sentinel2_all_moco/resnet18_sentinel2_all_moco-59bfdff9.pth"),
+    *_ssl4eo(
+        "resnet50/moco",
+        "torchgeo/resnet50_sentinel2_all_moco/resnet50_sentinel2_all_moco-df8b932e.pth",
+        "torchgeo/resnet50_sentinel1_all_moco/resnet50_sentinel1_all_moco-906e4356.pth",
+    ),
+    *_ssl4eo("resnet50/dino", "torchgeo/resnet50_sentinel2_all_dino/resnet50_sentinel2_all_dino-d6c330e9.pth"),
+    *_ssl4eo(
+        "resnet50/decur",
+        "torchgeo/decur/rn50_ssl4eo-s12_ms_decur_ep100-fc6b09ff.pth",
+        "torchgeo/decur/rn50_ssl4eo-s12_sar_decur_ep100-f0e69ba2.pth",
+    ),
+    *_ssl4eo("resnet50/softcon", "wangyi111/softcon/B13_rn50_softcon.pth", "wangyi111/softcon/B2_rn50_softcon.pth"),
+    *_ssl4eo(
+        "vit-s16/moco",
+        "torchgeo/vit_small_patch16_224_sentinel2_all_moco/vit_small_patch16_224_sentinel2_all_moco-67c9032d.pth",
+    ),
+    *_ssl4eo(
+        "vit-s16/dino",
+        "torchgeo/vit_small_patch16_224_sentinel2_all_dino/vit_small_patch16_224_sentinel2_all_dino-36bcc127.pth",
+    ),
+    *_ssl4eo(
+        "vit-s16/decur",
+        "wangyi111/DeCUR/vits16_ssl4eo-s12_ms_decur_ep100.pth",
+        "wangyi111/DeCUR/vits16_ssl4eo-s12_sar_decur_ep100.pth",
+    ),
+    *_ssl4eo(
+        "vit-s14/softcon",
+        "wangyi111/softcon/B13_vits14_softcon_enc.pth",
+        "wangyi111/softcon/B2_vits14_softcon_enc.pth",
+    ),
+    *_ssl4eo(
+        "vit-b14/softcon",
+        "wangyi111/softcon/B13_vitb14_softcon_enc.pth",
+        "wangyi111/softcon/B2_vitb14_softcon_enc.pth",
+    ),
+    *(
+        entry
+        for size in "sbl"
+        for training, repository, file in (("mae", "SSL4EO-S12", "mae"), ("fg-mae", "FGMAE", "fgmae"))
+        for entry in _ssl4eo(
+            f"vit-{size}16/{training}",
+            f"wangyi111/{repository}/B13_vit{size}16_{file}_ep99_enc.pth",
+            f"wangyi111/{repository}/B2_vit{size}16_{file}_ep99_enc.pth",
+        )
+    ),
+    *_satlas("resnet50", "resnet50", si_ms="1f454cc6", si_rgb="45fc6972", mi_ms="da5413d2", mi_rgb="e79bb7fe"),
+    *_satlas("resnet152", "resnet152", si_ms="4500c6cb", si_rgb="f4d24c3c", mi_ms="fd35b4bb", mi_rgb="67563ac5"),
+    *_satlas("swin-v2-t", "swint", si_ms="bc68e396", si_rgb="0c1a96e0", mi_ms="d8c659e3", mi_rgb="424d91f4"),
+    *_satlas("swin-v2-b", "swinb", si_ms="fe22a12c", si_rgb="156a98d5", mi_ms="39c86721", mi_rgb="4efa210c"),
+)
 """All of them, in the order in which they are listed."""
 
 
