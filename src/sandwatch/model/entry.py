@@ -70,6 +70,25 @@ def standardised(bands: Sequence[str], mean: Sequence[float], std: Sequence[floa
     return tuple(Known(name=b, mean=m, std=s) for b, m, s in zip(bands, mean, std, strict=True))
 
 
+def two_deviations(
+    bands: Sequence[str], mean: Sequence[float], std: Sequence[float], *, unit: float = 1.0, limited: bool = False
+) -> tuple[Known, ...]:
+    """Bands that weights know as 0 two deviations below the mean, and as 1 two above it.
+
+    Args:
+        bands: names.
+        mean: of each.
+        std: of each.
+        unit: what one of theirs is in the unit of a pixel stack.
+        limited: whether what lies beyond is cut off.
+    """
+    low, high = (0.0, 1.0) if limited else (None, None)
+    return tuple(
+        Known(name=b, mean=(m - 2 * s) * unit, std=4 * s * unit, low=low, high=high)
+        for b, m, s in zip(bands, mean, std, strict=True)
+    )
+
+
 def radar(bands: Sequence[str], mean: Sequence[float], std: Sequence[float]) -> tuple[Known, ...]:
     """Bands of radar that weights know by mean and standard deviation of backscatter in dB."""
     return tuple(Known(name=b, mean=m * CENTI, std=s * CENTI) for b, m, s in zip(bands, mean, std, strict=True))

@@ -162,7 +162,7 @@ def fit(network: nn.Module, found: Found, match: Match, model: Model) -> None:
             fix="use the section model that it was trained with, but for weights and the rules of bands",
         )
     state = target.state_dict()
-    first = next(name for name, tensor in state.items() if tensor.ndim == 4)
+    first = next((name for name, tensor in state.items() if tensor.ndim == 4), None)
     unused = set(stored) - set(state)
     if found.entry is None and found.whole is None:
         unused = set()  # of one's own file, what is beyond the encoder is left aside
