@@ -55,7 +55,7 @@ def build(model: Galileo, channels: Sequence[str], size_px: int) -> nn.Module:
             fix="change one of them",
         )
     encoder = Encoder(model.size, channels, model.patch_px, size_px // model.patch_px)
-    return OneScale(encoder, decoder(model.decoder, encoder.features, model.patch_px, classes(model)))
+    return OneScale(encoder, decoder(model.decoder, encoder.features, classes(model)))
 
 
 class Encoder(nn.Module):

@@ -31,7 +31,7 @@ ROWS = 16
 
 def build(model: Presto, channels: Sequence[str]) -> nn.Module:
     """As :meth:`sandwatch.model.network.Model.build`."""
-    return OneScale(Encoder(channels), decoder(model.decoder, WIDTH, 1, classes(model)))
+    return OneScale(Encoder(channels), decoder(model.decoder, WIDTH, classes(model)))
 
 
 class Encoder(nn.Module):

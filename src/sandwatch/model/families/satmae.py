@@ -42,7 +42,7 @@ def build(model: Satmae, size_px: int) -> nn.Module:
             fix="change it",
         )
     encoder = Encoder(model.size, size_px // PATCH_PX)
-    return OneScale(encoder, decoder(model.decoder, encoder.features, PATCH_PX, classes(model)))
+    return OneScale(encoder, decoder(model.decoder, encoder.features, classes(model)))
 
 
 class Encoder(nn.Module):

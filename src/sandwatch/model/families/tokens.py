@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import partial
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -21,9 +20,7 @@ from timm.models.vision_transformer import Block  # noqa: E402
 
 NDVI = "NDVI"
 NARROW = 256
-"""Width between the two layers of the decoder ``upsample``. Source: Zheng et al. 2021, arXiv 2012.15840."""
-WIDEST, NARROWEST = 128, 32
-"""Widths of the first and the last layers of the decoder ``convolutional``: chosen here, about those of a U-Net."""
+"""Width between the layers of a decoder. Source: Zheng et al. 2021, arXiv 2012.15840; the predecessor's."""
 
 
 def classes(model: Model) -> int:
@@ -115,21 +112,19 @@ class OneScale(nn.Module):
         return logits
 
 
-def decoder(kind: TokenDecoder, features: int, scale: int, classes: int) -> nn.Module:
+def decoder(kind: TokenDecoder, features: int, classes: int) -> nn.Module:
     """A decoder.
 
     Args:
         kind: of params.yaml.
         features: how many there are a place.
-        scale: side of a place, pixels.
         classes: logits a pixel.
 
     Returns:
-        A module, from (n, feature, y / scale, x / scale) and the side of the window to (n, class, y, x).
+        A module, from (n, feature, place, place) and the side of the window in pixels to (n, class, y, x).
     """
-    if kind == "linear":
-        return Linear(features, classes)
-    return Upsample(features, classes) if kind == "upsample" else Convolutional(features, scale, classes)
+    kinds = {"linear": Linear, "upsample": Upsample, "convolutional": Convolutional}
+    return kinds[kind](features, classes)
 
 
 class Linear(nn.Module):
@@ -148,13 +143,14 @@ class Linear(nn.Module):
 class Upsample(nn.Module):
     """Two linear layers over each place, after each of which the map is interpolated: to half the window, to all of it.
 
-    Source: Zheng et al. 2021, arXiv 2012.15840, "naive upsampling", with the sizes that the predecessor gave it.
+    Source: Zheng et al. 2021, arXiv 2012.15840, "naive upsampling"; the norm over a whole map is the predecessor's, but
+    for its scale, here one a channel and there one a place.
     """
 
     def __init__(self, features: int, classes: int) -> None:
         """Takes how many there are."""
         super().__init__()
-        self.narrow = nn.Sequential(nn.Conv2d(features, NARROW, 1), nn.BatchNorm2d(NARROW), nn.ReLU())
+        self.narrow = nn.Sequential(nn.Conv2d(features, NARROW, 1), nn.GroupNorm(1, NARROW), nn.ReLU())
         self.head = nn.Conv2d(NARROW, classes, 1)
 
     def forward(self, features: Tensor, side: int) -> Tensor:
@@ -164,29 +160,26 @@ class Upsample(nn.Module):
 
 
 class Convolutional(nn.Module):
-    """Doubles the map until it has the window's size; after each doubling a 3x3 convolution sees what lies around.
+    """Two 3x3 convolutions, which see what lies around a place; after each the map is doubled, if it isn't whole yet.
 
-    Where there is less than two doublings to do, there are two convolutions all the same.
+    Source: Zheng et al. 2021, "progressive upsampling", as short as the predecessor made it.
     """
 
-    def __init__(self, features: int, scale: int, classes: int) -> None:
-        """Takes how many there are, and the pixels of a place."""
+    def __init__(self, features: int, classes: int) -> None:
+        """Takes how many there are."""
         super().__init__()
-        steps = max(2, math.ceil(math.log2(scale)))
-        widths = [features, *(max(WIDEST >> step, NARROWEST) for step in range(steps))]
         self.steps = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(wide, narrow, 3, padding=1, bias=False), nn.BatchNorm2d(narrow), nn.ReLU())
-            for wide, narrow in pairwise(widths)
+            nn.Sequential(nn.Conv2d(before, NARROW, 3, padding=1), nn.BatchNorm2d(NARROW), nn.ReLU())
+            for before in (features, NARROW)
         )
-        self.head = nn.Conv2d(widths[-1], classes, 1)
+        self.head = nn.Conv2d(NARROW, classes, 1)
 
     def forward(self, features: Tensor, side: int) -> Tensor:
         """As :func:`decoder` says."""
-        for number, step in enumerate(self.steps):
-            last = number == len(self.steps) - 1
-            features = step(_resized(features, side if last else min(2 * features.shape[-1], side)))
-        logits: Tensor = self.head(features)
-        return logits
+        for step in self.steps:
+            features = step(features)
+            features = _resized(features, min(2 * features.shape[-1], side))
+        return _resized(self.head(features), side)
 
 
 def _resized(features: Tensor, side: int) -> Tensor:
