@@ -5,11 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from sandwatch.errors import InputError
+from sandwatch.files import sha256
+from sandwatch.model.cache import place
 from sandwatch.model.families import galileo
 from sandwatch.model.predictor import Reader
-from sandwatch.model.registry import entry
+from sandwatch.model.registry import GALILEO_BANDS, entry
 from sandwatch.train.initial import Initial
 from tests.unit.model.families.stored import (
     BANDS,
@@ -131,6 +134,17 @@ def test_a_group_that_scenes_lack_makes_no_token(tmp_path: Path, monkeypatch: py
         begun(model, ("B1", "B2"), SIZE_PX, tmp_path)
 
 
+def test_an_encoder_of_ones_own_sees_the_bands_of_its_kind(tmp_path: Path) -> None:
+    keys = {"kind": "galileo", "size": "nano", "patch_px": 8, "decoder": "linear"}
+    stored = begun(section(**keys), BANDS, SIZE_PX, tmp_path).network.get_submodule("encoder").state_dict()
+    path = tmp_path / "own.safetensors"
+    save_file({name: tensor.contiguous() + 1 for name, tensor in stored.items()}, path)
+    model = section(**keys, weights={"name": path.name, "sha256": sha256(path)})
+    initial = begun(model, BANDS, SIZE_PX, tmp_path)
+    assert [channel.mean for channel in initial.match.channels] == [one.mean for one in GALILEO_BANDS]
+    assert torch.equal(initial.network.get_parameter("encoder.norm.weight"), stored["norm.weight"] + 1)
+
+
 def test_a_band_is_seen_at_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(galileo.SIZES, "nano", (128, 0, 8))  # without attention nothing else sees it
     encoder = galileo.Encoder("nano", OF_RECORD, 3, 4)
@@ -173,3 +187,13 @@ def test_real_weights_give_the_features_that_they_give_in_their_authors_code(
         found = initial.network.eval().get_submodule("encoder")(seen)[0, :32]
     assert stored[recorded].std() > 0.05
     np.testing.assert_allclose(found.numpy(), stored[recorded], atol=2e-5)
+
+
+def test_tables_of_times_and_months_are_those_of_the_real_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = real("galileo/nano", "galileo-nano-encoder.pt", tmp_path, monkeypatch)
+    stored = torch.load(place(entry(name)), map_location="cpu", weights_only=True)
+    encoder = galileo.Encoder("nano", OF_RECORD, 8, 3)
+    torch.testing.assert_close(encoder.pos_embed, stored["pos_embed"], atol=1e-5, rtol=0)
+    torch.testing.assert_close(encoder.month_embed, stored["month_embed.weight"], atol=1e-5, rtol=0)

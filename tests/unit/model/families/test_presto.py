@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from sandwatch.errors import InputError
+from sandwatch.model.cache import place
 from sandwatch.model.families import presto
 from sandwatch.model.predictor import Reader
 from sandwatch.model.registry import entry
@@ -110,7 +111,7 @@ def test_gradients_are_those_without_saving_memory() -> None:
 
 
 @pytest.mark.parametrize(
-    ("recorded", "lacking", "place"),
+    ("recorded", "lacking", "at"),
     [
         ("all", (), None),
         ("without S1", ("VV", "VH"), None),
@@ -120,7 +121,7 @@ def test_gradients_are_those_without_saving_memory() -> None:
 def test_real_weights_give_the_features_that_they_give_in_their_authors_code(
     recorded: str,
     lacking: tuple[str, ...],
-    place: tuple[float, float] | None,
+    at: tuple[float, float] | None,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -134,11 +135,21 @@ def test_real_weights_give_the_features_that_they_give_in_their_authors_code(
     assert initial.start is not None
     assert initial.start.sha256 == entry(name).sha256
     encoder = initial.network.eval().get_submodule("encoder")
-    if place is not None:
-        latitude, longitude = (math.radians(angle) for angle in place)
+    if at is not None:
+        latitude, longitude = (math.radians(angle) for angle in at)
         level = math.cos(latitude)
         encoder.place = torch.tensor([level * math.cos(longitude), level * math.sin(longitude), math.sin(latitude)])
     with torch.inference_mode():
         found = encoder(Reader(initial.match.channels, bands)(torch.from_numpy(pixels)))[0, :32]
     assert stored[recorded].std() > 0.05
     np.testing.assert_allclose(found.numpy(), stored[recorded], atol=2e-5)
+
+
+def test_tables_of_times_and_months_are_those_of_the_real_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = real("presto", "presto.pt", tmp_path, monkeypatch)
+    stored = torch.load(place(entry(name)), map_location="cpu", weights_only=True)
+    encoder = presto.Encoder(OF_RECORD)
+    torch.testing.assert_close(encoder.pos_embed, stored["encoder.pos_embed"], atol=1e-5, rtol=0)
+    torch.testing.assert_close(encoder.month_embed, stored["encoder.month_embed.weight"], atol=1e-5, rtol=0)
