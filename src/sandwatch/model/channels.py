@@ -76,6 +76,7 @@ def match(
     missing_bands: MissingBands,
     new_bands: NewBands,
     extensible: bool,
+    groups: Sequence[Sequence[str]] = (),
     whose: str,
 ) -> Match:
     """Decides what a network sees of a pixel stack.
@@ -85,10 +86,12 @@ def match(
         moments: mean and standard deviation of each, over the training windows.
         known: the bands that the network must be given, in its order; None for those of the stack as they are.
         missing_bands: what stands for a known band that scenes lack: nothing (refuse), reflectance or backscatter zero,
-            the mean that the weights know, or the nearest band of the same sensor.
+            the mean that the weights know, or the nearest band of the same sensor; with leave_out the network goes
+            without, and without the others of its group.
         new_bands: what happens to a band that is not known: refuse, leave_out, or a channel of the first layer whose
             weights are zero, the mean of the known ones, or those of the nearest.
         extensible: whether the network's first layer can get more channels.
+        groups: of known bands that the network takes or leaves together; none where it needs all.
         whose: that knows the bands, for messages.
 
     Raises:
@@ -98,9 +101,13 @@ def match(
         own = tuple(_by_moments(band, band, moments) for band in bands)
         return Match(channels=own, known=len(own), nearest=(), table=tuple((band, band, "matched") for band in bands))
     names = [one.name for one in known]
+    lacking = _lacking(names, bands, groups, whose) if missing_bands == "leave_out" else {}
     channels, table = list[Channel](), []
     for one in known:
         band = one.name if one.name in bands else None
+        if one.name in lacking:
+            table.append((one.name, band or "-", f"left out: no {', '.join(lacking[one.name])}"))
+            continue
         said = "matched" if band else f"missing: {missing_bands}"
         if band is None:
             if missing_bands == "refuse":
@@ -115,6 +122,7 @@ def match(
                 said = f"missing: {band} is nearest"
         channels.append(_known(one, band, moments, zero=missing_bands == "zero"))
         table.append((one.name, band or "-", said))
+    kept = len(channels)
     new = [band for band in bands if band not in names]
     if new and new_bands == "refuse":
         raise InputError(
@@ -139,7 +147,32 @@ def match(
         near = _nearest(band, names, f"{whose}: new band {band}") if new_bands == "nearest" else names[0]
         nearest.append(names.index(near))
         table.append((band, band, f"new: {near} is nearest" if new_bands == "nearest" else f"new: {new_bands}"))
-    return Match(channels=tuple(channels), known=len(known), nearest=tuple(nearest), table=tuple(table))
+    return Match(channels=tuple(channels), known=kept, nearest=tuple(nearest), table=tuple(table))
+
+
+def _lacking(
+    names: Sequence[str], bands: Sequence[str], groups: Sequence[Sequence[str]], whose: str
+) -> dict[str, list[str]]:
+    """What scenes lack of its group, for each known band that is left out."""
+    if not groups:
+        raise InputError(
+            "params.yaml: model.missing_bands",
+            got=f"leave_out, for {whose}",
+            expected="another rule, since it needs all of its bands",
+            fix="set it to refuse, zero, mean or nearest",
+        )
+    lacking = {}
+    for group in groups:
+        if absent := [band for band in group if band not in bands]:
+            lacking.update({band: absent for band in group if band in names})
+    if len(lacking) == len(names):
+        raise InputError(
+            f"{whose}: its bands",
+            got=f"scenes with {', '.join(bands)}",
+            expected=f"all of at least one of {'; '.join(', '.join(group) for group in groups)}",
+            fix="add bands to params.yaml, bands, or choose another rule: model.missing_bands",
+        )
+    return lacking
 
 
 def _by_moments(name: str, band: str, moments: Mapping[str, tuple[float, float]]) -> Channel:

@@ -80,7 +80,13 @@ def clipped(bands: Sequence[Known]) -> tuple[Known, ...]:
     return tuple(replace(one, low=0.0, high=1.0) for one in bands)
 
 
-def stretched(bands: Sequence[Known]) -> tuple[Known, ...]:
-    """Bands whose mean less two deviations weights know as 0, and mean and two deviations as 1; no more, no less."""
+def stretched(bands: Sequence[Known], *, limited: bool = True) -> tuple[Known, ...]:
+    """Bands whose mean less two deviations weights know as 0, and mean and two deviations as 1.
+
+    Args:
+        bands: by mean and deviation.
+        limited: whether what lies beyond is cut off.
+    """
     around = ((one, one.mean, one.std) for one in bands if one.mean is not None and one.std is not None)
-    return clipped([replace(one, mean=mean - 2 * std, std=4 * std) for one, mean, std in around])
+    wide = tuple(replace(one, mean=mean - 2 * std, std=4 * std) for one, mean, std in around)
+    return clipped(wide) if limited else wide

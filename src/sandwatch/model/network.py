@@ -6,13 +6,14 @@ of it, without torch, so that params.yaml is checked quickly.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic_core import PydanticCustomError
 
-from sandwatch.model.registry import find
+from sandwatch.model.entry import Known
+from sandwatch.model.registry import GALILEO_BANDS, PRESTO_BANDS, SATMAE_BANDS, find
 from sandwatch.params import Count, Section
 
 if TYPE_CHECKING:
@@ -20,13 +21,15 @@ if TYPE_CHECKING:
 
 CLASSES = {"binary": ("other", "mine"), "three_class": ("other", "low", "high")}
 """What the classes of each method are called."""
-Kind = Literal["smp", "vit", "swin"]
+Kind = Literal["smp", "vit", "swin", "satmae", "galileo", "presto", "unet"]
 Method = Literal["binary", "three_class"]
 Standardise = Literal["none", "scene"]
-MissingBands = Literal["refuse", "zero", "mean", "nearest"]
+MissingBands = Literal["refuse", "leave_out", "zero", "mean", "nearest"]
 NewBands = Literal["refuse", "leave_out", "zero", "mean", "nearest"]
 Decoder = Literal["unet", "fpn", "upernet", "segformer", "dpt", "linear"]
 """What makes logits of a pyramid of feature maps (:mod:`sandwatch.model.pyramid`)."""
+TokenDecoder = Literal["linear", "upsample", "convolutional"]
+"""Of :mod:`sandwatch.model.families.tokens`."""
 Width = Annotated[int, Field(strict=True, ge=32, multiple_of=32)]
 """Channels of a decoder: in groups of 32, over which some of them normalise."""
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -61,8 +64,10 @@ class Model(Section):
     standardise: Standardise
     method: Method
 
-    knows: ClassVar[tuple[str, ...] | None] = None
-    """The bands that the network itself is made for, in its order; None where it takes any."""
+    knows: ClassVar[tuple[Known, ...] | None] = None
+    """The bands that the network itself is made for, in its order and its unit; None where it takes any."""
+    groups: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """Bands that it takes or leaves together, by name; none where it needs all that it knows."""
 
     @classmethod
     def variant(cls, values: object) -> type[Self]:
@@ -192,7 +197,109 @@ class Swin(OnPyramid):
         return swin.build(self, len(channels), size_px)
 
 
-KINDS: dict[str, type[Model]] = {"smp": Smp, "vit": Vit, "swin": Swin}
+class Satmae(Model):
+    """SatMAE's channel-grouped vision transformer (Cong et al. 2022, arXiv 2207.08051)."""
+
+    kind: Literal["satmae"]
+    size: Literal["base", "large"]
+    decoder: TokenDecoder
+
+    knows: ClassVar[tuple[Known, ...] | None] = SATMAE_BANDS
+
+    @property
+    def title(self) -> str:
+        """Size and decoder."""
+        return f"SatMAE {self.size} with a {self.decoder} decoder"
+
+    def build(self, channels: Sequence[str], size_px: int) -> nn.Module:
+        """As :meth:`Model.build`."""
+        from sandwatch.model.families import satmae
+
+        return satmae.build(self, size_px)
+
+
+SENSOR_GROUPS: dict[str, tuple[str, ...]] = {
+    "S1": ("VV", "VH"),
+    "S2_RGB": ("B2", "B3", "B4"),
+    "S2_Red_Edge": ("B5", "B6", "B7"),
+    "S2_NIR_10m": ("B8",),
+    "S2_NIR_20m": ("B8A",),
+    "S2_SWIR": ("B11", "B12"),
+}
+"""Bands of which Galileo and Presto make one token. Source: their papers, section 3 and appendix."""
+
+
+class Galileo(Model):
+    """Galileo's transformer over space and groups of bands, at one time (Tseng et al. 2025, arXiv 2502.09356)."""
+
+    kind: Literal["galileo"]
+    size: Literal["nano", "tiny", "base"]
+    patch_px: Annotated[int, Field(ge=1, le=8)]
+    decoder: TokenDecoder
+
+    knows: ClassVar[tuple[Known, ...] | None] = GALILEO_BANDS
+    groups: ClassVar[Mapping[str, tuple[str, ...]]] = SENSOR_GROUPS
+
+    @property
+    def title(self) -> str:
+        """Size, patch and decoder."""
+        return f"Galileo {self.size}, patches of {self.patch_px} px, with a {self.decoder} decoder"
+
+    def build(self, channels: Sequence[str], size_px: int) -> nn.Module:
+        """As :meth:`Model.build`."""
+        from sandwatch.model.families import galileo
+
+        return galileo.build(self, channels, size_px)
+
+
+class Presto(Model):
+    """Presto's transformer over groups of bands, pixel by pixel, at one time (Tseng et al. 2023, arXiv 2304.14065)."""
+
+    kind: Literal["presto"]
+    decoder: TokenDecoder
+
+    knows: ClassVar[tuple[Known, ...] | None] = PRESTO_BANDS
+    groups: ClassVar[Mapping[str, tuple[str, ...]]] = SENSOR_GROUPS
+
+    @property
+    def title(self) -> str:
+        """Name and decoder."""
+        return f"Presto with a {self.decoder} decoder"
+
+    def build(self, channels: Sequence[str], size_px: int) -> nn.Module:
+        """As :meth:`Model.build`."""
+        from sandwatch.model.families import presto
+
+        return presto.build(self, channels)
+
+
+class Unet(Model):
+    """The U-Nets of the predecessor, with its widths."""
+
+    kind: Literal["unet"]
+    design: Literal["small", "original", "residual"]
+
+    @property
+    def title(self) -> str:
+        """Name and design."""
+        return f"U-Net, {self.design}"
+
+    def build(self, channels: Sequence[str], size_px: int) -> nn.Module:
+        """As :meth:`Model.build`."""
+        from sandwatch.model.families import unet
+
+        return unet.build(self, len(channels), size_px)
+
+
+KINDS: dict[str, type[Model]] = {
+    "smp": Smp,
+    "vit": Vit,
+    "swin": Swin,
+    "satmae": Satmae,
+    "galileo": Galileo,
+    "presto": Presto,
+    "unet": Unet,
+}
 """The families, by the name that params.yaml has for each."""
 
 

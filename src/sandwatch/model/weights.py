@@ -162,7 +162,7 @@ def fit(network: nn.Module, found: Found, match: Match, model: Model) -> None:
             fix="use the section model that it was trained with, but for weights and the rules of bands",
         )
     state = target.state_dict()
-    first = next(name for name, tensor in state.items() if tensor.ndim == 4)
+    first = next((name for name, tensor in state.items() if tensor.ndim == 4), None)
     if unused := set(stored) - set(state):
         raise InputError(
             what,

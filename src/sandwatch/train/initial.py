@@ -10,7 +10,6 @@ from torch import nn
 
 from sandwatch.model.card import Start
 from sandwatch.model.channels import Match, match
-from sandwatch.model.entry import Known
 from sandwatch.model.network import Model
 from sandwatch.model.weights import bands_of, fit, obtain
 
@@ -55,8 +54,8 @@ def initial(
         InputError: the network can't be built, weights are not those of params.yaml, or bands don't come together.
     """
     found = None if model.weights is None else obtain(model.weights, folder)
-    known = None if model.knows is None else tuple(Known(name=band) for band in model.knows)
-    if found is not None:
+    known = model.knows
+    if found is not None and (found.known is not None or known is None):
         known = bands_of(found, bands)
     matched = match(
         bands,
@@ -65,6 +64,7 @@ def initial(
         missing_bands=model.missing_bands,
         new_bands=model.new_bands,
         extensible=model.knows is None and (found is None or found.whole is None),
+        groups=tuple(model.groups.values()),
         whose=model.title if found is None else f"weights {found.start.name}",
     )
     network = model.build([channel.name for channel in matched.channels], size_px)
