@@ -30,6 +30,7 @@ app.add_typer(cli_labelbox.app, name="labelbox")
 app.add_typer(cli_audit.app, name="audit")
 app.command()(cli_models.models)
 app.command()(cli_export.export)
+app.command()(cli_export.card)
 MARKS = {"ok": "[green]ok[/]", "missing": "[yellow]--[/]", "problem": "[red]!![/]"}
 
 

@@ -1,4 +1,4 @@
-"""``sandwatch export``: what leaves the house with a model. Libraries are imported when it is called."""
+"""``sandwatch export`` and ``sandwatch card``: what leaves the house with a model. Libraries load when called."""
 
 from __future__ import annotations
 
@@ -36,3 +36,19 @@ def export(
     print(
         f"log-odds differ from the model's by {done.difference:.1e} at most; a mine is at {spec.threshold:g} or above"
     )
+
+
+def card(
+    path: Annotated[Path, typer.Argument(help="of a trained model: models/model.json")],
+    results: Annotated[Path, typer.Option(help="folder of the metrics that the stages wrote")] = Path("results"),
+    license: Annotated[
+        str | None, typer.Option(help="under which you give the model away, such as cc-by-4.0  [default: not said]")
+    ] = None,
+) -> None:
+    """Print a model card in Markdown, as the Hugging Face Hub shows one, of model.json and the metrics. No network.
+
+    sandwatch card models/model.json > README.md
+    """
+    from sandwatch.release.model_card import model_card
+
+    print(model_card(path, results, license), end="")
