@@ -117,6 +117,11 @@ class Predictor:
             ) from None
         return cls(network, spec, device, precision=precision)
 
+    @property
+    def network(self) -> nn.Module:
+        """The network, in evaluation, on its device."""
+        return self._network
+
     def changed(self, **fields: float) -> Self:
         """The same network with some fields of its spec changed."""
         spec = self.spec.model_copy(update=fields)
