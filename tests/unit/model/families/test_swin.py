@@ -64,7 +64,7 @@ def scores(begun: Initial, bands: tuple[str, ...]) -> Tensor:
     return found
 
 
-def test_names_are_those_of_torchvision_and_the_last_features_are_its_own() -> None:
+def test_names_are_those_of_torchvision_and_the_features_are_those_of_its_stages() -> None:
     encoder = Model.of(NETWORK, "binary").build(("B4", "B3", "B2"), 96).get_submodule("encoder")
     theirs = torchvision.models.swin_v2_t()
     assert set(encoder.state_dict()) == {name for name in theirs.state_dict() if name.startswith("features.")}
@@ -72,9 +72,10 @@ def test_names_are_those_of_torchvision_and_the_last_features_are_its_own() -> N
     pixels = torch.randn(1, 3, 96, 96)  # 3 cells at the coarsest stage, fewer than a window of attention
     with torch.inference_mode():
         maps = encoder.eval()(pixels)
-        last = theirs.eval().features(pixels)
+        stages = [theirs.eval().features[:end](pixels) for end in (2, 4, 6, 8)]
     assert [tuple(one.shape[1:]) for one in maps] == [(96, 24, 24), (192, 12, 12), (384, 6, 6), (768, 3, 3)]
-    torch.testing.assert_close(maps[-1], last.permute(0, 3, 1, 2))
+    for one, stage in zip(maps, stages, strict=True):
+        torch.testing.assert_close(one, stage.permute(0, 3, 1, 2))
 
 
 def test_a_published_file_fits_whole(
