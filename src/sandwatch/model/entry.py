@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 CENTI = 100.0
 """A pixel stack holds backscatter in hundredths of a dB."""
@@ -70,25 +70,17 @@ def standardised(bands: Sequence[str], mean: Sequence[float], std: Sequence[floa
     return tuple(Known(name=b, mean=m, std=s) for b, m, s in zip(bands, mean, std, strict=True))
 
 
-def two_deviations(
-    bands: Sequence[str], mean: Sequence[float], std: Sequence[float], *, unit: float = 1.0, limited: bool = False
-) -> tuple[Known, ...]:
-    """Bands that weights know as 0 two deviations below the mean, and as 1 two above it.
-
-    Args:
-        bands: names.
-        mean: of each.
-        std: of each.
-        unit: what one of theirs is in the unit of a pixel stack.
-        limited: whether what lies beyond is cut off.
-    """
-    low, high = (0.0, 1.0) if limited else (None, None)
-    return tuple(
-        Known(name=b, mean=(m - 2 * s) * unit, std=4 * s * unit, low=low, high=high)
-        for b, m, s in zip(bands, mean, std, strict=True)
-    )
-
-
 def radar(bands: Sequence[str], mean: Sequence[float], std: Sequence[float]) -> tuple[Known, ...]:
     """Bands of radar that weights know by mean and standard deviation of backscatter in dB."""
     return tuple(Known(name=b, mean=m * CENTI, std=s * CENTI) for b, m, s in zip(bands, mean, std, strict=True))
+
+
+def clipped(bands: Sequence[Known]) -> tuple[Known, ...]:
+    """Bands that weights know between 0 and 1, after scaling."""
+    return tuple(replace(one, low=0.0, high=1.0) for one in bands)
+
+
+def spread(bands: Sequence[Known]) -> tuple[Known, ...]:
+    """Bands whose mean less two deviations weights know as 0, and mean and two deviations as 1."""
+    around = ((one, one.mean, one.std) for one in bands if one.mean is not None and one.std is not None)
+    return tuple(replace(one, mean=mean - 2 * std, std=4 * std) for one, mean, std in around)

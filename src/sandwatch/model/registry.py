@@ -11,28 +11,33 @@ import re
 from difflib import get_close_matches
 
 from sandwatch.errors import InputError
-from sandwatch.model.entry import CENTI, Entry, Known, radar, reflectances, two_deviations
+from sandwatch.model.entry import Entry, Known, clipped, radar, reflectances, spread, standardised
 from sandwatch.params import RGB_BANDS
 
-SATMAE_BANDS = two_deviations(
-    ("B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B11", "B12"),
-    (1184.38, 1120.77, 1136.26, 1263.74, 1645.40, 1846.87, 1762.60, 1972.62, 1732.16, 1247.92),
-    (650.28, 712.13, 965.23, 948.98, 1108.07, 1258.36, 1233.15, 1364.39, 1310.37, 1087.60),
-    limited=True,
+TEN = ("B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B11", "B12")
+SATMAE_BANDS = clipped(
+    spread(
+        standardised(
+            TEN,
+            (1184.38, 1120.77, 1136.26, 1263.74, 1645.40, 1846.87, 1762.60, 1972.62, 1732.16, 1247.92),
+            (650.28, 712.13, 965.23, 948.98, 1108.07, 1258.36, 1233.15, 1364.39, 1310.37, 1087.60),
+        )
+    )
 )
 """What SatMAE sees, of top-of-atmosphere reflectance (L1C). Source: its repository, util/datasets.py, statistics of
 SentinelIndividualImageDataset and SentinelNormalize, whose rounding to 256 steps is left out."""
-_HARVEST_S2 = ("B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B11", "B12")
-GALILEO_BANDS = (
-    *two_deviations(("VV", "VH"), (-11.7287, -18.8556), (4.8871, 5.7303), unit=CENTI),
-    *two_deviations(
-        _HARVEST_S2,
-        (1395.34, 1338.40, 1343.10, 1543.86, 2186.20, 2525.09, 2410.34, 2750.29, 2234.91, 1474.53),
-        (917.70, 913.30, 1092.68, 1047.22, 1048.01, 1143.69, 1098.98, 1204.47, 1145.98, 980.24),
-    ),
+GALILEO_BANDS = spread(
+    (
+        *radar(("VV", "VH"), (-11.7287, -18.8556), (4.8871, 5.7303)),
+        *standardised(
+            TEN,
+            (1395.34, 1338.40, 1343.10, 1543.86, 2186.20, 2525.09, 2410.34, 2750.29, 2234.91, 1474.53),
+            (917.70, 913.30, 1092.68, 1047.22, 1048.01, 1143.69, 1098.98, 1204.47, 1145.98, 980.24),
+        ),
+    )
 )
 """What Galileo sees. Source: its repository, config/normalization.json and the Normalizer of src/data/dataset.py."""
-PRESTO_BANDS = (*radar(("VV", "VH"), (-25.0, -25.0), (25.0, 25.0)), *reflectances(_HARVEST_S2))
+PRESTO_BANDS = (*radar(("VV", "VH"), (-25.0, -25.0), (25.0, 25.0)), *reflectances(TEN))
 """What Presto sees. Source: its repository, presto/dataops/pipelines/s1_s2_era5_srtm.py, ADD_BY and DIVIDE_BY."""
 
 
