@@ -68,10 +68,11 @@ class Encoder(nn.Module):
 
     def forward(self, seen: Tensor) -> Tensor:
         """As the class says."""
+        learns = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in self.parameters())
         parts = []
         for first in range(0, seen.shape[2], ROWS):
             rows = seen[:, :, first : first + ROWS]
-            if self.training and torch.is_grad_enabled():  # what gradients need is computed again, not kept
+            if learns and not torch.compiler.is_exporting():  # what gradients need is computed again, not kept
                 parts.append(checkpoint(self._features, rows, use_reentrant=False, preserve_rng_state=False))
             else:
                 parts.append(self._features(rows))
