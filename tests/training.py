@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any
+
+import pytest
 
 from sandwatch.train.params import Train
 
@@ -56,3 +59,9 @@ def _changed(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 def section(**changes: Any) -> Train:
     """The section with changes; of a key that holds keys, those that are named change."""
     return Train.model_validate(_changed(SECTION, changes))
+
+
+def want_peft() -> None:
+    """Skips a test of adapters where their library, which is optional, is not installed."""
+    if find_spec("peft") is None:
+        pytest.skip("the optional library peft isn't installed: LoRA is not tested")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -21,7 +22,7 @@ from sandwatch import params as params_of
 from sandwatch.files import sha256
 from sandwatch.model.network import Model
 from sandwatch.schemas import Windows
-from tests import tiny_chips
+from tests import tiny_chips, training
 
 ROOT = Path(__file__).parents[2]
 
@@ -108,6 +109,57 @@ def test_the_stage_gives_the_same_bytes_after_a_kill_and_a_card_that_names_what_
     assert record["weights_sha256"] == first["models/model.safetensors"]
     assert record["operations"] == facts["arithmetic"]["operations"]
     assert record["fingerprint"] == facts["arithmetic"]["fingerprint"]
+
+
+RECIPES = {
+    "gradual": {
+        "ema": 0.9,
+        "optimizer": "sgd",
+        "radiometry": {"gain": 0.1, "offset": 0.1, "noise": 0.1, "gamma": 0.1},
+        "tuning": {"method": "gradual", "frozen_share": 0.5, "layer_decay": 0.7},
+    },
+    "lora": {
+        "ema": 0.9,
+        "tuning": {
+            "method": "lora",
+            "lora": {"rank": 2, "alpha": 4.0, "dropout": 0.2, "targets": r"model\.blocks\..*conv_pwl?"},
+        },
+    },
+}
+
+
+@pytest.mark.slow  # trains
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_training_killed_at_random_steps_ends_with_the_same_bytes(name: str, workspace: Path) -> None:
+    """Whatever it holds beside the weights: their average, adapters, an encoder that learns later."""
+    if name == "lora":
+        training.want_peft()
+    params = yaml.safe_load((workspace / "params.yaml").read_text())
+    for key, value in RECIPES[name].items():
+        params["train"][key] = params["train"][key] | value if isinstance(value, dict) else value
+    params["train"].update(epochs=14, patience=14)
+    (workspace / "params.yaml").write_text(yaml.safe_dump(params))
+    done = run(workspace)
+    assert (done.returncode, done.stderr) == (0, "")
+    whole = {path.name: sha256(path) for path in (workspace / "models").iterdir()}
+    shutil.rmtree(workspace / "models")
+    draw, told = random.Random(name), []
+    for _ in range(3):
+        shutil.rmtree(workspace / "results")
+        with subprocess.Popen(COMMAND, cwd=workspace, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            told += [process.stdout.readline() for _ in range(2)]  # by the second line, an epoch is kept
+            time.sleep(draw.uniform(0, 1))  # an epoch takes about as long
+            process.kill()
+        assert process.returncode == -signal.SIGKILL
+        assert not (workspace / "models").exists()
+    shutil.rmtree(workspace / "results")
+    again = run(workspace)
+    assert again.returncode == 0, again.stderr
+    told.append(again.stdout.splitlines()[0])
+    assert told[0].startswith("epoch 1/14")
+    assert re.match(r"epochs 1 to \d+ of 14 are done, by an earlier run", told[-1]), told
+    assert {path.name: sha256(path) for path in (workspace / "models").iterdir()} == whole
 
 
 @pytest.mark.slow  # trains

@@ -142,11 +142,11 @@ def test_layer_decay_without_layers_is_refused() -> None:
 
 
 @pytest.fixture
-def peft() -> Any:
-    return pytest.importorskip("peft", reason="the optional library peft isn't installed: LoRA is not tested")
+def peft() -> None:
+    training.want_peft()
 
 
-def test_merged_adapters_compute_what_unmerged_ones_do(peft: Any) -> None:
+def test_merged_adapters_compute_what_unmerged_ones_do(peft: None) -> None:
     torch.manual_seed(0)
     network = vit()
     plain = network.state_dict()
@@ -183,7 +183,7 @@ def test_merged_adapters_compute_what_unmerged_ones_do(peft: Any) -> None:
     }
 
 
-def test_adapters_of_convolutions_are_merged_too(peft: Any) -> None:
+def test_adapters_of_convolutions_are_merged_too(peft: None) -> None:
     network = unet()
     names = list(network.state_dict())
     adapted = Adapted(
@@ -201,7 +201,7 @@ def test_adapters_of_convolutions_are_merged_too(peft: Any) -> None:
         assert (merged.eval()(pixels) - unmerged).abs().max() < 1e-5
 
 
-def test_adapters_of_a_large_transformer_are_small(peft: Any) -> None:
+def test_adapters_of_a_large_transformer_are_small(peft: None) -> None:
     with torch.device("meta"):
         network = Vit("vit_large_patch16_224")
         lora = {"rank": 16, "alpha": 16.0, "dropout": 0.1, "targets": ["qkv"]}  # the predecessor's
@@ -216,7 +216,7 @@ def test_adapters_of_a_large_transformer_are_small(peft: Any) -> None:
 
 
 @pytest.mark.parametrize("targets", [["kqv"], r"blocks\.\d+\.attn\.kqv", ["norm1"], ["attn"]])
-def test_targets_that_are_no_layers_are_refused(peft: Any, targets: Any) -> None:
+def test_targets_that_are_no_layers_are_refused(peft: None, targets: Any) -> None:
     with pytest.raises(InputError, match=r"lora\.targets: got .*; expected linear layers .*, such as blocks\.\d"):
         Adapted(vit(), tuning(method="lora", lora={"targets": targets}), 4)
 

@@ -153,7 +153,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_run_of_any_recipe_goes_on_where_another_was_killed(name: str, folder: Path, tmp_path: Path) -> None:
     if name == "lora":
-        pytest.importorskip("peft", reason="the optional library peft isn't installed: LoRA is not tested")
+        training.want_peft()
     train = training.section(epochs=4, learning_rate=0.01, **RECIPES[name])
     run(folder, tmp_path / "whole", train=train)
     kept, out = Work(tmp_path / "work", "code"), tmp_path / "out"
