@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from sandwatch._torchvision import ensure_torchvision
 from sandwatch.errors import InputError
+from sandwatch.extras import need
 from sandwatch.model.tuning import Lora, Tuning
 
 AFTER_FROZEN = 0.1
@@ -103,18 +104,16 @@ def head(network: nn.Module) -> nn.Module:
 def _put_adapters(encoder: nn.Module, lora: Lora) -> Any:
     """Freezes an encoder and puts adapters into its layers; returns what takes them out again."""
     ensure_torchvision()  # peft's import wants it
-    try:
-        from peft import LoraConfig, LoraModel
-    except ImportError:
-        raise InputError(
-            "params.yaml: train.tuning.method",
-            got="lora, and no library peft",
-            expected="peft 0.17 or later",
-            fix="run python -m pip install 'peft>=0.17', or choose another method",
-        ) from None
+    need("lora", "peft", what="params.yaml: train.tuning.method: lora")
+    from peft import LoraConfig, LoraModel
+
     targets = lora.targets if isinstance(lora.targets, str) else list(lora.targets)
     config = LoraConfig(
-        r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets, bias="none"
+        r=lora.rank,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # it is divided by the rank, whatever number it is
+        lora_dropout=lora.dropout,
+        target_modules=targets,
+        bias="none",
     )
     kinds = (nn.Linear, nn.modules.conv._ConvNd)
     fit = [name for name, part in encoder.named_modules() if isinstance(part, kinds)]
