@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 CLASSES = {"binary": ("other", "mine"), "three_class": ("other", "low", "high")}
 """What the classes of each method are called."""
-Kind = Literal["smp", "vit", "swin"]
+Kind = Literal["smp", "vit", "swin", "croma", "dofa"]
 Method = Literal["binary", "three_class"]
 MissingBands = Literal["refuse", "zero", "mean", "nearest"]
 NewBands = Literal["refuse", "leave_out", "zero", "mean", "nearest"]
@@ -183,7 +183,51 @@ class Swin(OnPyramid):
         return swin.build(self, len(channels))
 
 
-KINDS: dict[str, type[Model]] = {"smp": Smp, "vit": Vit, "swin": Swin}
+class Croma(OnPyramid):
+    """CROMA, for Sentinel-2, Sentinel-1 or both, by the bands that it is given. Comes with the extra torchgeo."""
+
+    kind: Literal["croma"]
+    size: Literal["base", "large"]
+
+    @property
+    def title(self) -> str:
+        """Size and decoder."""
+        return f"CROMA {self.size} with {self.decoder}"
+
+    def build(self, channels: Sequence[str], size_px: int) -> nn.Module:
+        """As :meth:`Model.build`."""
+        from sandwatch.model.families import croma
+
+        return croma.build(self, channels, size_px)
+
+
+class Dofa(OnPyramid):
+    """DOFA, for any bands of Sentinel-2, by their wavelengths. Comes with the extra torchgeo."""
+
+    kind: Literal["dofa"]
+    size: Literal["base", "large"]
+
+    @field_validator("new_bands")
+    @classmethod
+    def _by_wavelength(cls, value: NewBands) -> NewBands:
+        """Its first layer is made of wavelengths, whatever a rule may say: only nearest is like that."""
+        if value not in ("refuse", "leave_out", "nearest"):
+            raise PydanticCustomError("by_wavelength", "refuse, leave_out or nearest, since dofa goes by wavelength")
+        return value
+
+    @property
+    def title(self) -> str:
+        """Size and decoder."""
+        return f"DOFA {self.size} with {self.decoder}"
+
+    def build(self, channels: Sequence[str], size_px: int) -> nn.Module:
+        """As :meth:`Model.build`."""
+        from sandwatch.model.families import dofa
+
+        return dofa.build(self, channels, size_px)
+
+
+KINDS: dict[str, type[Model]] = {"smp": Smp, "vit": Vit, "swin": Swin, "croma": Croma, "dofa": Dofa}
 """The families, by the name that params.yaml has for each."""
 
 

@@ -99,6 +99,61 @@ def _ssl4eo(network_and_training: str, l1c: str, s1: str = "") -> tuple[Entry, .
     )
 
 
+CROMA = {
+    "l2a": ((*L1C[:10], *L1C[11:]), (r"s1_", r"joint_", r"s2_GAP_FFN\.")),
+    "s1": (S1, (r"s2_", r"joint_", r"s1_GAP_FFN\.")),
+    "l2a-s1": ((*L1C[:10], *L1C[11:], *S1), (r"s[12]_GAP_FFN\.",)),
+}
+"""Bands of each product, and what of the one file it has no use for. Their scale is the image's own
+(:mod:`sandwatch.model.families.croma`); where there are no data, it is the mean of the training windows."""
+DOFA_MEAN = (
+    114.1099739, 114.81779093, 126.63977424, 84.33539309, 97.84789168, 103.94461911, 101.435633, 72.32804172,
+    56.66528851,
+)  # fmt: skip
+DOFA_STD = (
+    77.84352553, 69.96844919, 67.42465279, 64.57022983, 61.72545487, 61.34187099, 60.29744676, 47.88519516, 42.55886798,
+)  # fmt: skip
+DOFA_BANDS = tuple(
+    Known(name=band, mean=mean * scale / 255, std=std * scale / 255, low=-mean / std, high=(255 - mean) / std)
+    for band, mean, std, scale in zip(SATLAS, DOFA_MEAN, DOFA_STD, (3558.0,) * 3 + (8160.0,) * 6, strict=True)
+)
+"""Source: zhu-xlab/DOFA, README, S2_MEAN and S2_STD, of the 8-bit pictures of SatlasPretrain, which it was trained on;
+from those to reflectance as :data:`SATLAS_MS`. Its statistics of radar are left out, as Satlas's are."""
+
+
+def _croma(size: str, digits: str, megabytes: float) -> tuple[Entry, ...]:
+    """Weights of CROMA: one file for the optical, the radar and the joint transformer."""
+    return tuple(
+        Entry(
+            name=f"croma/{size}/ssl4eo-s12/{product}",
+            address=f"hub:torchgeo/croma/CROMA_{size}-{digits}.pt",
+            sha256=digits,
+            megabytes=megabytes,
+            licence="CC-BY-4.0",
+            network={"kind": "croma", "size": size},
+            bands=tuple(Known(name=band) for band in bands),
+            left=left,
+            source="Fuller et al., arXiv 2311.00566, antofuller/CROMA; address: torchgeo 0.8, torchgeo/models/croma.py",
+        )
+        for product, (bands, left) in CROMA.items()
+    )
+
+
+def _dofa(size: str, digits: str, megabytes: float) -> Entry:
+    """Weights of DOFA, for the bands of Sentinel-2 that it was trained with."""
+    return Entry(
+        name=f"dofa/{size}/mae/l1c",
+        address=f"hub:torchgeo/dofa/dofa_{size}_patch16_224-{digits}.pth",
+        sha256=digits,
+        megabytes=megabytes,
+        licence="CC-BY-4.0",
+        network={"kind": "dofa", "size": size},
+        bands=DOFA_BANDS,
+        left=(r"mask_token$", r"norm\.", r"projector\.", r"fc_norm\.", r"head\."),
+        source="Xiong et al., arXiv 2403.15356, zhu-xlab/DOFA; address: torchgeo 0.8, torchgeo/models/dofa.py",
+    )
+
+
 def _satlas(network: str, file: str, **digits: str) -> tuple[Entry, ...]:
     """Weights of SatlasPretrain for Sentinel-2: si saw one image of a place, mi the maximum of features of several.
 
@@ -167,6 +222,10 @@ ENTRIES: tuple[Entry, ...] = (
     *_satlas("resnet152", "resnet152", si_ms="4500c6cb", si_rgb="f4d24c3c", mi_ms="fd35b4bb", mi_rgb="67563ac5"),
     *_satlas("swin-v2-t", "swint", si_ms="bc68e396", si_rgb="0c1a96e0", mi_ms="d8c659e3", mi_rgb="424d91f4"),
     *_satlas("swin-v2-b", "swinb", si_ms="fe22a12c", si_rgb="156a98d5", mi_ms="39c86721", mi_rgb="4efa210c"),
+    *_croma("base", "0238d814", 776),
+    *_croma("large", "921e69ad", 2690),
+    _dofa("base", "a0275954", 445),
+    _dofa("large", "0ff904d3", 1350),
 )
 """All of them, in the order in which they are listed."""
 
