@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 CLASSES = {"binary": ("other", "mine"), "three_class": ("other", "low", "high")}
 """What the classes of each method are called."""
-Kind = Literal["smp", "vit", "swin", "croma", "dofa"]
+Kind = Literal["smp", "vit", "swin", "croma", "dofa", "terramind", "prithvi"]
 Method = Literal["binary", "three_class"]
 MissingBands = Literal["refuse", "zero", "mean", "nearest"]
 NewBands = Literal["refuse", "leave_out", "zero", "mean", "nearest"]
@@ -227,7 +227,51 @@ class Dofa(OnPyramid):
         return dofa.build(self, channels, size_px)
 
 
-KINDS: dict[str, type[Model]] = {"smp": Smp, "vit": Vit, "swin": Swin, "croma": Croma, "dofa": Dofa}
+class TerraMind(OnPyramid):
+    """TerraMind, for Sentinel-2, Sentinel-1 or both, by the bands that it is given. Comes with the extra terratorch."""
+
+    kind: Literal["terramind"]
+    size: Literal["tiny", "small", "base", "large"]
+
+    @property
+    def title(self) -> str:
+        """Size and decoder."""
+        return f"TerraMind {self.size} with {self.decoder}"
+
+    def build(self, channels: Sequence[str], size_px: int) -> nn.Module:
+        """As :meth:`Model.build`."""
+        from sandwatch.model.families import terramind
+
+        return terramind.build(self, channels, size_px)
+
+
+class Prithvi(OnPyramid):
+    """Prithvi-EO, for a single date. Comes with the extra terratorch."""
+
+    kind: Literal["prithvi"]
+    size: Literal["tiny", "100m", "300m", "600m"]
+
+    @property
+    def title(self) -> str:
+        """Size and decoder."""
+        return f"Prithvi {self.size} with {self.decoder}"
+
+    def build(self, channels: Sequence[str], size_px: int) -> nn.Module:
+        """As :meth:`Model.build`."""
+        from sandwatch.model.families import prithvi
+
+        return prithvi.build(self, len(channels), size_px)
+
+
+KINDS: dict[str, type[Model]] = {
+    "smp": Smp,
+    "vit": Vit,
+    "swin": Swin,
+    "croma": Croma,
+    "dofa": Dofa,
+    "terramind": TerraMind,
+    "prithvi": Prithvi,
+}
 """The families, by the name that params.yaml has for each."""
 
 

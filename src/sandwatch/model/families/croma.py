@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sandwatch.errors import InputError
-from sandwatch.model.families.library import torchgeo
+from sandwatch.model.families.library import module_of
 from sandwatch.model.network import CLASSES, Croma
 from sandwatch.model.pyramid import STRIDES, Segmenter, evenly, padded_px
 
@@ -45,7 +45,7 @@ class Encoder(nn.Module):
         self.radar = [channels.index(band) for band in RADAR if band in channels]
         modalities = [name for name, places in (("sar", self.radar), ("optical", self.optical)) if places]
         width, depth = SIZES[size]
-        whole: Any = torchgeo("croma", what="model.kind croma").CROMA(
+        whole: Any = module_of("torchgeo", "models", "croma", what="model.kind croma").CROMA(
             modalities=modalities, encoder_dim=width, encoder_depth=depth, num_heads=HEADS, image_size=size_px
         )
         self.width = width

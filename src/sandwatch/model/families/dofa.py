@@ -17,7 +17,7 @@ from torch.nn import functional
 from sandwatch._torchvision import ensure_torchvision
 from sandwatch.errors import InputError
 from sandwatch.model.channels import WAVELENGTH_NM
-from sandwatch.model.families.library import torchgeo
+from sandwatch.model.families.library import module_of
 from sandwatch.model.network import CLASSES, Dofa
 from sandwatch.model.pyramid import STRIDES, Segmenter, evenly, padded_px
 
@@ -43,7 +43,7 @@ class Encoder(nn.Module):
         """Builds it for windows of ``size_px``, a multiple of the patch."""
         super().__init__()
         width, depth, heads = SIZES[size]
-        whole: Any = torchgeo("dofa", what="model.kind dofa").DOFA(
+        whole: Any = module_of("torchgeo", "models", "dofa", what="model.kind dofa").DOFA(
             img_size=size_px, patch_size=PATCH, embed_dim=width, depth=depth, num_heads=heads, num_classes=0
         )
         self.cls_token, self.pos_embed = whole.cls_token, whole.pos_embed

@@ -19,7 +19,7 @@ from sandwatch.errors import InputError
 from sandwatch.files import sha256
 from sandwatch.model.cache import PLACE, place
 from sandwatch.model.families import croma, dofa
-from sandwatch.model.families.library import torchgeo
+from sandwatch.model.families.library import module_of
 from sandwatch.model.network import Model, Pinned
 from sandwatch.model.predictor import Reader
 from sandwatch.model.registry import ENTRIES, entry
@@ -46,9 +46,11 @@ def library(kind: str, side: int, **options: Any) -> nn.Module:
     """torchgeo's own network, with numbers in it."""
     torch.manual_seed(3)
     if kind == "dofa":
-        made = torchgeo("dofa", what="test").DOFA(img_size=side, patch_size=16, embed_dim=64, depth=4, num_heads=4)
+        made = module_of("torchgeo", "models", "dofa", what="test").DOFA(
+            img_size=side, patch_size=16, embed_dim=64, depth=4, num_heads=4
+        )
     else:
-        made = torchgeo("croma", what="test").CROMA(
+        made = module_of("torchgeo", "models", "croma", what="test").CROMA(
             encoder_dim=64, encoder_depth=8, num_heads=16, image_size=side, **options
         )
     for parameter in made.parameters():
@@ -228,7 +230,10 @@ def test_names_and_shapes_of_the_real_sizes_are_torchgeos(
     size: str, side: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.undo()
-    croma_file, dofa_file = torchgeo("croma", what="test"), torchgeo("dofa", what="test")
+    croma_file, dofa_file = (
+        module_of("torchgeo", "models", "croma", what="test"),
+        module_of("torchgeo", "models", "dofa", what="test"),
+    )
     monkeypatch.setattr(croma_file, "get_2dalibi", lambda num_heads, num_patches: torch.zeros(1))
     with torch.device("meta"):
         pairs: list[tuple[nn.Module, nn.Module]] = [
@@ -275,8 +280,8 @@ def test_a_rule_that_dofa_can_not_follow_is_refused() -> None:
 @INSTALLED
 def test_neither_datasets_nor_the_registry_of_torchgeo_are_loaded() -> None:
     code = (
-        "import sys\nfrom sandwatch.model.families.library import torchgeo\n"
-        "torchgeo('croma', what='t'), torchgeo('dofa', what='t')\n"
+        "import sys\nfrom sandwatch.model.families.library import module_of\n"
+        "for name in ('croma', 'dofa'):\n    module_of('torchgeo', 'models', name, what='t')\n"
         "print([name for name in sys.modules if name.split('.')[0] in ('torchgeo', 'rasterio', 'geopandas', 'kornia')])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
