@@ -183,13 +183,13 @@ def _terramind(size: str) -> tuple[Entry, ...]:
     )
 
 
-def _prithvi(version: str, size: str, repository: str, file: str) -> Entry:
-    """Weights of Prithvi-EO, of which place and time are left out."""
+def _prithvi(version: str, size: str, repository: str, file: str, megabytes: float) -> Entry:
+    """Weights of Prithvi-EO, of which place and time are left out; megabytes are counted from terratorch's shapes."""
     return Entry(
         name=f"prithvi/{size}/{version}/hls",
         address=f"hub:ibm-nasa-geospatial/{repository}/{file}",
         sha256="",
-        megabytes=0,
+        megabytes=megabytes,
         licence="Apache-2.0",
         network={"kind": "prithvi", "size": size},
         bands=PRITHVI[version],
@@ -305,11 +305,11 @@ ENTRIES: tuple[Entry, ...] = (
     _dofa("base", "a0275954", 445),
     _dofa("large", "0ff904d3", 1350),
     *(entry for size in ("tiny", "small", "base", "large") for entry in _terramind(size)),
-    _prithvi("v1", "100m", "Prithvi-EO-1.0-100M", "Prithvi_EO_V1_100M.pt"),
-    _prithvi("v2", "tiny", "Prithvi-EO-2.0-tiny-TL", "Prithvi_EO_V2_tiny_TL.pt"),
-    _prithvi("v2", "100m", "Prithvi-EO-2.0-100M-TL", "Prithvi_EO_V2_100M_TL.pt"),
-    _prithvi("v2", "300m", "Prithvi-EO-2.0-300M", "Prithvi_EO_V2_300M.pt"),
-    _prithvi("v2", "600m", "Prithvi-EO-2.0-600M", "Prithvi_EO_V2_600M.pt"),
+    _prithvi("v1", "100m", "Prithvi-EO-1.0-100M", "Prithvi_EO_V1_100M.pt", 454),
+    _prithvi("v2", "tiny", "Prithvi-EO-2.0-tiny-TL", "Prithvi_EO_V2_tiny_TL.pt", 128),
+    _prithvi("v2", "100m", "Prithvi-EO-2.0-100M-TL", "Prithvi_EO_V2_100M_TL.pt", 455),
+    _prithvi("v2", "300m", "Prithvi-EO-2.0-300M", "Prithvi_EO_V2_300M.pt", 1327),
+    _prithvi("v2", "600m", "Prithvi-EO-2.0-600M", "Prithvi_EO_V2_600M.pt", 2638),
 )
 """All of them, in the order in which they are listed."""
 

@@ -73,7 +73,7 @@ class Encoder(nn.Module):
                 found = radar
         rows, columns = (side // PATCH for side in pixels.shape[-2:])
         maps = (found[block].transpose(1, 2) for block in evenly(len(found)))
-        return [tokens.reshape(len(pixels), self.width, rows, columns) for tokens in maps]
+        return [tokens.reshape(pixels.shape[0], self.width, rows, columns) for tokens in maps]
 
     def _through(self, encoder: Any, pixels: Tensor) -> list[Tensor]:
         """What each block of one sensor's transformer makes of it (n, token, width), normalised."""

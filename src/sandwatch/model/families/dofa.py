@@ -58,7 +58,7 @@ class Encoder(nn.Module):
         """
         tokens, _ = self.patch_embed(pixels, self.wavelengths)
         tokens = tokens + self.pos_embed[:, 1:]
-        first = (self.cls_token + self.pos_embed[:, :1]).expand(len(tokens), -1, -1)
+        first = (self.cls_token + self.pos_embed[:, :1]).expand(tokens.shape[0], -1, -1)
         tokens = torch.cat([first, tokens], dim=1)
         found = []
         for block in self.blocks:
@@ -66,7 +66,7 @@ class Encoder(nn.Module):
             found.append(tokens)
         rows, columns = (side // PATCH for side in pixels.shape[-2:])
         maps = (functional.layer_norm(found[block], found[block].shape[-1:])[:, 1:] for block in evenly(len(found)))
-        return [one.transpose(1, 2).reshape(len(pixels), -1, rows, columns) for one in maps]
+        return [one.transpose(1, 2).reshape(pixels.shape[0], -1, rows, columns) for one in maps]
 
     def prepared(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Stored tensors with the position embeddings of our windows, resampled from those of 224 px."""

@@ -52,14 +52,14 @@ class Encoder(nn.Module):
         patches = self.patch_embed["proj"](pixels)
         rows, columns = patches.shape[-2:]
         tokens = patches.flatten(2).transpose(1, 2) + self.pos_embed[:, 1:]
-        first = (self.cls_token + self.pos_embed[:, :1]).expand(len(tokens), -1, -1)
+        first = (self.cls_token + self.pos_embed[:, :1]).expand(tokens.shape[0], -1, -1)
         tokens = torch.cat([first, tokens], dim=1)
         found = []
         for block in self.blocks:
             tokens = block(tokens)
             found.append(tokens)
         maps = (self.norm(found[block])[:, 1:].transpose(1, 2) for block in evenly(len(found)))
-        return [one.reshape(len(pixels), -1, rows, columns) for one in maps]
+        return [one.reshape(pixels.shape[0], -1, rows, columns) for one in maps]
 
     def prepared(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Stored tensors for one date and our windows: position embeddings of the first date, resampled."""

@@ -82,7 +82,7 @@ class Encoder(nn.Module):
         maps = []
         for number in evenly(len(found)):
             merged = self.encoder_norm(found[number]).unflatten(1, (len(parts), -1)).mean(dim=1)
-            maps.append(merged.transpose(1, 2).reshape(len(pixels), -1, rows, columns))
+            maps.append(merged.transpose(1, 2).reshape(pixels.shape[0], -1, rows, columns))
         return maps
 
     def prepared(self, state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -186,6 +186,21 @@ def test_both_sensors_of_terramind_are_one_map(tmp_path: Path, monkeypatch: pyte
 
 
 @INSTALLED
+@pytest.mark.parametrize(
+    ("kind", "channels"), [("terramind", (*terramind.L2A, *terramind.RADAR)), ("prithvi", terramind.L2A[:6])]
+)
+def test_a_network_can_be_traced_for_any_number_of_windows(kind: str, channels: tuple[str, ...]) -> None:
+    network = Model.of(REST | {"kind": kind, "size": SIZES[kind]}, "binary").build(channels, SIDE).eval()
+    given = torch.randn(3, len(channels), SIDE, SIDE)
+    with torch.no_grad():
+        traced = torch.export.export(
+            network, (torch.zeros(2, *given.shape[1:]),), dynamic_shapes=({0: torch.export.Dim("n", min=1)},)
+        ).module()
+        for windows in (given, given[:1]):
+            torch.testing.assert_close(traced(windows), network(windows), rtol=1e-4, atol=1e-5)
+
+
+@INSTALLED
 @pytest.mark.parametrize("size", terramind.SIZES)
 def test_terramind_of_the_real_sizes_has_terratorchs_names_and_shapes(
     size: str, monkeypatch: pytest.MonkeyPatch

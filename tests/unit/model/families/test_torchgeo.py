@@ -225,6 +225,19 @@ def test_dofa_takes_a_new_band_by_its_wavelength(tmp_path: Path, monkeypatch: py
 
 
 @INSTALLED
+@pytest.mark.parametrize(("kind", "channels"), [("croma", BOTH), ("dofa", OPTICAL)])
+def test_a_network_can_be_traced_for_any_number_of_windows(kind: str, channels: tuple[str, ...]) -> None:
+    network = Model.of(NETWORK | {"kind": kind}, "binary").build(channels, SIDE).eval()
+    given = torch.randn(3, len(channels), SIDE, SIDE)
+    with torch.no_grad():
+        traced = torch.export.export(
+            network, (torch.zeros(2, *given.shape[1:]),), dynamic_shapes=({0: torch.export.Dim("n", min=1)},)
+        ).module()
+        for windows in (given, given[:1]):
+            torch.testing.assert_close(traced(windows), network(windows), rtol=1e-4, atol=1e-5)
+
+
+@INSTALLED
 @pytest.mark.parametrize(("size", "side"), [("base", 160), ("large", 160)])
 def test_names_and_shapes_of_the_real_sizes_are_torchgeos(
     size: str, side: int, monkeypatch: pytest.MonkeyPatch
