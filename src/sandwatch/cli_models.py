@@ -35,7 +35,8 @@ def models(
     for entry in registry.ENTRIES:
         licence = f"{entry.licence}; forbids {entry.forbids}" if entry.forbids else entry.licence
         bands = f"{len(entry.bands)}: {' '.join(band.name for band in entry.bands)}"
-        table.add_row(entry.name, bands, f"{entry.megabytes:.0f}", licence, "yes" if place(entry).is_file() else "")
+        size = f"{entry.megabytes:.0f}" if entry.megabytes else "?"
+        table.add_row(entry.name, bands, size, licence, "yes" if place(entry).is_file() else "")
     console.print(table)
     print("sandwatch models <weights> fetches, verifies, and prints what params.yaml needs")
 

@@ -35,7 +35,7 @@ class Entry:
         name: in params.yaml, ``family/network/training/product``.
         address: of the file; ``hub:<owner>/<repository>/<file>`` for one of the Hugging Face Hub.
         sha256: 64 digits, or the first ones as far as the publisher tells them, or ''.
-        megabytes: about how large it is.
+        megabytes: about how large it is; 0 where that is not known.
         licence: SPDX identifier where there is one.
         forbids: what it forbids that users of this product may want to do; '' where nothing is known to.
         network: what builds the network that they fit, as params.yaml has it: kind, and the keys that matter.

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 CLASSES = {"binary": ("other", "mine"), "three_class": ("other", "low", "high")}
 """What the classes of each method are called."""
-Kind = Literal["smp", "vit", "swin", "satmae", "galileo", "presto", "unet"]
+Kind = Literal[
+    "smp", "vit", "swin", "satmae", "galileo", "presto", "unet", "croma", "dofa", "terramind", "prithvi"
+]  # fmt: skip
 Method = Literal["binary", "three_class"]
 Standardise = Literal["none", "scene"]
 MissingBands = Literal["refuse", "leave_out", "zero", "mean", "nearest"]
@@ -291,6 +293,86 @@ class Unet(Model):
         return unet.build(self, len(channels), size_px)
 
 
+class Croma(OnPyramid):
+    """CROMA, for Sentinel-2, Sentinel-1 or both, by the bands that it is given. Comes with the extra torchgeo."""
+
+    kind: Literal["croma"]
+    size: Literal["base", "large"]
+
+    @property
+    def title(self) -> str:
+        """Size and decoder."""
+        return f"CROMA {self.size} with {self.decoder}"
+
+    def build(self, channels: Sequence[str], size_px: int) -> nn.Module:
+        """As :meth:`Model.build`."""
+        from sandwatch.model.families import croma
+
+        return croma.build(self, channels, size_px)
+
+
+class Dofa(OnPyramid):
+    """DOFA, for any bands of Sentinel-2, by their wavelengths. Comes with the extra torchgeo."""
+
+    kind: Literal["dofa"]
+    size: Literal["base", "large"]
+
+    @field_validator("new_bands")
+    @classmethod
+    def _by_wavelength(cls, value: NewBands) -> NewBands:
+        """Its first layer is made of wavelengths, whatever a rule may say: only nearest is like that."""
+        if value not in ("refuse", "leave_out", "nearest"):
+            raise PydanticCustomError("by_wavelength", "refuse, leave_out or nearest, since dofa goes by wavelength")
+        return value
+
+    @property
+    def title(self) -> str:
+        """Size and decoder."""
+        return f"DOFA {self.size} with {self.decoder}"
+
+    def build(self, channels: Sequence[str], size_px: int) -> nn.Module:
+        """As :meth:`Model.build`."""
+        from sandwatch.model.families import dofa
+
+        return dofa.build(self, channels, size_px)
+
+
+class TerraMind(OnPyramid):
+    """TerraMind, for Sentinel-2, Sentinel-1 or both, by the bands that it is given. Comes with the extra terratorch."""
+
+    kind: Literal["terramind"]
+    size: Literal["tiny", "small", "base", "large"]
+
+    @property
+    def title(self) -> str:
+        """Size and decoder."""
+        return f"TerraMind {self.size} with {self.decoder}"
+
+    def build(self, channels: Sequence[str], size_px: int) -> nn.Module:
+        """As :meth:`Model.build`."""
+        from sandwatch.model.families import terramind
+
+        return terramind.build(self, channels, size_px)
+
+
+class Prithvi(OnPyramid):
+    """Prithvi-EO, for a single date. Comes with the extra terratorch."""
+
+    kind: Literal["prithvi"]
+    size: Literal["tiny", "100m", "300m", "600m"]
+
+    @property
+    def title(self) -> str:
+        """Size and decoder."""
+        return f"Prithvi {self.size} with {self.decoder}"
+
+    def build(self, channels: Sequence[str], size_px: int) -> nn.Module:
+        """As :meth:`Model.build`."""
+        from sandwatch.model.families import prithvi
+
+        return prithvi.build(self, len(channels), size_px)
+
+
 KINDS: dict[str, type[Model]] = {
     "smp": Smp,
     "vit": Vit,
@@ -299,6 +381,10 @@ KINDS: dict[str, type[Model]] = {
     "galileo": Galileo,
     "presto": Presto,
     "unet": Unet,
+    "croma": Croma,
+    "dofa": Dofa,
+    "terramind": TerraMind,
+    "prithvi": Prithvi,
 }
 """The families, by the name that params.yaml has for each."""
 

@@ -109,6 +109,139 @@ def _ssl4eo(network_and_training: str, l1c: str, s1: str = "") -> tuple[Entry, .
     )
 
 
+CROMA = {
+    "l2a": ((*L1C[:10], *L1C[11:]), (r"s1_", r"joint_", r"s2_GAP_FFN\.")),
+    "s1": (S1, (r"s2_", r"joint_", r"s1_GAP_FFN\.")),
+    "l2a-s1": ((*L1C[:10], *L1C[11:], *S1), (r"s[12]_GAP_FFN\.",)),
+}
+"""Bands of each product, and what of the one file it has no use for. Their scale is the image's own
+(:mod:`sandwatch.model.families.croma`); where there are no data, it is the mean of the training windows."""
+DOFA_MEAN = (
+    114.1099739, 114.81779093, 126.63977424, 84.33539309, 97.84789168, 103.94461911, 101.435633, 72.32804172,
+    56.66528851,
+)  # fmt: skip
+DOFA_STD = (
+    77.84352553, 69.96844919, 67.42465279, 64.57022983, 61.72545487, 61.34187099, 60.29744676, 47.88519516, 42.55886798,
+)  # fmt: skip
+DOFA_BANDS = tuple(
+    Known(name=band, mean=mean * scale / 255, std=std * scale / 255, low=-mean / std, high=(255 - mean) / std)
+    for band, mean, std, scale in zip(SATLAS, DOFA_MEAN, DOFA_STD, (3558.0,) * 3 + (8160.0,) * 6, strict=True)
+)
+"""Source: zhu-xlab/DOFA, README, S2_MEAN and S2_STD, of the 8-bit pictures of SatlasPretrain, which it was trained on;
+from those to reflectance as :data:`SATLAS_MS`. Its statistics of radar are left out, as Satlas's are."""
+
+TERRAMIND = {
+    "l2a": (
+        "untok_sen2l2a@224",
+        standardised(
+            (*L1C[:10], *L1C[11:]),
+            (1390.458, 1503.317, 1718.197, 1853.91, 2199.1, 2779.975, 2987.011, 3083.234, 3132.22, 3162.988, 2424.884,
+             1857.648),
+            (2106.761, 2141.107, 2038.973, 2134.138, 2085.321, 1889.926, 1820.257, 1871.918, 1753.829, 1797.379,
+             1434.261, 1334.311),
+        ),
+    ),
+    "l1c": (
+        "untok_sen2l1c@224",
+        standardised(
+            L1C,
+            (2357.089, 2137.385, 2018.788, 2082.986, 2295.651, 2854.537, 3122.849, 3040.56, 3306.481, 1473.847, 506.07,
+             2472.825, 1838.929),
+            (1624.683, 1675.806, 1557.708, 1833.702, 1823.738, 1733.977, 1732.131, 1679.732, 1727.26, 1024.687, 442.165,
+             1331.411, 1160.419),
+        ),
+    ),
+    "s1": ("untok_sen1grd@224", radar(S1, (-12.599, -20.293), (5.195, 5.89))),
+}  # fmt: skip
+"""What sees each product, and its scale. Source: terratorch, terramind_register.py, v1_pretraining_mean and _std."""
+PRITHVI_BANDS = ("B2", "B3", "B4", "B8A", "B11", "B12")
+"""Source: terratorch, prithvi_vit.py, PRETRAINED_BANDS: blue, green, red, narrow near infrared, two of short wave."""
+PRITHVI = {
+    "v1": standardised(
+        PRITHVI_BANDS,
+        (775.0, 1081.0, 1229.0, 2497.0, 2204.0, 1611.0),
+        (1282.0, 1270.0, 1399.0, 1368.0, 1292.0, 1155.0),
+    ),
+    "v2": standardised(
+        PRITHVI_BANDS,
+        (1087.0, 1342.0, 1433.0, 2734.0, 1958.0, 1363.0),
+        (2248.0, 2179.0, 2178.0, 1850.0, 1242.0, 1049.0),
+    ),
+}
+"""Source: terratorch, prithvi_vit.py, PRITHVI_V1_MEAN to PRITHVI_V2_STD."""
+
+
+def _terramind(size: str) -> tuple[Entry, ...]:
+    """Weights of TerraMind 1.0: one file for all that it sees, each alone, or radar beside one of the others."""
+    return tuple(
+        Entry(
+            name=f"terramind/{size}/v1/{product}",
+            address=f"hub:ibm-esa-geospatial/TerraMind-1.0-{size}/TerraMind_v1_{size}.pt",
+            sha256="",
+            megabytes=0,
+            licence="Apache-2.0",
+            network={"kind": "terramind", "size": size},
+            bands=tuple(band for part in product.split("-") for band in TERRAMIND[part][1]),
+            left=(
+                r"(?!encoder\.|encoder_norm\.|"
+                + "|".join(rf"encoder_embeddings\.{TERRAMIND[part][0]}\." for part in product.split("-"))
+                + ")",
+            ),
+            source="Jakubik et al., arXiv 2504.11171; address: terratorch 1.2, terramind_register.py",
+        )
+        for product in ("l2a", "l1c", "s1", "l2a-s1", "l1c-s1")
+    )
+
+
+def _prithvi(version: str, size: str, repository: str, file: str, megabytes: float) -> Entry:
+    """Weights of Prithvi-EO, of which place and time are left out; megabytes are counted from terratorch's shapes."""
+    return Entry(
+        name=f"prithvi/{size}/{version}/hls",
+        address=f"hub:ibm-nasa-geospatial/{repository}/{file}",
+        sha256="",
+        megabytes=megabytes,
+        licence="Apache-2.0",
+        network={"kind": "prithvi", "size": size},
+        bands=PRITHVI[version],
+        keys=((r"^encoder\.", ""),),
+        left=(r"decoder", r"mask_token$", r"temporal_embed_enc\.", r"location_embed_enc\."),
+        source="Jakubik et al., arXiv 2310.18660 (1), Szwarcman et al., arXiv 2412.02732 (2); address: terratorch 1.2",
+    )
+
+
+def _croma(size: str, digits: str, megabytes: float) -> tuple[Entry, ...]:
+    """Weights of CROMA: one file for the optical, the radar and the joint transformer."""
+    return tuple(
+        Entry(
+            name=f"croma/{size}/ssl4eo-s12/{product}",
+            address=f"hub:torchgeo/croma/CROMA_{size}-{digits}.pt",
+            sha256=digits,
+            megabytes=megabytes,
+            licence="CC-BY-4.0",
+            network={"kind": "croma", "size": size},
+            bands=tuple(Known(name=band) for band in bands),
+            left=left,
+            source="Fuller et al., arXiv 2311.00566, antofuller/CROMA; address: torchgeo 0.8, torchgeo/models/croma.py",
+        )
+        for product, (bands, left) in CROMA.items()
+    )
+
+
+def _dofa(size: str, digits: str, megabytes: float) -> Entry:
+    """Weights of DOFA, for the bands of Sentinel-2 that it was trained with."""
+    return Entry(
+        name=f"dofa/{size}/mae/l1c",
+        address=f"hub:torchgeo/dofa/dofa_{size}_patch16_224-{digits}.pth",
+        sha256=digits,
+        megabytes=megabytes,
+        licence="CC-BY-4.0",
+        network={"kind": "dofa", "size": size},
+        bands=DOFA_BANDS,
+        left=(r"mask_token$", r"norm\.", r"projector\.", r"fc_norm\.", r"head\."),
+        source="Xiong et al., arXiv 2403.15356, zhu-xlab/DOFA; address: torchgeo 0.8, torchgeo/models/dofa.py",
+    )
+
+
 def _satlas(network: str, file: str, **digits: str) -> tuple[Entry, ...]:
     """Weights of SatlasPretrain for Sentinel-2: si saw one image of a place, mi the maximum of features of several.
 
@@ -257,6 +390,16 @@ ENTRIES: tuple[Entry, ...] = (
     *_satlas("swin-v2-t", "swint", si_ms="bc68e396", si_rgb="0c1a96e0", mi_ms="d8c659e3", mi_rgb="424d91f4"),
     *_satlas("swin-v2-b", "swinb", si_ms="fe22a12c", si_rgb="156a98d5", mi_ms="39c86721", mi_rgb="4efa210c"),
     *GROUPED,
+    *_croma("base", "0238d814", 776),
+    *_croma("large", "921e69ad", 2690),
+    _dofa("base", "a0275954", 445),
+    _dofa("large", "0ff904d3", 1350),
+    *(entry for size in ("tiny", "small", "base", "large") for entry in _terramind(size)),
+    _prithvi("v1", "100m", "Prithvi-EO-1.0-100M", "Prithvi_EO_V1_100M.pt", 454),
+    _prithvi("v2", "tiny", "Prithvi-EO-2.0-tiny-TL", "Prithvi_EO_V2_tiny_TL.pt", 128),
+    _prithvi("v2", "100m", "Prithvi-EO-2.0-100M-TL", "Prithvi_EO_V2_100M_TL.pt", 455),
+    _prithvi("v2", "300m", "Prithvi-EO-2.0-300M", "Prithvi_EO_V2_300M.pt", 1327),
+    _prithvi("v2", "600m", "Prithvi-EO-2.0-600M", "Prithvi_EO_V2_600M.pt", 2638),
 )
 """All of them, in the order in which they are listed."""
 

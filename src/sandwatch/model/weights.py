@@ -9,7 +9,7 @@ from __future__ import annotations
 import pickle
 import re
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -110,6 +110,7 @@ def state_of(found: Found) -> dict[str, Tensor]:
         ) from None
     for key in () if entry is None else entry.within:
         tensors = tensors.get(key) if isinstance(tensors, Mapping) else None
+    tensors = dict(_flat(tensors)) if isinstance(tensors, Mapping) else tensors
     if not isinstance(tensors, Mapping) or not all(isinstance(t, Tensor) for t in tensors.values()):
         within = "" if entry is None else " under " + "/".join(entry.within)
         raise InputError(what, got="something else", expected=f"tensors by name{within}", fix="name another file")
@@ -120,6 +121,15 @@ def state_of(found: Found) -> dict[str, Tensor]:
         if entry is None or not any(re.match(pattern, name) for pattern in entry.left):
             state[name] = tensor
     return state
+
+
+def _flat(nested: Mapping[str, object], within: str = "") -> Iterator[tuple[str, object]]:
+    """What mappings within mappings hold, by the names on the way to it with dots between, as a network names it."""
+    for name, value in nested.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{within}{name}.")
+        else:
+            yield f"{within}{name}", value
 
 
 def _unpickled(path: Path) -> object:
