@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +29,8 @@ Report = Callable[[int, int], None]
 def place(entry: Entry) -> Path:
     """Where weights of the registry are kept, or will be."""
     folder = Path(os.environ.get(PLACE) or Path.home() / ".cache" / "sandwatch" / "weights")
-    return folder / f"{entry.name.replace('/', '--')}{Path(entry.address).suffix}"
+    # By its address, since one file may hold the weights of several entries.
+    return folder / f"{hashlib.sha256(entry.address.encode()).hexdigest()[:12]}-{Path(entry.address).name}"
 
 
 def fetch(entry: Entry, report: Report = lambda done, total: None) -> Path:
