@@ -21,7 +21,7 @@ def models(
 ) -> None:
     """List the weights that a network can start from; with a name, fetch them once and say what params.yaml needs."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from sandwatch.model import registry
 
@@ -31,7 +31,8 @@ def models(
         return
     from sandwatch.model.cache import place
 
-    table = Table("weights", "bands", "MB", "licence", "here", box=None, pad_edge=False)
+    longest = max(len(entry.name) for entry in registry.ENTRIES)
+    table = Table(Column("weights", min_width=longest), "bands", "MB", "licence", "here", box=None, pad_edge=False)
     for entry in registry.ENTRIES:
         licence = f"{entry.licence}; forbids {entry.forbids}" if entry.forbids else entry.licence
         bands = f"{len(entry.bands)}: {' '.join(band.name for band in entry.bands)}"
