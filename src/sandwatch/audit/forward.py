@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -160,7 +160,8 @@ def not_derived(lock: Lock, last: str, why: str) -> list[Link]:
 def _start(card: Card, lock: Lock, trained: Trained, history: History, objects: Objects) -> list[Link]:
     """The weights that a model started from are those that its params pin; which model of ours they are, if one."""
     start, stage = card.start, lock.stage(trained.stage)
-    pinned = None if stage is None else chain.by_section(stage.params).get("model", {}).get("weights")
+    model = None if stage is None else chain.by_section(stage.params).get("model")
+    pinned = model.get("weights") if isinstance(model, Mapping) else None
     if isinstance(pinned, str):  # the registry knows the hash of what this names
         pinned = {"name": pinned, "sha256": "" if start is None else start.sha256}
     said = None if start is None else {"name": start.name, "sha256": start.sha256}
