@@ -23,7 +23,7 @@ SECTION: dict[str, Any] = {
         "frozen_share": 0.2,
         "layer_decay": 1.0,
         "warmup_share": 0.3,
-        "lora": {"rank": 4, "alpha": 8.0, "dropout": 0.1, "targets": ["qkv"]},
+        "lora": {"rank": 4, "alpha": 8, "dropout": 0.1, "targets": ["qkv"]},
     },
     "ema": 0.0,
     "patience": 6,

@@ -122,7 +122,7 @@ RECIPES = {
         "ema": 0.9,
         "tuning": {
             "method": "lora",
-            "lora": {"rank": 2, "alpha": 4.0, "dropout": 0.2, "targets": r"model\.blocks\..*conv_pwl?"},
+            "lora": {"rank": 2, "alpha": 4, "dropout": 0.2, "targets": r"model\.blocks\..*conv_pwl?"},
         },
     },
 }
@@ -217,10 +217,11 @@ def test_a_run_that_is_ended_from_outside_fails(workspace: Path) -> None:
 
 @pytest.mark.slow
 def test_two_processes_share_one_validation_window(workspace: Path) -> None:
-    """One of them has none to score, and neither waits for the other for ever."""
+    """One of them has none to score, and neither waits for the other for ever, nor for gradients of what is frozen."""
     params = yaml.safe_load((workspace / "params.yaml").read_text())
     params["compute"]["reproducible"] = False
-    params["train"].update(windows_per_epoch=8, batch_size=4)
+    params["train"].update(windows_per_epoch=8, batch_size=4, ema=0.5)
+    params["train"]["tuning"].update(method="gradual", frozen_share=0.5)
     (workspace / "params.yaml").write_text(yaml.safe_dump(params))
     windows = Windows.read(workspace / "chips" / "windows.parquet")
     one = windows[(windows["fold"] == "val") & (windows["px_high"] > 0)].iloc[:1]

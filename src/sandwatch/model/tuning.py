@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, WrapValidator
 from pydantic_core import PydanticCustomError
 
-from sandwatch.params import Count, Fraction, Positive
+from sandwatch.params import Count, Fraction
 
 
 def _targets(value: Any, handler: Any) -> Any:
@@ -36,7 +36,7 @@ class Lora(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
     rank: Count
-    alpha: Positive
+    alpha: Count
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)]
     targets: Annotated[str | Annotated[tuple[str, ...], Field(strict=False)], WrapValidator(_targets)]
 

@@ -204,7 +204,7 @@ def test_adapters_of_convolutions_are_merged_too(peft: None) -> None:
 def test_adapters_of_a_large_transformer_are_small(peft: None) -> None:
     with torch.device("meta"):
         network = Vit("vit_large_patch16_224")
-        lora = {"rank": 16, "alpha": 16.0, "dropout": 0.1, "targets": ["qkv"]}  # the predecessor's
+        lora = {"rank": 16, "alpha": 16, "dropout": 0.1, "targets": ["qkv"]}  # the predecessor's
         whole = sum(parameter.numel() for parameter in network.get_submodule("encoder").parameters())
         assert whole > 300e6
         adapted = Adapted(network, tuning(method="lora", lora=lora), 4)
@@ -219,6 +219,14 @@ def test_adapters_of_a_large_transformer_are_small(peft: None) -> None:
 def test_targets_that_are_no_layers_are_refused(peft: None, targets: Any) -> None:
     with pytest.raises(InputError, match=r"lora\.targets: got .*; expected linear layers .*, such as blocks\.\d"):
         Adapted(vit(), tuning(method="lora", lora={"targets": targets}), 4)
+
+
+def test_a_target_that_could_not_be_merged_by_its_weight_is_refused(peft: None) -> None:
+    """peft would take it, but it has no weight of that name."""
+    encoder = nn.ModuleDict({"stem": nn.Linear(8, 8), "attention": nn.MultiheadAttention(8, 2)})
+    network = nn.ModuleDict({"encoder": encoder, "head": nn.Conv2d(8, 1, 1)})
+    with pytest.raises(InputError, match=r"lora\.targets: got attention; expected linear layers"):
+        Adapted(network, tuning(method="lora", lora={"targets": ["attention"]}), 4)
 
 
 def test_adapters_without_their_library_are_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
