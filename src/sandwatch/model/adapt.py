@@ -110,7 +110,7 @@ def _put_adapters(encoder: nn.Module, lora: Lora) -> Any:
     targets = lora.targets if isinstance(lora.targets, str) else list(lora.targets)
     config = LoraConfig(
         r=lora.rank,
-        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # it is divided by the rank, whatever number it is
+        lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules=targets,
         bias="none",
