@@ -26,6 +26,7 @@ from sandwatch.train.augment import Variation
 from sandwatch.train.average import average
 from sandwatch.train.data import Chips
 from sandwatch.train.loop import Provenance, learn, lightning
+from sandwatch.train.loss import loss
 from sandwatch.train.pictures import pictures
 from sandwatch.work import Work, size
 from tests import tiny_chips, training
@@ -359,6 +360,13 @@ def test_folds_without_mines_are_refused(tmp_path: Path, fold: str) -> None:
 # --- options ------------------------------------------------------------------------------------------------------
 
 
+def noise() -> tuple[torch.Tensor, torch.Tensor]:
+    """A batch."""
+    draw = torch.Generator().manual_seed(0)
+    pixels = torch.randint(100, 2000, (4, 3, 32, 32), generator=draw, dtype=torch.int16)
+    return pixels, torch.randint(0, 3, (4, 32, 32), generator=draw, dtype=torch.uint8)
+
+
 def fitted(**changes: Any) -> tuple[loop.Segmentation, Any, list[list[float]]]:
     """A module after four epochs of two steps on noise, its trainer, and the rates of its groups at each step."""
     torch.manual_seed(0)
@@ -379,9 +387,7 @@ def fitted(**changes: Any) -> tuple[loop.Segmentation, Any, list[list[float]]]:
 
     trainer = loop._trainer(train, ARGUMENTS["compute"], None)
     trainer.callbacks.append(Watch())  # type: ignore[attr-defined]
-    pixels = torch.randint(100, 2000, (4, 3, 32, 32), dtype=torch.int16)
-    mask = torch.randint(0, 3, (4, 32, 32), dtype=torch.uint8)
-    batches: Any = DataLoader([(pixels, mask)] * 2, batch_size=None)  # type: ignore[arg-type]
+    batches: Any = DataLoader([noise()] * 2, batch_size=None)  # type: ignore[arg-type]
     trainer.fit(task, batches, batches)
     return task, trainer, rates
 
@@ -422,9 +428,21 @@ def test_a_rise_of_one_step_is_none() -> None:
     assert [rate for (rate,) in rates] == sorted((rate for (rate,) in rates), reverse=True)
 
 
-def test_the_average_is_what_is_validated_and_kept(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_average_is_what_is_validated() -> None:
+    task, _, _ = fitted(ema=0.6)
+    pixels, mask = noise()
+    task.eval()
+    with torch.no_grad():
+        value = {
+            network: float(loss(network(task.reader(pixels)), mask, method="binary", weights=task.train_params.loss))
+            for network in (task.network, task.average)
+            if network is not None
+        }
+    assert task.val_loss.value() == pytest.approx(value[task.judged], abs=1e-5)
+    assert abs(value[task.judged] - value[task.network]) > 1e-3
+
+
+def test_the_average_is_what_is_kept(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     states: list[dict[str, np.ndarray[Any, Any]]] = []
 
     def spy(into: torch.nn.Module, network: torch.nn.Module, *, decay: float, step: int) -> None:
@@ -480,8 +498,8 @@ def test_a_weight_from_data_is_told_and_used(folder: Path, tmp_path: Path) -> No
     short = TRAIN.model_copy(update={"epochs": 1})
     same = {}
     for name, value in (("number", weight), ("data", "from_data")):
-        loss = TRAIN.loss.model_copy(update={"mine_weight": value})
-        _, lines = run(folder, tmp_path / name, train=short.model_copy(update={"loss": loss}))
+        terms = TRAIN.loss.model_copy(update={"mine_weight": value})
+        _, lines = run(folder, tmp_path / name, train=short.model_copy(update={"loss": terms}))
         assert (f"mine pixels weigh {weight:g}, from the training windows" in lines) == (name == "data")
         same[name] = (tmp_path / name / "models/model.safetensors").read_bytes()
     assert same["number"] == same["data"]
