@@ -30,7 +30,7 @@ def test_a_mistake_is_one_line(workspace: Workspace) -> None:
     done = run(workspace, sites=sites)
     assert done.returncode == 1
     assert len(done.stderr.strip().splitlines()) == 1
-    assert "role: got 'bth'; expected one of label, infer, both; correct it" in done.stderr
+    assert "role: got 'bth'; expected one of label, train, infer, both; correct it" in done.stderr
     assert not (workspace.root / "aoi.parquet").exists()
 
 
