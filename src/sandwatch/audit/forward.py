@@ -357,8 +357,8 @@ class _Walk:
         wrong += [f"window {chip} has {labelled[chip]} labelled pixels; its labels gave {given[chip]}"
                   for chip in labelled.index[labelled != given][:9]]  # fmt: skip
         self._note("chips", wrong, f"{len(windows)} windows as the card says; their labels give all labelled pixels")
-        # A cross-validation leaves out windows, and the labels in them with it.
-        parts = parts[parts["chip_id"].isin(windows["chip_id"])].reset_index(drop=True)
+        if self.trained.folds is not None:  # a cross-validation leaves out windows, and the labels in them with it
+            parts = parts[parts["chip_id"].isin(windows["chip_id"])].reset_index(drop=True)
         parts = parts.join(windows.set_index("chip_id")[["fold", "draws"]], on="chip_id")
         self.tables["windows"] = windows
         self.tables["chips"] = _in_order(ChipRows, parts)

@@ -390,7 +390,9 @@ def _json(values: Mapping[str, Any]) -> str:
         else json.dumps(value, ensure_ascii=False, allow_nan=False)
         for name, value in values.items()
     }
-    return json_printable("{\n" + ",\n".join(f"{json.dumps(name)}: {text}" for name, text in texts.items()) + "\n}")
+    # Put together at once: a part may have a hundred megabytes, and each step on the way would be one more copy.
+    pieces = [piece for name, text in texts.items() for piece in (",\n", json.dumps(name), ": ", text)]
+    return json_printable("".join(["{\n", *pieces[1:], "\n}"]))
 
 
 def _rows(table: pd.DataFrame) -> str:
