@@ -136,7 +136,8 @@ def _files(target: str, audit: Audit, history: History, objects: Objects) -> dic
     """
     assert audit.revision is not None
     assert audit.card is not None
-    model = next(one for one in chain.models_in(history.lock(audit.revision)) if one.stage == audit.stage)
+    model = chain.model_of(history.lock(audit.revision), audit.stage)
+    assert model is not None
     held = dict(model.files)
     try:
         files = {name: objects.path(held[name], model.path(name)) for name in (*SUBJECTS, EXPOSURES)}

@@ -367,9 +367,9 @@ def trained(lock: Lock, files: Files) -> Trained:
     return next(one for one in models_in(lock) if one.files == files)
 
 
-def model_of(lock: Lock) -> Trained | None:
-    """The model of the stage ``train``, which a revision stands for; None where there is none."""
-    return next((one for one in models_in(lock) if one.stage == TRAIN), None)
+def model_of(lock: Lock, stage: str = TRAIN) -> Trained | None:
+    """The model of a stage, by default of the one that a revision stands for; None where there is none."""
+    return next((one for one in models_in(lock) if one.stage == stage), None)
 
 
 def models(history: History) -> dict[Files, list[Revision]]:

@@ -193,7 +193,8 @@ def _evaluation(audit: Audit, history: History, objects: Objects) -> tuple[pd.Se
     """The figures of a model's evaluation, all and by river; or why there are none."""
     assert audit.revision is not None
     lock = history.lock(audit.revision)
-    model = next(one for one in chain.models_in(lock) if one.stage == audit.stage)
+    model = chain.model_of(lock, audit.stage)
+    assert model is not None
     weights = model.path(WEIGHTS)
     judged = [
         (stage, out)

@@ -108,9 +108,14 @@ class Model(Section):
         return cls.variant(values).model_validate(values, strict=False)
 
     @property
+    def logits(self) -> int:
+        """How many a pixel has."""
+        return 1 if self.method == "binary" else len(CLASSES[self.method])
+
+    @property
     def title(self) -> str:
         """What people call it."""
-        raise NotImplementedError
+        raise NotImplementedError  # each kind has its own; params.yaml makes no model without a kind
 
     def build(self, channels: Sequence[str], size_px: int) -> nn.Module:
         """Builds the network with random weights, which come from torch's global generator.
@@ -126,7 +131,7 @@ class Model(Section):
         Raises:
             InputError: a name is unknown, or the parts don't fit each other or the windows.
         """
-        raise NotImplementedError
+        raise NotImplementedError  # as above
 
 
 class _Nameless(Model):

@@ -20,7 +20,7 @@ from sandwatch._torchvision import ensure_torchvision
 from sandwatch.errors import InputError
 
 if TYPE_CHECKING:
-    from sandwatch.model.network import Decoder
+    from sandwatch.model.network import Decoder, OnPyramid
 
 STRIDES = (4, 8, 16, 32)
 """Pixels a cell, of the levels of a pyramid that an encoder fills."""
@@ -46,31 +46,6 @@ def evenly(blocks: int) -> tuple[int, ...]:
     24.
     """
     return tuple(blocks * (level + 1) // len(STRIDES) - 1 for level in range(len(STRIDES)))
-
-
-def tried(network: nn.Module, in_channels: int, size_px: int) -> nn.Module:
-    """The network, if it learns from a single window of that size: tried on shapes alone, which costs next to nothing.
-
-    Args:
-        network: to logits as large as windows.
-        in_channels: of the windows.
-        size_px: their side.
-
-    Raises:
-        InputError: it doesn't.
-    """
-    shapes = {name: tensor.to("meta") for name, tensor in network.state_dict().items()}
-    try:
-        with torch.no_grad():
-            functional_call(network, shapes, torch.empty(1, in_channels, size_px, size_px, device="meta"))
-    except (RuntimeError, ValueError) as error:
-        raise InputError(
-            "params.yaml: model",
-            got=f"for windows of {size_px} px: {str(error)[:300]}",
-            expected="a decoder that they are large enough for",
-            fix="choose another decoder or more decoder_channels, or larger windows (chips.size_px)",
-        ) from error
-    return network
 
 
 class Segmenter(nn.Module):
@@ -135,6 +110,54 @@ class Segmenter(nn.Module):
         logits: Tensor = self.head(self.decoder(self.neck(pixels, self.encoder(pixels))))
         logits = functional.interpolate(logits, size=pixels.shape[-2:], mode="bilinear", align_corners=False)
         return logits[..., :height, :width]
+
+
+def segmenter(
+    model: OnPyramid,
+    encoder: nn.Module,
+    *,
+    channels: Sequence[int],
+    strides: Sequence[int],
+    in_channels: int,
+    size_px: int,
+) -> Segmenter:
+    """The network of a kind whose decoder stands on a pyramid, if it learns from a single window of that size.
+
+    It is tried on shapes alone, which costs next to nothing.
+
+    Args:
+        model: section of params.yaml: decoder, its width, and how many logits.
+        encoder: as of :class:`Segmenter`.
+        channels: likewise.
+        strides: likewise.
+        in_channels: likewise.
+        size_px: side of the windows.
+
+    Raises:
+        InputError: it doesn't.
+    """
+    network = Segmenter(
+        encoder,
+        channels=channels,
+        strides=strides,
+        in_channels=in_channels,
+        decoder=model.decoder,
+        width=model.decoder_channels,
+        classes=model.logits,
+    )
+    tensors = {**network.state_dict(), **dict(network.named_buffers())}  # those that are in no file, too
+    shapes = {name: tensor.to("meta") for name, tensor in tensors.items()}
+    try:
+        with torch.no_grad():
+            functional_call(network, shapes, torch.empty(1, in_channels, size_px, size_px, device="meta"))
+    except (RuntimeError, ValueError) as error:
+        raise InputError(
+            "params.yaml: model",
+            got=f"for windows of {size_px} px: {str(error)[:300]}",
+            expected="a decoder that they are large enough for",
+            fix="choose another decoder or more decoder_channels, or larger windows (chips.size_px)",
+        ) from error
+    return network
 
 
 class Neck(nn.Module):

@@ -100,6 +100,19 @@ def test_weights_of_another_network_are_refused_by_the_first_tensor(tmp_path: Pa
         started(tmp_path / "four.safetensors")
 
 
+def test_a_tensor_that_nothing_takes_is_refused_by_name(tmp_path: Path) -> None:
+    """Of a network that is used whole: one that isn't has no place for the deeper stages of a file."""
+    whole = {"depth": 5, "decoder_channels": []}
+    tensors = encoder_of(section(**whole).build(BANDS, 32))
+    save_file(tensors, tmp_path / "fits.safetensors")
+    assert started(tmp_path / "fits.safetensors", **whole).start is not None
+    save_file(tensors | {"layer9.weight": torch.zeros(1)}, tmp_path / "more.safetensors")
+    with pytest.raises(
+        InputError, match=r"more\.safetensors: got 1 tensors that nothing takes: layer9\.weight; expected"
+    ):
+        started(tmp_path / "more.safetensors", **whole)
+
+
 def test_other_bytes_than_pinned_are_refused_with_their_hash(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     save_file(encoder_of(section().build(BANDS, 32)), path)

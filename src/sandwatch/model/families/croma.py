@@ -14,8 +14,8 @@ from torch.nn import functional
 
 from sandwatch.errors import InputError
 from sandwatch.model.families.library import module_of
-from sandwatch.model.network import CLASSES, Croma
-from sandwatch.model.pyramid import STRIDES, Segmenter, evenly, padded_px
+from sandwatch.model.network import Croma
+from sandwatch.model.pyramid import STRIDES, evenly, padded_px, segmenter
 
 OPTICAL = ("B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B9", "B11", "B12")
 RADAR = ("VV", "VH")
@@ -118,12 +118,11 @@ def build(model: Croma, channels: Sequence[str], size_px: int) -> nn.Module:
             fix="name weights of croma, set new_bands: leave_out, and say what stands for a band that scenes lack",
         )
     strides = (PATCH,) * len(STRIDES)
-    return Segmenter(
+    return segmenter(
+        model,
         Encoder(model.size, channels, padded_px(size_px, strides)),
         channels=(SIZES[model.size][0],) * len(STRIDES),
         strides=strides,
         in_channels=len(channels),
-        decoder=model.decoder,
-        width=model.decoder_channels,
-        classes=1 if model.method == "binary" else len(CLASSES[model.method]),
+        size_px=size_px,
     )

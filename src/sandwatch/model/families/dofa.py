@@ -18,8 +18,8 @@ from sandwatch._torchvision import ensure_torchvision
 from sandwatch.errors import InputError
 from sandwatch.model.channels import WAVELENGTH_NM
 from sandwatch.model.families.library import module_of
-from sandwatch.model.network import CLASSES, Dofa
-from sandwatch.model.pyramid import STRIDES, Segmenter, evenly, padded_px
+from sandwatch.model.network import Dofa
+from sandwatch.model.pyramid import STRIDES, evenly, padded_px, segmenter
 
 ensure_torchvision()
 
@@ -87,12 +87,11 @@ def build(model: Dofa, channels: Sequence[str], size_px: int) -> nn.Module:
             fix="set bands.s1: [], or new_bands: leave_out beside weights",
         )
     strides = (PATCH,) * len(STRIDES)
-    return Segmenter(
+    return segmenter(
+        model,
         Encoder(model.size, channels, padded_px(size_px, strides)),
         channels=(SIZES[model.size][0],) * len(STRIDES),
         strides=strides,
         in_channels=len(channels),
-        decoder=model.decoder,
-        width=model.decoder_channels,
-        classes=1 if model.method == "binary" else len(CLASSES[model.method]),
+        size_px=size_px,
     )

@@ -17,7 +17,6 @@ from sandwatch.model.families.tokens import (
     NDVI,
     Groups,
     OneScale,
-    classes,
     decoder,
     months,
     sincos,
@@ -55,7 +54,7 @@ def build(model: Galileo, channels: Sequence[str], size_px: int) -> nn.Module:
             fix="change one of them",
         )
     encoder = Encoder(model.size, channels, model.patch_px, size_px // model.patch_px)
-    return OneScale(encoder, decoder(model.decoder, encoder.features, classes(model)))
+    return OneScale(encoder, decoder(model.decoder, encoder.features, model.logits))
 
 
 class Encoder(nn.Module):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from sandwatch.model.families.tokens import NDVI, Groups, OneScale, classes, decoder, months, sincos, transformer
+from sandwatch.model.families.tokens import NDVI, Groups, OneScale, decoder, months, sincos, transformer
 from sandwatch.model.network import Presto
 from sandwatch.model.registry import PRESTO_BANDS
 
@@ -31,7 +31,7 @@ ROWS = 16
 
 def build(model: Presto, channels: Sequence[str]) -> nn.Module:
     """As :meth:`sandwatch.model.network.Model.build`."""
-    return OneScale(Encoder(channels), decoder(model.decoder, WIDTH, classes(model)))
+    return OneScale(Encoder(channels), decoder(model.decoder, WIDTH, model.logits))
 
 
 class Encoder(nn.Module):

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from sandwatch._torchvision import ensure_torchvision
 from sandwatch.model.families.library import module_of
-from sandwatch.model.network import CLASSES, Prithvi
-from sandwatch.model.pyramid import STRIDES, Segmenter, evenly, padded_px
+from sandwatch.model.network import Prithvi
+from sandwatch.model.pyramid import STRIDES, evenly, padded_px, segmenter
 
 ensure_torchvision()
 
@@ -79,12 +79,11 @@ def build(model: Prithvi, in_channels: int, size_px: int) -> nn.Module:
     """As :meth:`sandwatch.model.network.Model.build`."""
     width, _, _, patch = SIZES[model.size]
     strides = (patch,) * len(STRIDES)
-    return Segmenter(
+    return segmenter(
+        model,
         Encoder(model.size, in_channels, padded_px(size_px, strides)),
         channels=(width,) * len(STRIDES),
         strides=strides,
         in_channels=in_channels,
-        decoder=model.decoder,
-        width=model.decoder_channels,
-        classes=1 if model.method == "binary" else len(CLASSES[model.method]),
+        size_px=size_px,
     )

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from sandwatch._torchvision import ensure_torchvision
 from sandwatch.errors import InputError
-from sandwatch.model.families.tokens import OneScale, classes, decoder, sincos, sincos_plane, transformer
+from sandwatch.model.families.tokens import OneScale, decoder, sincos, sincos_plane, transformer
 from sandwatch.model.network import Satmae
 
 ensure_torchvision()
@@ -42,7 +42,7 @@ def build(model: Satmae, size_px: int) -> nn.Module:
             fix="change it",
         )
     encoder = Encoder(model.size, size_px // PATCH_PX)
-    return OneScale(encoder, decoder(model.decoder, encoder.features, classes(model)))
+    return OneScale(encoder, decoder(model.decoder, encoder.features, model.logits))
 
 
 class Encoder(nn.Module):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sandwatch._torchvision import ensure_torchvision
 from sandwatch.errors import InputError
-from sandwatch.model.network import CLASSES, Smp
+from sandwatch.model.network import Smp
 
 WITH_DECODER_CHANNELS = ("Unet", "UnetPlusPlus", "MAnet")
 """Architectures whose decoder has one width a stage of the encoder."""
@@ -53,7 +53,7 @@ def build(model: Smp, in_channels: int, size_px: int) -> nn.Module:
             encoder_depth=model.depth,
             encoder_weights=None,
             in_channels=in_channels,
-            classes=1 if model.method == "binary" else len(CLASSES[model.method]),
+            classes=model.logits,
             **options,
         )
         _drop_unused(network, in_channels, size_px)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from sandwatch._torchvision import ensure_torchvision
-from sandwatch.model.network import CLASSES, Swin
-from sandwatch.model.pyramid import STRIDES, Segmenter, tried
+from sandwatch.model.network import Swin
+from sandwatch.model.pyramid import STRIDES, segmenter
 
 STAGES = (1, 3, 5, 7)
 """Of torchvision's ``features``: the last layer of each stage; between them lie those that merge patches."""
@@ -38,13 +38,11 @@ def build(model: Swin, in_channels: int, size_px: int) -> nn.Module:
     features = models.get_model(model.backbone, weights=None).features
     first = features[0][0]
     features[0][0] = nn.Conv2d(in_channels, first.out_channels, first.kernel_size, first.stride)
-    network = Segmenter(
+    return segmenter(
+        model,
         Encoder(features),
         channels=[first.out_channels * 2**stage for stage in range(len(STAGES))],
         strides=STRIDES,
         in_channels=in_channels,
-        decoder=model.decoder,
-        width=model.decoder_channels,
-        classes=1 if model.method == "binary" else len(CLASSES[model.method]),
+        size_px=size_px,
     )
-    return tried(network, in_channels, size_px)

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from sandwatch._torchvision import ensure_torchvision
 from sandwatch.errors import InputError
 from sandwatch.model.families.library import module_of
-from sandwatch.model.network import CLASSES, TerraMind
-from sandwatch.model.pyramid import STRIDES, Segmenter, evenly, padded_px
+from sandwatch.model.network import TerraMind
+from sandwatch.model.pyramid import STRIDES, evenly, padded_px, segmenter
 
 ensure_torchvision()
 
@@ -113,12 +113,11 @@ def build(model: TerraMind, channels: Sequence[str], size_px: int) -> nn.Module:
             fix="name weights of terramind, set new_bands: leave_out, and say what stands for a band that scenes lack",
         )
     strides = (PATCH,) * len(STRIDES)
-    return Segmenter(
+    return segmenter(
+        model,
         Encoder(model.size, channels, padded_px(size_px, strides)),
         channels=(SIZES[model.size][0],) * len(STRIDES),
         strides=strides,
         in_channels=len(channels),
-        decoder=model.decoder,
-        width=model.decoder_channels,
-        classes=1 if model.method == "binary" else len(CLASSES[model.method]),
+        size_px=size_px,
     )

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from sandwatch._torchvision import ensure_torchvision
 from sandwatch.model.entry import Known
-from sandwatch.model.network import CLASSES, SENSOR_GROUPS, Model, TokenDecoder
+from sandwatch.model.network import SENSOR_GROUPS, TokenDecoder
 
 ensure_torchvision()
 # After the guard, because it imports torchvision.
@@ -21,11 +21,6 @@ from timm.models.vision_transformer import Block  # noqa: E402
 NDVI = "NDVI"
 NARROW = 256
 """Width between the layers of a decoder. Source: Zheng et al. 2021, arXiv 2012.15840; the predecessor's."""
-
-
-def classes(model: Model) -> int:
-    """How many logits a pixel has."""
-    return 1 if model.method == "binary" else len(CLASSES[model.method])
 
 
 def transformer(width: int, depth: int, heads: int, *, epsilon: float) -> tuple[nn.Sequential, nn.LayerNorm]:

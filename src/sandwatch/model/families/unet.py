@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from sandwatch.errors import InputError
-from sandwatch.model.families.tokens import classes
 from sandwatch.model.network import Unet
 
 
@@ -28,7 +27,7 @@ def build(model: Unet, in_channels: int, size_px: int) -> nn.Module:
             expected=f"a multiple of {step}, since this U-Net halves the resolution {len(widths) - 1} times",
             fix="change it, or params.yaml: model.design",
         )
-    network = Network(in_channels, widths, block, classes(model))
+    network = Network(in_channels, widths, block, model.logits)
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from sandwatch._torchvision import ensure_torchvision
 from sandwatch.errors import InputError
-from sandwatch.model.network import CLASSES, Vit
-from sandwatch.model.pyramid import STRIDES, Segmenter, evenly, padded_px, tried
+from sandwatch.model.network import Vit
+from sandwatch.model.pyramid import STRIDES, evenly, padded_px, segmenter
 
 ensure_torchvision()
 
@@ -49,16 +49,14 @@ def build(model: Vit, in_channels: int, size_px: int) -> nn.Module:
         patch, _ = _made(model.backbone, in_channels).patch_embed.patch_size
     strides = (patch,) * len(STRIDES)
     encoder = _made(model.backbone, in_channels, img_size=padded_px(size_px, strides))
-    network = Segmenter(
+    return segmenter(
+        model,
         encoder,
         channels=(encoder.embed_dim,) * len(STRIDES),
         strides=strides,
         in_channels=in_channels,
-        decoder=model.decoder,
-        width=model.decoder_channels,
-        classes=1 if model.method == "binary" else len(CLASSES[model.method]),
+        size_px=size_px,
     )
-    return tried(network, in_channels, size_px)
 
 
 def _made(backbone: str, in_channels: int, **options: Any) -> Encoder:
