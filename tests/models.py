@@ -43,6 +43,7 @@ def fields(model: Model | None = None, **changes: Any) -> dict[str, Any]:
         "overlap_px": 8,
         "batch_size": 4,
         "temperature": 1.5,
+        "bias": -0.25,
         "threshold": 0.25,
         "label_fingerprint": "0" * 64,
         "imagery": "real",

@@ -1,7 +1,7 @@
 """Cross-validation as data: a table that puts every site into a fold, once for each replicate, and what came of them.
 
 A replicate is a training and its test. In each, one part of the spatial groups tests, another validates (it chooses the
-epoch, the temperature and the threshold), and the rest train. Groups of the fold ``test`` of the split, which hold the
+epoch, the calibration and the threshold), and the rest train. Groups of the fold ``test`` of the split, which hold the
 rivers that are kept for the last, are in no replicate at all: cross-validation chooses between models, and the holdout
 is looked at once.
 """

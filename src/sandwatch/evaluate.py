@@ -3,7 +3,7 @@
 What is judged are scores as ``infer`` stores them (:mod:`sandwatch.model.scoring`), over the pixels that a fold owns:
 the union of its grid windows, where there is data and a label (mask not 255). Method ``binary`` leaves low-confidence
 pixels out of every pixel metric, as training did; ``three_class`` counts both confidences as mine. The threshold and
-the temperature come from the model, where training put what suited the validation fold: nothing is tuned on what
+the calibration come from the model, where training put what suited the validation fold: nothing is tuned on what
 is reported.
 
 The headline is of the holdout rivers alone, on which no window of training or validation lies. The fold test may hold
@@ -150,7 +150,7 @@ class Evaluation:
             ``trained_on`` whether any window of that river trains, ``yes`` or ``no``.
         pr_curve: recall, precision and threshold, at most 201 rows.
         reliability: of scores.
-        reliability_uncalibrated: of what they would be without a temperature.
+        reliability_uncalibrated: of what they would be without calibration.
         confusion: rows actual, predicted, pixels, share (of the actual class).
         misses: the worst: missed mines, then false alarms, the largest of each first.
         colours: of the pictures of misses.

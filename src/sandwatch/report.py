@@ -112,13 +112,13 @@ def _write_table(table: pd.DataFrame, path: Path) -> None:
 
 
 def reliability_picture(path: Path, evaluation: Evaluation) -> None:
-    """Draws observed shares of mine pixels over scores, with and without temperature, and how many pixels there are."""
+    """Draws observed shares of mine pixels over scores, with and without calibration, and how many pixels there are."""
     with _figure(path, 5.0, 5.5) as figure:
         top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
         top.plot([0, 1], [0, 1], color="0.6", linestyle="--", label="perfect")
         for name, curve, colour in (
-            ("without temperature", evaluation.reliability_uncalibrated, "#d95f02"),
-            ("with temperature", evaluation.reliability, "#1b9e77"),
+            ("without calibration", evaluation.reliability_uncalibrated, "#d95f02"),
+            ("with calibration", evaluation.reliability, "#1b9e77"),
         ):
             filled = curve.pixels > 0
             top.plot(
@@ -181,7 +181,7 @@ def text(evaluation: Evaluation) -> str:
         f"| share of mine pixels (AP of guessing) | {_cell(metrics['prevalence'])} | |",
         f"| AP on validation | {_cell(metrics['ap_val'])} | |",
         f"| calibration error (ECE) | {_cell(metrics['ece'])} | |",
-        f"| the same without temperature | {_cell(metrics['ece_uncalibrated'])} | |",
+        f"| the same without calibration | {_cell(metrics['ece_uncalibrated'])} | |",
         "",
         f"Objects: {metrics['mines_found']} of {metrics['mines']} mines found, "
         f"{_cell(metrics['false_alarms_per_100km2'])} false alarms per 100 km2. The threshold, "
@@ -277,7 +277,7 @@ def _caveats(evaluation: Evaluation) -> Iterator[str]:
         rivers = " and ".join(map(markdown, evaluation.blocks_rivers))
         yield (
             f"Validation is not another river: spatial blocks of the training river ({rivers}) validate, "
-            f"{evaluation.blocks_gap_m:.0f} m from the nearest training window. Early stopping, temperature and "
+            f"{evaluation.blocks_gap_m:.0f} m from the nearest training window. Early stopping, calibration and "
             "threshold were chosen on ground much like the training ground, so AP on validation flatters."
         )
     if evaluation.metrics["mines"] == 0:

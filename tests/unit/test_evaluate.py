@@ -106,13 +106,13 @@ def test_binary_confusion_counts_pixels_and_shares(world):
     assert evaluation.confusion.groupby("actual").share.sum().to_numpy() == pytest.approx([1, 1], abs=1e-4)
 
 
-def test_temperature_is_undone_for_the_uncalibrated_error(world):
+def test_calibration_is_undone_for_the_uncalibrated_error(world):
     one = world.evaluate(Pointwise(temperature=1.0)).metrics
-    two = world.evaluate(Pointwise(temperature=3.0)).metrics
+    two = world.evaluate(Pointwise(temperature=3.0, bias=-1.0)).metrics
     assert one["ece_uncalibrated"] == pytest.approx(one["ece"], abs=1e-3)
     assert one["ece"] == two["ece"]
     scores, truth, _, _ = world.truth("test")
-    raw = LogitHistogram.of(3 * np.log(scores / (1 - scores)), truth)
+    raw = LogitHistogram.of(3 * (np.log(scores / (1 - scores)) + 1), truth)
     assert two["ece_uncalibrated"] == pytest.approx(ece(raw, 10), abs=1e-4)
     assert two["ece_uncalibrated"] != pytest.approx(two["ece"], abs=1e-2)
 

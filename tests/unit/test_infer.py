@@ -170,7 +170,7 @@ def expected_scores(mapped):
     stack = encode(s2, s1)
     inside = rasterize([gpd.GeoSeries([place], crs=4326).to_crs(CRS)[0]], grid.shape, transform=grid.transform) == 1
     scored = inside & (stack != NODATA).all(axis=0)
-    logits = Pointwise()(stack[None])[0, 0].astype(np.float64) / SPEC.temperature
+    logits = Pointwise()(stack[None])[0, 0].astype(np.float64) / SPEC.temperature + SPEC.bias
     return np.where(scored, np.rint(10_000 / (1 + np.exp(-logits))), 65535), scored
 
 

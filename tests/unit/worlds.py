@@ -30,17 +30,17 @@ class Pointwise:
     The second band, likewise, is the share of high confidence in it.
     """
 
-    def __init__(self, method="binary", threshold=0.5, temperature=1.0, bands=BANDS):
+    def __init__(self, method="binary", threshold=0.5, temperature=1.0, bias=0.0, bands=BANDS):
         self.spec = SimpleNamespace(
             size_px=SIZE, overlap_px=8, batch_size=3, method=method, classes=CLASSES[method], threshold=threshold,
-            temperature=temperature, bands=bands, mean=(3_000.0,) * len(bands), std=(1_000.0,) * len(bands),
+            temperature=temperature, bias=bias, bands=bands, mean=(3_000.0,) * len(bands), std=(1_000.0,) * len(bands),
             imagery="real", labels="real", standardise="none", without=(),
         )  # fmt: skip
 
     def __call__(self, pixels):
         shares = pixels[:, : len(self.spec.classes) - 1].clip(1, 9_999) / 10_000
         log_odds = np.log(shares / (1 - shares)).astype(np.float32)
-        log_odds[:, 0] *= self.spec.temperature
+        log_odds[:, 0] = (log_odds[:, 0] - self.spec.bias) * self.spec.temperature
         return log_odds
 
 

@@ -174,7 +174,7 @@ def _facts(audit: Audit) -> list[tuple[str, str]]:
         *([("Started from", spec.start.words)] if spec.start is not None else []),
         ("Method", f"{spec.method}; classes {', '.join(spec.classes)}"),
         ("Bands", ", ".join(spec.bands)),
-        ("A mine is", f"a score of {spec.threshold:.4f} or more, at temperature {spec.temperature:.4f}"),
+        ("A mine is", f"a score of {spec.threshold:.4f} or more, at temperature {spec.temperature:.4f} and bias {spec.bias:.4f}"),
         ("Weights, SHA-256", spec.weights_sha256),
         ("Label fingerprint", spec.label_fingerprint),
         *([("Params, SHA-256", audit.card.params_sha256)] if audit.card is not None else []),

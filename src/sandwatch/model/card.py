@@ -63,7 +63,8 @@ class Spec(BaseModel):
         size_px: side of the windows that it was trained on.
         overlap_px, batch_size: how a scene is scored, as in params.yaml, section scoring.
         mean, std: of each band in the unit of a pixel stack, over the training windows alone.
-        temperature: divides the logit of mine, fitted on validation.
+        temperature, bias: the log-odds of mine, divided by the one and moved by the other, are the logit of its score;
+            fitted on validation.
         threshold: a score at or above it is a mine: best F1 on validation.
         label_fingerprint: of the labels.
         imagery, labels: what the model learnt from is.
@@ -85,6 +86,7 @@ class Spec(BaseModel):
     mean: tuple[float, ...]
     std: tuple[Annotated[float, Field(gt=0)], ...]
     temperature: float = Field(gt=0)
+    bias: float
     threshold: float = Field(ge=0, le=1)
     label_fingerprint: Sha256
     imagery: Kind

@@ -1,7 +1,7 @@
 """A model for programs without sandwatch: one file in ONNX or of ``torch.export``, from pixels to probabilities.
 
 What is exported is the whole way: bands matched, scaled and filled (:class:`sandwatch.model.predictor.Reader`), the
-network, the temperature. So nobody has to write any of it again, in another language and slightly otherwise. A file is
+network, the calibration. So nobody has to write any of it again, in another language and slightly otherwise. A file is
 written only when it gives what the :class:`sandwatch.model.predictor.Predictor` gives.
 """
 
@@ -53,7 +53,7 @@ class Whole(nn.Module):
         super().__init__()
         spec = predictor.spec
         self.reader, self.network = Reader(spec.channels, spec.bands), predictor.network
-        self.temperature = spec.temperature
+        self.temperature, self.bias = spec.temperature, spec.bias
         self.eval()
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
@@ -62,7 +62,7 @@ class Whole(nn.Module):
         Returns:
             Calibrated probability of mine, and its log-odds.
         """
-        log_odds = mine_logit(self.network(self.reader(pixels))) / self.temperature
+        log_odds = mine_logit(self.network(self.reader(pixels))) / self.temperature + self.bias
         return torch.sigmoid(log_odds), log_odds
 
 
@@ -187,7 +187,7 @@ def _difference(run: Run, predictor: Predictor) -> float:
     found = []
     for count in (1, 3):
         pixels = _pixels(predictor.spec, count)
-        expected = predictor(pixels)[:, 0].astype(np.float64) / predictor.spec.temperature
+        expected = predictor(pixels)[:, 0].astype(np.float64) / predictor.spec.temperature + predictor.spec.bias
         probability, log_odds = run(pixels.astype(np.float32))
         # The slope of a probability over its log-odds is a quarter at most.
         apart = 4 * np.abs(probability - 1 / (1 + np.exp(-expected)))

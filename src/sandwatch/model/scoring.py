@@ -1,7 +1,7 @@
 """The one rule by which pixels become scores and scores become mines: train, evaluate and infer all call it.
 
 1. Windows give log-odds. Where windows overlap, log-odds are blended (:mod:`sandwatch.model.stitch`).
-2. The log-odds of mine divided by the spec's temperature are the logit of the score.
+2. The log-odds of mine, divided by the spec's temperature and moved by its bias, are the logit of the score.
 3. A score is a whole number of steps of 1 / ``STEPS``: the nearest one is what ``score.tif`` holds and what is judged.
 4. A pixel is a mine where its score, so rounded, is the spec's threshold or more.
 
@@ -73,7 +73,7 @@ class Scored:
     @cached_property
     def steps(self) -> Steps:
         """Calibrated scores (rows, x)."""
-        return to_steps(self.log_odds[0], self.spec.temperature)
+        return to_steps(self.log_odds[0], self.spec.temperature, self.spec.bias)
 
     @cached_property
     def mine(self) -> npt.NDArray[np.bool_]:
@@ -118,11 +118,11 @@ def score(stack: Sliceable, scorer: Scorer, region: Sliceable | None = None) -> 
         yield Scored(rows=slice(first, first + log_odds.shape[1]), log_odds=log_odds, spec=spec)
 
 
-def to_steps(log_odds: npt.NDArray[np.floating[Any]], temperature: float) -> Steps:
-    """Scores of log-odds of any shape, divided by a temperature; ``NODATA`` where they are NaN."""
+def to_steps(log_odds: npt.NDArray[np.floating[Any]], temperature: float, bias: float) -> Steps:
+    """Scores of log-odds of any shape, divided by a temperature and moved by a bias; ``NODATA`` where they are NaN."""
     steps = np.full(log_odds.shape, NODATA, np.uint16)
     known = ~np.isnan(log_odds)
-    logits = log_odds[known].astype(np.float64) / temperature
+    logits = log_odds[known].astype(np.float64) / temperature + bias
     steps[known] = np.searchsorted(_HALFWAY, logits, side="right")
     return steps
 

@@ -38,7 +38,7 @@ PIXELS = {
     "train_test_km": "km between training and test, at least",
 }
 """What the figures of results/evaluate/metrics.json are, in the order in which they are told."""
-ELSEWHERE = {"ece", "ece_uncalibrated", "threshold", "temperature", "step"}
+ELSEWHERE = {"ece", "ece_uncalibrated", "threshold", "temperature", "bias", "step"}
 """Figures that have their own place in the text; ``step`` is DVCLive's own count."""
 TRAINING = {
     "val_ap": "AP on validation, window by window",
@@ -61,7 +61,7 @@ LABELS = {
 """As :data:`PIXELS`, of results/annotations/metrics.json."""
 FOLDS = {
     "windows_train": "windows that it was trained on",
-    "windows_val": "windows that epoch, temperature and threshold were chosen on",
+    "windows_val": "windows that epoch, calibration and threshold were chosen on",
     "windows_test": "windows of test sites",
     "windows_with_mines": "windows with mines, of all folds",
     "train_test_min_distance_km": "km between training and test windows, at least",
@@ -92,7 +92,7 @@ def model_card(path: Path, results: Path, licence: str | None = None) -> str:
     card = Card.read(path)
     stages = ("annotations", "chips", "train", "evaluate")
     found = {stage: _metrics(results / stage / "metrics.json", stage) for stage in stages}
-    _same_model(card, found["train"], results / "train" / "metrics.json", {"temperature": 6, "threshold": 6})
+    _same_model(card, found["train"], results / "train" / "metrics.json", {"temperature": 6, "bias": 6, "threshold": 6})
     _same_model(card, found["evaluate"], results / "evaluate" / "metrics.json", {"threshold": 4})
     judged = found["evaluate"] or {}
     said = origin.words(

@@ -1,4 +1,4 @@
-"""Temperature and threshold of a trained network, from validation observations alone, scored as maps are."""
+"""Calibration and threshold of a trained network, from validation observations alone, scored as maps are."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from sandwatch.model.calibration import temperature
+from sandwatch.model.calibration import calibration
 from sandwatch.model.metrics import LogitHistogram, ScoreHistogram
 from sandwatch.model.predictor import Predictor
 from sandwatch.model.scoring import Scored, score
@@ -16,16 +16,16 @@ from sandwatch.train.data import Chips
 
 
 def calibrated(predictor: Predictor, chips: Chips) -> Predictor:
-    """Fits temperature, then threshold, on whole validation scenes, scored as maps are.
+    """Fits temperature and bias, then the threshold, on whole validation scenes, scored as maps are.
 
     The scenes are scored twice, so that no more than some rows of one are in memory.
 
     Args:
-        predictor: with its final weights; temperature and threshold in its spec don't matter.
+        predictor: with its final weights; what its spec says of these doesn't matter.
         chips: the windows; pixels under those of fold ``val`` count.
 
     Returns:
-        The same with a spec that holds both.
+        The same with a spec that holds them.
     """
     covers, method = chips.cover(chips.of("val")), predictor.spec.method
 
@@ -40,7 +40,8 @@ def calibrated(predictor: Predictor, chips: Chips) -> Predictor:
     log_odds, scores = LogitHistogram.empty(), ScoreHistogram.empty()
     for part, keep, truth in validated(predictor):
         log_odds += LogitHistogram.of(part.log_odds[0][keep], truth)
-    predictor = predictor.changed(temperature=temperature(log_odds))
+    temperature, bias = calibration(log_odds)
+    predictor = predictor.changed(temperature=temperature, bias=bias)
     for part, keep, truth in validated(predictor):
         scores += ScoreHistogram.of(part.steps[keep], truth)
     return predictor.changed(threshold=scores.best_f1()[1])

@@ -332,7 +332,7 @@ def learn(
         model: section of params.yaml.
         train: section of params.yaml.
         compute: section of params.yaml; unless it asks for reproducibility, Lightning chooses devices and strategy.
-        scoring: section of params.yaml: how windows are put together, to choose temperature and threshold here.
+        scoring: section of params.yaml: how windows are put together, to choose calibration and threshold here.
         provenance: for the card.
         work: keeps the state after each epoch until all is written, so that a run goes on where an earlier one with the
             same inputs and params was killed, and ends with the same bytes; None to keep nothing.
@@ -417,12 +417,13 @@ def learn(
         mean=mean,
         std=std,
         temperature=1.0,
+        bias=0.0,
         threshold=0.5,
         **scoring.model_dump(),
         **provenance.about.model_dump(),
         weights_sha256="0" * 64,  # known once they are written, with this spec in their header
     )
-    report("choosing temperature and threshold on the validation observations")
+    report("choosing calibration and threshold on the validation observations")
     predictor = calibrated(Predictor(network, draft, trainer.strategy.root_device, precision=compute.precision), chips)
     trained = models / "model.safetensors"
     save(trained, tracker.best_weights, predictor.spec.header())
@@ -444,6 +445,7 @@ def learn(
         "train_loss": tracker.best["train/loss"],
         "best_epoch": tracker.best_epoch + 1,
         "temperature": predictor.spec.temperature,
+        "bias": predictor.spec.bias,
         "threshold": round(predictor.spec.threshold, 6),
     }
     tracker.live.end()
@@ -451,7 +453,8 @@ def learn(
         kept.remove_checkpoint()
     report(
         f"kept epoch {tracker.best_epoch + 1}: validation AP {tracker.best['val/AP']:.4f}, "
-        f"temperature {predictor.spec.temperature:.3f}, threshold {predictor.spec.threshold:.3f}"
+        f"temperature {predictor.spec.temperature:.3f}, bias {predictor.spec.bias:.3f}, "
+        f"threshold {predictor.spec.threshold:.3f}"
     )
     seen = (len(tracker.history) - tracker.taken) * sampler.per_epoch
     return {

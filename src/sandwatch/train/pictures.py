@@ -37,7 +37,7 @@ def pictures(predictor: Predictor, chips: Chips, windows: Indices) -> Iterator[t
     _, firsts = np.unique(chips.obs_id[order], return_index=True)
     for index in order[np.sort(firsts)][:SAMPLES]:
         pixels, masks = chips.gather(np.array([index]))
-        steps = to_steps(predictor(pixels)[0, 0], spec.temperature)
+        steps = to_steps(predictor(pixels)[0, 0], spec.temperature, spec.bias)
         grey = np.rint(to_scores(steps) * 255).astype(np.uint8)
         panels = [image(pixels[0], spec.bands, spec.mean, spec.std), np.stack([grey] * 3)]
         canvas = [np.moveaxis(panel, 0, -1).repeat(2, 0).repeat(2, 1) for panel in panels]

@@ -59,7 +59,7 @@ class Attack:
         self._windows = (chips / "windows.parquet").read_bytes()
         self._array = (chips / "pixels/a_2020-01-01.npy").read_bytes()
         self._mask = (chips / "masks/a_2020-01-01.npy").read_bytes()
-        of = spec(bands=("B4",), batch_size=2, temperature=1.0, threshold=0.5, label_fingerprint="1" * 64)
+        of = spec(bands=("B4",), batch_size=2, temperature=1.0, bias=0.0, threshold=0.5, label_fingerprint="1" * 64)
         save_file({"w": torch.arange(60.0)}, scratch / "weights.safetensors", metadata=of.header())
         self._weights = (scratch / "weights.safetensors").read_bytes()
 

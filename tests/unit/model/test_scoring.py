@@ -14,22 +14,23 @@ from sandwatch.model.scoring import NODATA, STEPS, reaches, score, to_scores, to
 
 logits = st.floats(-40, 40)
 temperatures = st.floats(0.05, 20)
+biases = st.floats(-5, 5)
 
 
-@given(st.lists(logits, min_size=1, max_size=50), temperatures)
+@given(st.lists(logits, min_size=1, max_size=50), temperatures, biases)
 @settings(deadline=None)
-def test_a_score_is_the_step_nearest_to_the_probability(values, temperature):
-    found = to_steps(np.array(values), temperature)
-    exact = expit(np.array(values) / temperature) * STEPS
+def test_a_score_is_the_step_nearest_to_the_probability(values, temperature, bias):
+    found = to_steps(np.array(values), temperature, bias)
+    exact = expit(np.array(values) / temperature + bias) * STEPS
     assert found.dtype == np.uint16
     assert np.abs(found - exact).max() <= 0.5 + 1e-6
 
 
-@given(logits, logits, temperatures)
+@given(logits, logits, temperatures, biases)
 @settings(deadline=None)
-def test_a_higher_logit_has_no_lower_score(one, other, temperature):
+def test_a_higher_logit_has_no_lower_score(one, other, temperature, bias):
     low, high = sorted((one, other))
-    first, second = to_steps(np.array([low, high]), temperature)
+    first, second = to_steps(np.array([low, high]), temperature, bias)
     assert first <= second
 
 
@@ -37,7 +38,7 @@ def test_a_higher_logit_has_no_lower_score(one, other, temperature):
     ("logit", "step"), [(0.0, 5_000), (-math.inf, 0), (math.inf, STEPS), (math.nan, NODATA), (-9.9, 1), (-9.91, 0)]
 )
 def test_known_scores(logit, step):
-    assert to_steps(np.float32([[logit]]), 1.0) == [[step]]
+    assert to_steps(np.float32([[logit]]), 1.0, 0.0) == [[step]]
 
 
 @given(st.integers(0, STEPS))
@@ -46,7 +47,7 @@ def test_every_step_reads_back_and_reaches_itself_as_a_threshold(step):
     steps = np.array([max(step - 1, 0), step, NODATA], np.uint16)
     np.testing.assert_array_equal(reaches(steps, step / STEPS), [step == 0, True, False])
     logit = math.log(step / (STEPS - step)) if 0 < step < STEPS else math.copysign(99, step - 1)
-    assert to_steps(np.array([logit]), 1.0) == [step]
+    assert to_steps(np.array([logit]), 1.0, 0.0) == [step]
 
 
 def test_no_score_is_no_number():
@@ -56,7 +57,7 @@ def test_no_score_is_no_number():
 class Windows:
     """A model that says of every pixel of a window what its first pixel tells: so windows that overlap disagree."""
 
-    def __init__(self, method="binary", threshold=0.5, temperature=1.0):
+    def __init__(self, method="binary", threshold=0.5, temperature=1.0, bias=0.0):
         self.spec = SimpleNamespace(
             size_px=8,
             overlap_px=2,
@@ -64,6 +65,7 @@ class Windows:
             method=method,
             threshold=threshold,
             temperature=temperature,
+            bias=bias,
             classes=CLASSES[method],
             standardise="none",
             bands=("B3", "B8"),
@@ -88,13 +90,13 @@ def whole(pixels, scorer):
     return {name: np.concatenate([getattr(part, name) for part in parts]) for name in ("steps", "mine", "classes")}
 
 
-@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
-def test_log_odds_are_blended_and_calibrated_once(temperature):
+@pytest.mark.parametrize(("temperature", "bias"), [(0.5, 0.0), (1.0, -2.0), (3.0, 1.0)])
+def test_log_odds_are_blended_and_calibrated_once(temperature, bias):
     """Between windows of 1 and 7 the score is that of a logit in between, not a mean of their two scores."""
-    steps = whole(scene((1, 7)), Windows(temperature=temperature))["steps"][5]
-    blended = np.array([1] * 6 + [3, 5] + [7] * 6) / temperature
+    steps = whole(scene((1, 7)), Windows(temperature=temperature, bias=bias))["steps"][5]
+    blended = np.array([1] * 6 + [3, 5] + [7] * 6) / temperature + bias
     np.testing.assert_array_equal(steps, np.rint(expit(blended) * STEPS))
-    assert steps[6] != round(STEPS * (2 / 3 * expit(1 / temperature) + 1 / 3 * expit(7 / temperature)))
+    assert steps[6] != round(STEPS * (2 / 3 * expit(1 / temperature + bias) + 1 / 3 * expit(7 / temperature + bias)))
 
 
 def test_a_mine_is_a_stored_score_at_the_threshold():

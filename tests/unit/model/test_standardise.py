@@ -77,5 +77,5 @@ def test_the_map_is_the_same_in_another_light_only_where_scenes_are_standardised
     pixels = scene()
     hazy = np.where(pixels == NODATA, NODATA, np.rint(pixels * 0.5 + 700)).astype(np.int16)
     same = [steps(one, "scene").astype(int) for one in (pixels, hazy)]
-    np.testing.assert_allclose(*same, atol=int(to_steps(np.array([0.02]), 1.5)[0]) - 5000)  # whole numbers, halved
+    np.testing.assert_allclose(*same, atol=int(to_steps(np.array([0.02]), 1.5, 0.0)[0]) - 5000)  # whole numbers, halved
     assert np.abs(steps(pixels, "none").astype(int) - steps(hazy, "none").astype(int)).max() > 1000

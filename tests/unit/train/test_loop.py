@@ -172,7 +172,7 @@ def test_a_run_killed_after_its_last_epoch_trains_no_more(
     trained: tuple[Path, list[str]], folder: Path, tmp_path: Path
 ) -> None:
     kept, out = Work(tmp_path / "work", "code"), tmp_path / "out"
-    run_until("choosing temperature", folder, out, work=kept)
+    run_until("choosing calibration", folder, out, work=kept)
     _, lines = run(folder, out, work=kept)
     assert lines[0] == "epochs 1 to 4 of 4 are done, by an earlier run"
     assert [line for line in lines if line.startswith("epoch ")] == []
@@ -191,7 +191,7 @@ def test_a_run_that_had_stopped_early_stays_stopped_and_draws_what_dropout_drew(
     assert facts is not None
     assert 2 <= facts["epochs"] < 9
     run_until("epoch 2/9", folder, out, **changes, work=kept)
-    run_until("choosing temperature", folder, out, **changes, work=kept)
+    run_until("choosing calibration", folder, out, **changes, work=kept)
     _, lines = run(folder, out, **changes, work=kept)
     assert lines[0] == f"epochs 1 to {facts['epochs']} of 9 are done, by an earlier run"
     assert contents(out) == whole
@@ -252,17 +252,19 @@ def validation(folder: Path, models: Path, precision: Any = "32-true") -> tuple[
     return predictor.spec, ScoreHistogram.of(steps[keep], truth), log_odds[keep].astype(np.float64), truth
 
 
-def test_temperature_and_threshold_come_from_whole_validation_scenes(
+def test_calibration_and_threshold_come_from_whole_validation_scenes(
     trained: tuple[Path, list[str]], folder: Path
 ) -> None:
     spec, scores, logits, truth = validation(folder, trained[0] / "models")
     assert spec.threshold == scores.best_f1()[1]
 
-    def likelihood(temperature: float) -> float:
-        return float(np.logaddexp(0, np.where(truth, -logits, logits) / temperature).mean())
+    def likelihood(temperature: float, bias: float) -> float:
+        calibrated = logits / temperature + bias
+        return float(np.logaddexp(0, np.where(truth, -calibrated, calibrated)).mean())
 
-    best = spec.temperature
-    assert likelihood(best) < min(likelihood(best * 1.05), likelihood(best / 1.05))
+    best = likelihood(spec.temperature, spec.bias)
+    assert best < min(likelihood(spec.temperature * share, spec.bias) for share in (0.95, 1.05))
+    assert best < min(likelihood(spec.temperature, spec.bias + more) for more in (-0.1, 0.1))
     assert (spec.label_fingerprint, spec.imagery, spec.labels) == ("1" * 64, "synthetic", "mixed")
     assert (spec.overlap_px, spec.batch_size) == (8, 4)
     assert spec.mean == Chips(folder).moments(np.flatnonzero(Chips(folder).fold == "train"))[0]
