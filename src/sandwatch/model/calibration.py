@@ -1,12 +1,13 @@
 """Whether a score of 0.7 is a mine seven times in ten, and the two numbers that bring it nearer to that.
 
-A temperature alone mends scores that are too sure of themselves. Ours are wrong in another way too: a loss in which mine
-pixels weigh more, and training windows of which half hold a mine, move all log-odds up, so a bias is fitted beside it.
+A temperature alone mends scores that are too sure of themselves. Ours are wrong in another way too: a loss in which
+mine pixels weigh more, and training windows of which half hold a mine, move all log-odds up, so a bias is fitted beside
+it.
 
-Sources: Platt, "Probabilistic Outputs for Support Vector Machines", 1999; Guo, Pleiss, Sun and Weinberger, "On Calibration
-of Modern Neural Networks", ICML 2017, for the temperature and the expected calibration error. The error here is that of
-the probability of mine, not of the likelier of two classes: in imagery that is nearly all "other", the latter is good
-whatever the scores of mines are.
+Sources: Platt, "Probabilistic Outputs for Support Vector Machines", 1999; for the temperature, and the expected
+calibration error, Guo, Pleiss, Sun and Weinberger, "On Calibration of Modern Neural Networks", ICML 2017. The error
+here is that of the probability of mine, not of the likelier of two classes: in imagery that is nearly all "other", the
+latter is good whatever the scores of mines are.
 """
 
 from __future__ import annotations

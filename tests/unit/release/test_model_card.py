@@ -20,7 +20,9 @@ from tests.unit.model.test_card import card
 METRICS: dict[str, dict[str, Any]] = {
     "annotations": {"labels": 126, "labels_high": 99, "observations": 18, "mine_area_km2": 3.689},
     "chips": {"windows_train": 240, "windows_val": 100, "windows_test": 143, "train_test_min_distance_km": 351.264},
-    "train": {"val_ap": 0.9133201, "best_epoch": 7, "temperature": 1.25, "bias": -2.25, "threshold": 0.415412, "step": 12},
+    "train": {
+        "val_ap": 0.9133201, "best_epoch": 7, "temperature": 1.25, "bias": -2.25, "threshold": 0.415412, "step": 12,
+    },
     "evaluate": {
         "ap": 0.936, "ap_low95": 0.9082, "ap_high95": 0.9634, "f1": 0.8573, "f1_low95": 0.833, "f1_high95": 0.894,
         "ece": 0.0104, "ece_uncalibrated": 0.0093, "iou": None, "iou_low": 0.31, "mines": 32, "threshold": 0.4154,
