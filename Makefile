@@ -1,7 +1,8 @@
 # Set-up and the commands of the README. Each may be the first one called, and called again: what is done stays done.
 #   make repro    install, then run the pipeline and print its metrics
 #   make test     install, then run the tests
-#   make real DATA=<folder>   install, then run the pipeline on real observations (benchmarks/real.py says how)
+#   make real DATA=<folder> [MORE=<folder>]   install, then run the pipeline on real observations (benchmarks/real.py says
+#               how)
 #   make cloud    install, then run the pipeline through Earth Engine, a bucket and Labelbox, all on loopback (tests/cloud.py)
 #   make lint     ruff and mypy
 # TORCH=cpu (default) or TORCH=cuda chooses the pinned set under constraints/. PYTHON=python3.12 chooses the Python that
@@ -48,7 +49,7 @@ test: setup
 	$(RUN) pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not slow'
 
 real: setup
-	$(RUN) python benchmarks/real.py --data $(DATA)
+	$(RUN) python -m benchmarks.real --data $(DATA) $(if $(MORE),--more $(MORE)) $(if $(RECIPE),--recipe $(RECIPE)) $(if $(SEEDS),--seeds $(SEEDS))
 
 cloud: setup
 	$(RUN) python -m tests.cloud

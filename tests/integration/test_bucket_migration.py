@@ -131,7 +131,8 @@ def test_manifests_are_those_of_a_folder_and_pixels_are_the_same(bucket: Gcs, fo
 def test_the_real_run_gives_the_same_hashes_from_the_bucket(bucket: Gcs, tmp_path: Path) -> None:
     """Of everything that `make real` trains on: chips and labels; and of the rest but for the names of the sources."""
     local, cloud = Workspace(root=tmp_path / "local"), Workspace(root=tmp_path / "cloud")
-    real.prepare(REAL, "Waiganga", local.root)
+    real.prepare(REAL, None, local.root)
+    real.settle(local.root, {}, "Real observations")
     shutil.copytree(local.root, cloud.root)
     shutil.rmtree(cloud.root / "data" / "regions" / "real")
     said = cloud.run("sandwatch", "migrate", "gs://sand/labels", "data/regions/real")

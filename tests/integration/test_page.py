@@ -287,7 +287,8 @@ def real(shared: Callable[[str], Path], tmp_path: Path) -> Workspace:
     if REAL.is_file():
         shutil.copytree(REAL.parents[1], own.root, symlinks=True)
     else:
-        real_run.prepare(shared("data/real_labels"), "Waiganga", own.root)
+        real_run.prepare(shared("data/real_labels"), None, own.root)
+        real_run.settle(own.root, {}, "Real observations")
         own.run("dvc", "repro")
     own.run("git", "add", "-A")
     own.run("git", "-c", "user.name=t", "-c", "user.email=t@e.org", "commit", "-q", "--allow-empty", "-m", "Run")
