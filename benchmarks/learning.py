@@ -3,7 +3,7 @@
     python benchmarks/learning.py [--only forest] [--root DIR]
 
 Run it after `dvc repro`, with data/ and results/ in place. All three are judged on the same pixels, those that the test
-fold owns on the holdout rivers, by the same metric and intervals (95 %, bootstrap over sites):
+fold owns on the holdout rivers, by the same code, metric and intervals (95 %, bootstrap over sites):
 
 * model: as results/evaluate/metrics.json has it.
 * forest: a random forest on the bands of one pixel, trained on a sample of the training fold's pixels. It knows colours
@@ -21,34 +21,23 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
-import numpy.typing as npt
 import typer
 
+import contenders
 from sandwatch import params, schemas
-from sandwatch.evaluate import Evaluate, evaluate, region_of
+from sandwatch.evaluate import Evaluation, region_of
 from sandwatch.files import write_json
-from sandwatch.model.metrics import ScoreHistogram, bootstrap
-from sandwatch.model.network import Model, Scoring
-from sandwatch.model.scoring import STEPS
-from sandwatch.origin import About
 from sandwatch.reproducible import Compute, pin
 from sandwatch.split import Split
-from sandwatch.stack import HIGH, IGNORED, LOW, OTHER, counted, mines
+from sandwatch.stack import HIGH, IGNORED, LOW, OTHER
 from sandwatch.stage import progress, run
-from sandwatch.train.params import Train
 
-FOREST_PIXELS = 60_000
-"""Training pixels of each class, at most."""
-FOREST_TREES = 200
-FOREST_LEAF = 5
-"""Least training pixels in a leaf."""
-SCORED_AT_ONCE = 200_000
 SEED = 0
 KEPT = ("ap", "ap_low95", "ap_high95", "prevalence")
 """Names of metrics."""
@@ -76,10 +65,10 @@ def main(
         pin(compute.threads)
     found = Path("benchmarks/results/learning.json")
     figures: dict[str, Figures] = json.loads(found.read_text()) if found.is_file() else {}
-    contenders = {Contender.MODEL: model, Contender.FOREST: forest, Contender.SHUFFLED: shuffled}
+    run_one = {Contender.MODEL: model, Contender.FOREST: forest, Contender.SHUFFLED: shuffled}
     for name in only or list(Contender):
         progress(f"{name} ...")
-        figures[name] = contenders[name]()
+        figures[name] = run_one[name]()
     write_json(found, figures)
     print(table(figures))
 
@@ -102,68 +91,28 @@ def model() -> Figures:
 
 def forest() -> Figures:
     """A random forest on single pixels."""
-    from sklearn.ensemble import RandomForestClassifier
+    from sandwatch.train.data import Chips
 
-    generator = np.random.default_rng(SEED)
-    features, truth = _sample(generator)
-    progress(f"  {len(truth)} training pixels, {int(truth.sum())} of them mine, {features.shape[1]} bands")
-    trees = RandomForestClassifier(
-        FOREST_TREES, min_samples_leaf=FOREST_LEAF, n_jobs=os.cpu_count(), random_state=SEED
-    ).fit(features, truth)
-    sites: dict[str, ScoreHistogram] = {}
-    holdout = params.read(Path("params.yaml"), Split).holdout_rivers
-    for obs_id, stack, mine, counts in _observations("test", holdout):
-        pixels = stack[:, counts].T
-        parts = [
-            trees.predict_proba(pixels[first : first + SCORED_AT_ONCE])[:, 1]
-            for first in range(0, len(pixels), SCORED_AT_ONCE)
-        ]
-        one = ScoreHistogram.of(np.rint(np.concatenate(parts) * STEPS).astype(np.int64), mine[counts])
-        site = obs_id.rsplit("_", 1)[0]
-        sites[site] = sites.get(site, ScoreHistogram.empty()) + one
-        progress(f"  {obs_id}: AP {one.average_precision():.3f}")
-    return _figures([sites[site] for site in sorted(sites)]) | {"training_pixels": len(truth)}
+    here = contenders.Data.here()
+    learnt = contenders.forest(here, here.windows, Chips(contenders.CHIPS))
+    return _figures(contenders.judged(here, here.windows, learnt.scorer, here[Split].holdout_rivers))
 
 
 def shuffled() -> Figures:
     """The same model, trained and validated on labels in random order, judged on the true ones."""
-    from sandwatch.model.predictor import Predictor
-    from sandwatch.train import data, loop
+    from sandwatch.train.data import Chips
 
-    def read(section: type[params.S]) -> params.S:
-        return params.read(Path("params.yaml"), section)
-
-    compute, train, split = read(Compute), read(Train), read(Split)
-    about = About(label_fingerprint="0" * 64, imagery="synthetic", labels="synthetic")
-    nothing = loop.Provenance(about=about, inputs={}, code={}, replicate=0, params_sha256="0" * 64)
+    here = contenders.Data.here()
+    train = here.values["train"]
+    to_the_end = replace(here, values={**here.values, "train": {**train, "patience": train["epochs"]}})
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        shuffle(Path("data/chips"), folder / "chips")
-        loop.learn(
-            chips=data.Chips(folder / "chips"),
-            bands=read(params.Bands).names,
-            model=read(Model),
-            train=train.model_copy(update={"patience": train.epochs}),
-            compute=compute,
-            scoring=read(Scoring),
-            provenance=nothing,
-            work=None,
-            weights=Path("data/weights"),
-            models=folder / "models",
-            results=folder / "results",
-            report=lambda line: progress(f"  {line}"),
-        )
-        evaluation = evaluate(
-            aoi=schemas.Aoi.read(Path("data/aoi/aoi.parquet")),
-            manifest=schemas.Scenes.read(Path("data/scenes.parquet")),
-            scenes=Path("data/scenes"),
-            windows=schemas.Windows.read(Path("data/chips/windows.parquet")),
-            chips=Path("data/chips"),
-            scorer=Predictor.load(folder / "models/model.safetensors", "cpu", precision=compute.precision),
-            params=read(Evaluate),
-            holdout_rivers=split.holdout_rivers,
-            min_distance_km=split.min_distance_km,
-        )
+        shuffle(contenders.CHIPS, folder / "chips")
+        learnt = contenders.network(to_the_end, Chips(folder / "chips"), folder)
+        return _figures(contenders.judged(here, here.windows, learnt.scorer, here[Split].holdout_rivers))
+
+
+def _figures(evaluation: Evaluation) -> Figures:
     return {name: evaluation.metrics[name] for name in KEPT}
 
 
@@ -203,54 +152,6 @@ def shuffle(chips: Path, out: Path) -> None:
     for name, value in (("px_other", OTHER), ("px_low", LOW), ("px_high", HIGH)):
         windows[name] = [int((part == value).sum()) for part in parts]
     schemas.Windows.write(windows, out / "windows.parquet")
-
-
-def _observations(fold: str, rivers: Sequence[str] | None = None) -> Any:
-    """Yields (obs_id, stack (band, y, x), is a mine (y, x), counts (y, x)) of the pixels that a fold owns.
-
-    Of some rivers alone, where they are named.
-    """
-    method = params.read(Path("params.yaml"), Model).method
-    chips = Path("data/chips")
-    windows = schemas.Windows.read(chips / "windows.parquet")
-    chosen = windows[(windows.fold == fold) & (windows.kind == "grid")]
-    if rivers is not None:
-        chosen = chosen[chosen.river.isin(rivers)]
-    for obs_id in sorted(chosen.obs_id.unique()):
-        mask = np.load(chips / "masks" / f"{obs_id}.npy")
-        mask[~region_of(chosen[chosen.obs_id == obs_id], mask.shape)] = IGNORED
-        yield (
-            obs_id,
-            np.load(chips / "pixels" / f"{obs_id}.npy", mmap_mode="r"),
-            mines(mask, method),
-            counted(mask, method),
-        )
-
-
-def _sample(generator: np.random.Generator) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.bool_]]:
-    """(pixels (n, band), is a mine (n,)) of the training fold: at most ``FOREST_PIXELS`` of each class.
-
-    Every observation gives the same share of its pixels of a class.
-    """
-    observations = list(_observations("train"))
-    features, truth = [], []
-    for is_mine in (True, False):
-        places = [np.flatnonzero((mine == is_mine) & counts) for _, _, mine, counts in observations]
-        share = min(FOREST_PIXELS / max(sum(map(len, places)), 1), 1.0)
-        for (_, stack, _, _), place in zip(observations, places, strict=True):
-            chosen = np.sort(generator.choice(place, int(len(place) * share), replace=False))
-            features.append(stack.reshape(len(stack), -1)[:, chosen].T)
-            truth.append(np.full(len(chosen), is_mine))
-    return np.concatenate(features), np.concatenate(truth)
-
-
-def _figures(sites: list[ScoreHistogram]) -> Figures:
-    settings = params.read(Path("params.yaml"), Evaluate)
-    whole = sum(sites, ScoreHistogram.empty())
-    statistics = {"ap": ScoreHistogram.average_precision}
-    low, high = bootstrap(sites, statistics, samples=settings.bootstrap_samples, seed=settings.seed)["ap"]
-    values = {"ap": whole.average_precision(), "ap_low95": low, "ap_high95": high, "prevalence": whole.prevalence}
-    return {name: None if np.isnan(value) else round(value, 4) for name, value in values.items()}
 
 
 if __name__ == "__main__":

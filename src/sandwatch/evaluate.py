@@ -145,6 +145,7 @@ class Evaluation:
             of something else is of them alone.
         metrics: flat, rounded, and the kinds of imagery and labels; None where a figure is undefined.
         intervals: metric to (low, high), 95 %, by bootstrap over sites; NaN where undefined, as with one site.
+        sites: of the holdout rivers, the scores of each, all its months together, by site_id.
         observations: a row an observation of the validation and test folds.
         rivers: a row a fold and river. Column ``part`` says what of: holdout river, other test site, validation; column
             ``trained_on`` whether any window of that river trains, ``yes`` or ``no``.
@@ -166,6 +167,7 @@ class Evaluation:
     holdout_rivers: tuple[str, ...]
     metrics: dict[str, float | int | str | None]
     intervals: dict[str, tuple[float, float]]
+    sites: dict[str, ScoreHistogram]
     observations: pd.DataFrame
     rivers: pd.DataFrame
     pr_curve: pd.DataFrame
@@ -441,11 +443,11 @@ def _summary(
     imagery: origin.Kind,
 ) -> Evaluation:
     held = [one for one in observed if one.part == HOLDOUT]
-    sites = [
-        sum((one.histogram for one in held if one.site_id == site), ScoreHistogram.empty())
+    sites = {
+        site: sum((one.histogram for one in held if one.site_id == site), ScoreHistogram.empty())
         for site in sorted({one.site_id for one in held})
-    ]
-    whole = sum(sites, ScoreHistogram.empty())
+    }
+    whole = sum(sites.values(), ScoreHistogram.empty())
     uncalibrated = sum((one.uncalibrated for one in held), LogitHistogram.empty())
     val = sum((one.histogram for one in observed if one.part == VALIDATION), ScoreHistogram.empty())
     at_threshold = whole.at(spec.threshold)
@@ -456,7 +458,7 @@ def _summary(
         "recall": lambda histogram: histogram.at(spec.threshold).recall,
         "iou": lambda histogram: histogram.at(spec.threshold).iou,
     }
-    intervals = bootstrap(sites, statistics, samples=params.bootstrap_samples, seed=params.seed)
+    intervals = bootstrap(tuple(sites.values()), statistics, samples=params.bootstrap_samples, seed=params.seed)
     area_km2 = sum(one.area_km2 for one in held)
     confusion = sum((one.confusion for one in held[1:]), held[0].confusion)
     bins = params.calibration_bins
@@ -488,6 +490,7 @@ def _summary(
             "labels": spec.labels,
         },
         intervals=intervals,
+        sites=sites,
         observations=pd.DataFrame(
             [
                 {
