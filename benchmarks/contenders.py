@@ -306,6 +306,7 @@ def _spec(data: Data, chips: Chips, overlap_px: int) -> Spec:
         mean=mean,
         std=std,
         temperature=1.0,
+        bias=0.0,
         threshold=0.5,
         weights_sha256="0" * 64,
         **data.about.model_dump(),

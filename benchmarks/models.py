@@ -1,6 +1,7 @@
 """What the default is worth: other networks and plain controls beside it, in the same folds.
 
-    python benchmarks/models.py [--only default ...] [--imagenet FILE] [--weights FOLDER] [--root DIR] [--out DIR]
+    python benchmarks/models.py [--only default ...] [--fast] [--imagenet FILE] [--weights FOLDER] [--root DIR]
+        [--out DIR]
 
 Run it after `dvc repro`, with data/ in place. Groups of sites are shared out over five parts, as `sandwatch cv` does;
 in each fold one part tests, one validates, the others train, and the holdout rivers are in none. Every contender learns
@@ -122,6 +123,7 @@ def main(
     only: Annotated[list[Contender], typer.Option(help="what to run  [default: all]")] = [],  # noqa: B006
     number: Annotated[int, typer.Option("--folds", min=1, max=FOLDS, help="run the first of the five")] = FOLDS,
     epochs: Annotated[int | None, typer.Option(min=1, help="of all networks  [default: as params.yaml says]")] = None,
+    fast: Annotated[bool, typer.Option("--fast", help="not in reproducible mode: half the time")] = False,
     imagenet: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="file of weights")] = None,
     weights: Annotated[Path | None, typer.Option(exists=True, file_okay=False, help="folder of weights")] = None,
     root: Annotated[Path, typer.Option(exists=True, file_okay=False, help="a repository after dvc repro")] = Path(),
@@ -133,6 +135,8 @@ def main(
     imagenet, weights = (path and path.resolve() for path in (imagenet, weights))
     os.chdir(root)  # as `dvc repro` there: all paths of the pipeline are relative
     here = Data.here()
+    if fast:
+        here = replace(here, values=recipes.changed(here.values, {"compute.reproducible": False}, "--fast"))
     if here[Compute].reproducible:
         pin(here[Compute].threads)
     kept = Kept(results)
