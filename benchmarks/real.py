@@ -4,11 +4,10 @@
 
 makes a repository of its own under .real/ (a copy of this working tree, so that the sample region stays as it is),
 migrates the folder into data/regions/real there, and trains by a recipe, once for each seed, because single runs differ
-by more than recipes do. With MORE, the data/ folder of the repository tailings_seg (benchmarks/tailings.py), each seed
-is two trainings: one with those scenes mixed in for training only, and one that goes on from its weights on the river
-alone. It prints what became of each polygon, how the masks compare with the predecessor's, and for each seed the AP in
-the AOI of the river that it never saw, as evaluate has it, and within the predecessor's own rivers_mask.tif and
-labels_mask.tif; beside them a per-pixel random forest. Called again, it runs only what changed.
+by more than recipes do. With MORE, the data/ folder of the repository tailings_seg, its scenes are mixed in for training
+only (benchmarks/tailings.py). It prints what became of each polygon, how the masks compare with the predecessor's, and
+for each seed the AP in the AOI of the river that it never saw, as evaluate has it, and within the predecessor's own
+rivers_mask.tif and labels_mask.tif; beside them a per-pixel random forest. Called again, it runs only what changed.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from sandwatch.errors import InputError
 from sandwatch.stage import progress, run
 
 ROOT = Path(__file__).parents[1]
-REGION, MIXED = "real", "real-and-tailings"
+REGION = "real"
 PARAMS: dict[str, Any] = {
     "region": REGION,
     "split.holdout_rivers": ["Waiganga"],
@@ -71,12 +70,7 @@ def main(
     changes = {"split.holdout_rivers": [holdout], **recipes.read(recipe)}
     found: dict[int, dict[str, float]] = {}
     for seed in reversed(range(seeds)):  # so that the first one's results stay in the workspace
-        changes["train.seed"] = seed
-        started: dict[str, Any] = {}
-        if more is not None:
-            reproduce(workspace, {**changes, "region": MIXED}, "train", f"Other mines mixed in, seed {seed}")
-            started = {"model.weights": keep(workspace, f"mixed-{seed}.safetensors")}
-        reproduce(workspace, {**changes, **started}, "", f"The river alone, seed {seed}")
+        reproduce(workspace, {**changes, "train.seed": seed}, f"Seed {seed}")
         found[seed] = figures(data, holdout, workspace)
         progress(f"seed {seed}: {found[seed]}")
     print(polygons(workspace))
@@ -95,7 +89,7 @@ def call(*command: str | Path, cwd: Path) -> None:
 
 
 def prepare(data: Path, more: Path | None, workspace: Path) -> None:
-    """Brings ``workspace`` to the state of this working tree, with the regions of the real run."""
+    """Brings ``workspace`` to the state of this working tree, with the region of the real run."""
     from benchmarks import tailings
 
     from sandwatch.predecessor import write_region
@@ -114,12 +108,11 @@ def prepare(data: Path, more: Path | None, workspace: Path) -> None:
         if (ROOT / name).is_file() and name not in ("dvc.lock", "params.yaml"):
             (workspace / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(ROOT / name, workspace / name)
-    for name in (REGION, *([MIXED] if more is not None else [])):
-        region = workspace / "data" / "regions" / name
-        shutil.rmtree(region, ignore_errors=True)
-        write_region(data.resolve(), region)
-        if name == MIXED and more is not None:
-            progress(f"{tailings.add(more, region)} scenes of other mines")
+    region = workspace / "data" / "regions" / REGION
+    shutil.rmtree(region, ignore_errors=True)
+    write_region(data.resolve(), region)
+    if more is not None:
+        progress(f"{tailings.add(more, region)} scenes of other mines mixed in, for training only")
 
 
 def settle(workspace: Path, changes: dict[str, Any], message: str) -> None:
@@ -136,22 +129,12 @@ def settle(workspace: Path, changes: dict[str, Any], message: str) -> None:
     call("git", *author, "commit", "-q", "--allow-empty", "-m", message, cwd=workspace)
 
 
-def reproduce(workspace: Path, changes: dict[str, Any], stage: str, message: str) -> None:
-    """Runs the pipeline with some params changed, up to a stage where one is named, and commits what it made."""
+def reproduce(workspace: Path, changes: dict[str, Any], message: str) -> None:
+    """Runs the pipeline with some params changed, and commits what it made."""
     progress(f"{message} ...")
     settle(workspace, changes, message)
-    call(sys.executable, "-m", "dvc", "repro", "--quiet", *([stage] if stage else []), cwd=workspace)
+    call(sys.executable, "-m", "dvc", "repro", "--quiet", cwd=workspace)
     settle(workspace, changes, f"{message}: results")
-
-
-def keep(workspace: Path, name: str) -> dict[str, str]:
-    """Copies the trained weights to where a next training may start from them; section model's key ``weights``."""
-    from sandwatch.files import sha256
-
-    weights = workspace / "data" / "weights" / name
-    weights.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(workspace / "models" / "model.safetensors", weights)
-    return {"name": name, "sha256": sha256(weights)}
 
 
 def figures(data: Path, holdout: str, workspace: Path) -> dict[str, float]:

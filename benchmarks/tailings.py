@@ -64,11 +64,11 @@ def add(source: Path, region: Path) -> int:
         number = path.stem.removeprefix("img_")
         site_id = f"{COLLECTION}_{number}"
         obs_id = f"{site_id}_{MONTH}-01"
-        sites.append((site_id, site_id, "", outline.centroid.x, outline.centroid.y, MONTH, "train"))
+        sites.append((site_id, COLLECTION, "", outline.centroid.x, outline.centroid.y, MONTH, "train"))
         rivers["features"].append(
             {
                 "type": "Feature",
-                "properties": {"site_id": site_id, "river": site_id},
+                "properties": {"site_id": site_id, "river": COLLECTION},
                 "geometry": mapping(outline.buffer(-INSIDE_DEGREES)),
             }
         )
