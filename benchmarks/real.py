@@ -4,10 +4,11 @@
 
 makes a repository of its own under .real/ (a copy of this working tree, so that the sample region stays as it is),
 migrates the folder into data/regions/real there, and trains by a recipe, once for each seed, because single runs differ
-by more than recipes do. With MORE, the data/ folder of the repository tailings_seg, its scenes are mixed in for training
-only (benchmarks/tailings.py). It prints what became of each polygon, how the masks compare with the predecessor's, and
-for each seed the AP in the AOI of the river that it never saw, as evaluate has it, and within the predecessor's own
-rivers_mask.tif and labels_mask.tif; beside them a per-pixel random forest. Called again, it runs only what changed.
+by more than recipes do. With MORE, the data/ folder of the repository tailings_seg, its scenes are mixed in, for
+training only (benchmarks/tailings.py). It prints what became of each polygon, how the masks compare with the
+predecessor's, and for each seed the AP in the AOI of the river that it never saw, as evaluate has it, and within the
+predecessor's own rivers_mask.tif and labels_mask.tif; beside them a per-pixel random forest. Called again, it runs only
+what changed.
 """
 
 from __future__ import annotations
