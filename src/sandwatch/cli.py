@@ -84,15 +84,30 @@ def params(
     staged: Annotated[
         bool, typer.Option("--staged", help="check what the next commit will hold, not the file")
     ] = False,
+    recipe: Annotated[
+        list[Path] | None, typer.Option("--with", help="first change it by a recipe, as docs/recipes has some")
+    ] = None,
 ) -> None:
-    """Check params.yaml, for all stages; a line for each fault, and exit 1. Runs nothing and removes nothing."""
+    """Check params.yaml, for all stages; a line for each fault, and exit 1. Runs nothing and removes nothing.
+
+    With recipes it is changed, unless that would make it wrong. git restore params.yaml takes them back.
+    """
+    from sandwatch import recipes
     from sandwatch.check import SECTIONS
+    from sandwatch.files import write_bytes
     from sandwatch.hooks import staged as read_staged
     from sandwatch.params import faults
     from sandwatch.stage import refuse
 
-    if wrong := faults(Path(), SECTIONS, read_staged(Path()) if staged else None):
+    path = Path("params.yaml")
+    changes = {one: recipes.read(one) for one in recipe or ()}
+    content = recipes.rewritten(path, changes) if changes else read_staged(Path()) if staged else None
+    if wrong := faults(Path(), SECTIONS, content):
         refuse(wrong)
+    if content is not None and changes:
+        write_bytes(path, content)
+        for one, values in changes.items():
+            print(f"{one}: {', '.join(values)}")
     print("params.yaml: every key is known and every value allowed")
 
 
