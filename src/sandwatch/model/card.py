@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 from sandwatch.errors import InputError
 from sandwatch.files import files_below, read_json, sha256, write_json
 from sandwatch.model.channels import Channel
-from sandwatch.model.network import Method, Model, Sha256, Standardise
+from sandwatch.model.network import Method, Model, Sha256, Standardise, Views
 from sandwatch.origin import Kind
 
 HEADER = "sandwatch"
@@ -61,7 +61,7 @@ class Spec(BaseModel):
         without: bands that scenes may lack, since the network has learnt to do without them, all at once.
         classes: names.
         size_px: side of the windows that it was trained on.
-        overlap_px, batch_size: how a scene is scored, as in params.yaml, section scoring.
+        overlap_px, batch_size, views: how a scene is scored, as in params.yaml, section scoring.
         mean, std: of each band in the unit of a pixel stack, over the training windows alone.
         temperature: divides the logit of mine, fitted on validation.
         threshold: a score at or above it is a mine: best F1 on validation.
@@ -82,6 +82,7 @@ class Spec(BaseModel):
     size_px: int = Field(ge=1)
     overlap_px: int = Field(ge=0)
     batch_size: int = Field(ge=1)
+    views: Views
     mean: tuple[float, ...]
     std: tuple[Annotated[float, Field(gt=0)], ...]
     temperature: float = Field(gt=0)
