@@ -42,6 +42,7 @@ def fields(model: Model | None = None, **changes: Any) -> dict[str, Any]:
         "size_px": 32,
         "overlap_px": 8,
         "batch_size": 4,
+        "views": 1,
         "temperature": 1.5,
         "bias": -0.25,
         "threshold": 0.25,

@@ -30,7 +30,7 @@ def weights(folder: Path, method: str, **changes: object) -> str:
         model=section(decoder_channels=[32, 16, 16], method=method),
         train=training.section(**changes),
         compute=Compute(reproducible=True, threads=2, precision="32-true"),
-        scoring=Scoring(overlap_px=8, batch_size=4),
+        scoring=Scoring(overlap_px=8, batch_size=4, views=1),
         provenance=Provenance(
             about=About(label_fingerprint="1" * 64, imagery="synthetic", labels="mixed"),
             inputs={},

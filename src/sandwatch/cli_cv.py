@@ -10,7 +10,8 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-SUMMARY = "results/cv.json"
+SUMMARY, TOGETHER = "results/cv.json", "results/cv_ensemble.json"
+SPREAD = ("mean", "std", "min", "max")
 SHOWN = ("ap", "f1", "precision", "recall", "iou", "ece", "false_alarms_per_100km2", "mines_found", "mines")
 
 
@@ -20,6 +21,9 @@ def cv(
         Literal["groups", "rivers"],
         typer.Option(help="groups: parts of about as many observations; rivers: each river is left out once"),
     ] = "groups",
+    ensemble: Annotated[
+        bool, typer.Option("--ensemble", help="judge all models together, and each alone, on the holdout rivers too")
+    ] = False,
     name: Annotated[str | None, typer.Option(help="of the experiment; else DVC makes one up")] = None,
     change: Annotated[
         list[str] | None,
@@ -28,12 +32,17 @@ def cv(
 ) -> None:
     """Train and test once for each part of the groups, as an experiment of DVC; mean and spread are its metrics.
 
-    The holdout rivers are in no part. The working tree stays as it is; replicates that ran before are not run again.
+    The holdout rivers are in no part; only --ensemble looks at them, so choose before. The working tree stays as it is;
+    replicates that ran before are not run again.
     """
     parts = range(1, (folds if by == "groups" else _rivers()) + 1)
     settings = [f"cv.by=[{by}]", f"cv.replicates=[{','.join(map(str, parts))}]", *(change or ())]
-    name = _run(f"cv@{by}", settings, name)
-    _show(name)
+    targets = [f"cv@{by}"]
+    if ensemble:
+        settings.insert(0, "cv.ensemble=[holdout]")
+        targets.append("cv_ensemble@holdout")
+    name = _run(targets, settings, name)
+    _show(name, ensemble=ensemble)
 
 
 def _rivers() -> int:
@@ -48,7 +57,7 @@ def _rivers() -> int:
     return int(windows["river"][windows["fold"] != "test"].nunique())
 
 
-def _run(target: str, settings: Sequence[str], name: str | None) -> str:
+def _run(targets: Sequence[str], settings: Sequence[str], name: str | None) -> str:
     """Runs an experiment in a copy of the working tree; its name.
 
     Raises:
@@ -60,7 +69,7 @@ def _run(target: str, settings: Sequence[str], name: str | None) -> str:
     from sandwatch.errors import InputError
 
     name = name or _invented()
-    command = [sys.executable, "-m", "dvc", "exp", "run", "--temp", "--name", name, target]
+    command = [sys.executable, "-m", "dvc", "exp", "run", "--temp", "--name", name, *targets]
     done = subprocess.run([*command, *(part for one in settings for part in ("-S", one))], check=False)
     if done.returncode:
         raise InputError(
@@ -79,8 +88,8 @@ def _invented() -> str:
     return str(gen_random_name())
 
 
-def _show(name: str) -> None:
-    """Prints mean and spread of an experiment's figures."""
+def _show(name: str, *, ensemble: bool) -> None:
+    """Prints mean and spread of an experiment's figures, and those of the ensemble beside its members'."""
     import json
 
     import dvc.api
@@ -88,10 +97,17 @@ def _show(name: str) -> None:
     from rich.table import Table
 
     made: dict[str, Any] = json.loads(dvc.api.read(SUMMARY, rev=name))
-    table = Table("", "mean", "std", "min", "max", box=None, pad_edge=False)
+    table = Table("", *SPREAD, box=None, pad_edge=False)
     for figure in SHOWN:
         if isinstance(values := made.get(figure), dict):
-            table.add_row(figure, *(f"{values[key]:.4f}" for key in ("mean", "std", "min", "max")))
+            table.add_row(figure, *(f"{values[key]:.4f}" for key in SPREAD))
     Console().print(table)
+    if ensemble:
+        found = json.loads(dvc.api.read(TOGETHER, rev=name))
+        table = Table("holdout rivers", "together", *(f"alone: {key}" for key in SPREAD), box=None, pad_edge=False)
+        for figure in SHOWN:
+            if isinstance(values := found["alone"].get(figure), dict):
+                table.add_row(figure, f"{found['ensemble'][figure]:.4f}", *(f"{values[key]:.4f}" for key in SPREAD))
+        Console().print(table)
     print(f"{made['replicates']} replicates, imagery {made['imagery']}, labels {made['labels']}")
     print(f"dvc exp show lists {name}; sandwatch audit follows each model of it, dvc exp apply {name} brings them here")

@@ -36,6 +36,11 @@ def export(
     print(
         f"log-odds differ from the model's by {done.difference:.1e} at most; a mine is at {spec.threshold:g} or above"
     )
+    if spec.views > 1:
+        print(
+            f"note: the model's scores are means over {spec.views} views of a window (scoring.views), and temperature "
+            "and threshold were fitted on those; the file scores one view: average log_odds over them yourself"
+        )
 
 
 def card(

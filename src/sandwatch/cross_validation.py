@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 By = Literal["groups", "rivers"]
+On = Literal["holdout"]
 LEAST = 3
 """Parts: one to test, one to validate, one to train."""
 NONE = ""
@@ -36,6 +37,7 @@ class CrossValidation(Section):
     section = "cv"
     by: tuple[By, ...] = Field(max_length=1, strict=False)
     replicates: tuple[Count, ...] = Field(strict=False)
+    ensemble: tuple[On, ...] = Field(max_length=1, strict=False)
 
     @model_validator(mode="after")
     def _both_or_none(self) -> CrossValidation:
@@ -43,6 +45,8 @@ class CrossValidation(Section):
             raise ValueError("replicates are counted from 1: [1, 2, 3, ...]")
         if bool(self.by) != bool(self.replicates) or 0 < len(self.replicates) < LEAST:
             raise ValueError(f"by and replicates are both [], or one of groups and rivers with {LEAST} or more of them")
+        if self.ensemble and not self.replicates:
+            raise ValueError("an ensemble is of the models of replicates, and there are none")
         return self
 
 
@@ -116,6 +120,30 @@ def assigned(windows: pd.DataFrame, folds: pd.DataFrame, replicate: int) -> pd.D
     fold = windows["site_id"].map(of).fillna(NONE)
     kept = (fold == "train") | ((fold != NONE) & (windows["kind"] == "grid"))
     return windows.assign(fold=fold)[kept].reset_index(drop=True)
+
+
+def held_out(windows: pd.DataFrame, folds: pd.DataFrame) -> pd.DataFrame:
+    """Windows as the models of all replicates together have seen them.
+
+    What the split's own fold ``test`` holds still tests. Every other site has trained or validated some of the models,
+    so it is in the fold ``train``, and nothing is left to validate on.
+
+    Args:
+        windows: schemas.Windows, as the split has them.
+        folds: schemas.Folds.
+
+    Raises:
+        InputError: a replicate has touched a site that tests in the split.
+    """
+    test = windows["fold"] == "test"
+    if touched := sorted(set(windows["site_id"][test]) & set(folds["site_id"])):
+        raise InputError(
+            "data/folds.parquet",
+            got=f"{', '.join(touched)}, which test in the split",
+            expected="no site of the fold test in any replicate",
+            fix="run sandwatch cv again, so that folds, chips and models are of the same params.yaml",
+        )
+    return windows.assign(fold=test.map({True: "test", False: "train"}))
 
 
 def sites_of(table: Mapping[str, Sequence[Any]], replicate: int) -> dict[str, str]:

@@ -29,14 +29,14 @@ from sandwatch.errors import InputError
 from sandwatch.grid import RESOLUTION_M, Grid, Window
 from sandwatch.model.calibration import Reliability, ece, reliability
 from sandwatch.model.metrics import Confusion, Counts, LogitHistogram, ScoreHistogram, bootstrap
-from sandwatch.model.scoring import NODATA, Scorer, Steps, score
+from sandwatch.model.scoring import NODATA, Ensemble, Scorer, Steps, score
 from sandwatch.model.stitch import Sliceable
 from sandwatch.params import Count, Fraction, NotNegative, Section, Seed
 from sandwatch.scene import SceneReader, exported
 from sandwatch.stack import HIGH, IGNORED, LOW
 
 if TYPE_CHECKING:
-    from sandwatch.model.card import Spec
+    from sandwatch.model.card import Terms
 
 PX_KM2 = RESOLUTION_M**2 / 1e6
 CROP_PX = (96, 256)
@@ -192,7 +192,7 @@ def evaluate(
     scenes: Path,
     windows: pd.DataFrame,
     chips: Path,
-    scorer: Scorer,
+    scorer: Scorer | Ensemble,
     params: Evaluate,
     holdout_rivers: Sequence[str] | None,
     min_distance_km: float,
@@ -205,7 +205,7 @@ def evaluate(
         scenes: the folder that the manifest's paths start from. Pixels are read there, as infer reads them.
         windows: table :class:`sandwatch.schemas.Windows`.
         chips: folder with ``masks``.
-        scorer: the model.
+        scorer: the model, or several together.
         params: section of params.yaml.
         holdout_rivers: that the split was asked to hold out; None in a cross-validation, where all that tests is held
             out, whatever river it lies on.
@@ -331,7 +331,7 @@ def _observe(
     windows: pd.DataFrame,
     pixels: Sliceable,
     mask: Mask,
-    scorer: Scorer,
+    scorer: Scorer | Ensemble,
     params: Evaluate,
     holdout_rivers: Sequence[str] | None,
 ) -> tuple[Observed, list[Miss]]:
@@ -434,7 +434,7 @@ def _summary(
     misses: tuple[Miss, ...],
     *,
     trained_on: Collection[str],
-    spec: Spec,
+    spec: Terms,
     params: Evaluate,
     train_test_km: float,
     min_distance_km: float,
@@ -545,7 +545,7 @@ def _summary(
     )
 
 
-def _row(members: Sequence[Observed], spec: Spec, bins: int) -> dict[str, float | int | None]:
+def _row(members: Sequence[Observed], spec: Terms, bins: int) -> dict[str, float | int | None]:
     """The figures of some observations together; None where undefined, such as AP where there is no mine."""
     histogram = sum((one.histogram for one in members), ScoreHistogram.empty())
     confusion: Confusion = histogram.at(spec.threshold)

@@ -17,8 +17,9 @@ pytestmark = pytest.mark.slow  # trains a model a replicate
 def crossed(built: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """A repository in which all stages ran, and then a cross-validation."""
     workspace = built.copy(tmp_path_factory.mktemp("crossed") / "clone")
-    printed = workspace.run("sandwatch", "cv", "--folds", "3", "--name", "three")
+    printed = workspace.run("sandwatch", "cv", "--folds", "3", "--ensemble", "--name", "three")
     assert "3 replicates, imagery synthetic, labels synthetic" in printed
+    assert "together" in printed
     return workspace
 
 
@@ -26,6 +27,7 @@ def test_mean_and_spread_are_columns_of_the_experiment(crossed: Workspace) -> No
     assert crossed.run("git", "status", "--porcelain") == ""  # it ran in a copy
     rows = {r["Experiment"]: r for r in csv.DictReader(io.StringIO(crossed.run("dvc", "exp", "show", "--csv")))}
     of = {name.rpartition(":")[2]: value for name, value in rows["three"].items()}
+    assert 0 < float(of["ensemble.ap"]) <= 1
     figures = [float(of[f"ap.{what}"]) for what in ("min", "mean", "max")]
     assert figures == sorted(figures)
     assert 0 < figures[0] < figures[2] <= 1
@@ -51,6 +53,17 @@ def test_no_site_trains_and_tests_and_each_tests_once(crossed: Workspace) -> Non
         tested += [site for site, fold in judged.items() if fold == "test"]
     assert sorted(tested) == sorted(set(table["site_id"]))
     assert not any("Ondara" in site for site in tested)
+
+
+def test_the_ensemble_is_judged_on_the_holdout_river_alone_beside_its_members(crossed: Workspace) -> None:
+    crossed.run("dvc", "exp", "apply", "three")
+    folder = crossed.root / "results/cv_ensemble"
+    parts = ["", "1", "2", "3"]
+    assert {river for part in parts for river in pd.read_csv(folder / part / "observations.csv")["river"]} == {"Ondara"}
+    together, *alone = (json.loads((folder / part / "metrics.json").read_text())["ap"] for part in parts)
+    made = json.loads((crossed.root / "results/cv_ensemble.json").read_text())
+    assert made["ensemble"]["ap"] == together
+    assert made["alone"]["ap"]["max"] == max(alone)
 
 
 def test_the_audit_follows_a_replicate_as_it_follows_the_model(crossed: Workspace) -> None:

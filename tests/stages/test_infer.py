@@ -25,10 +25,10 @@ ROOT = Path(__file__).parents[2]
 OBS_ID = "kanhan_2023-02-01"
 
 
-def write_model(folder, method="binary", overlap_px=8):
+def write_model(folder, method="binary", overlap_px=8, seed=1):
     """A network with random weights, its batch statistics as a trained one's, and its spec."""
     model = section(method=method)
-    torch.manual_seed(1)
+    torch.manual_seed(seed)
     network = model.build(BANDS, 32)
     folder.mkdir(parents=True)
     weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sandwatch import params, schemas
-from sandwatch.cross_validation import CrossValidation, assigned, folds, sites_of, summary
+from sandwatch.cross_validation import CrossValidation, assigned, folds, held_out, sites_of, summary
 from sandwatch.errors import InputError
 
 
@@ -139,7 +139,32 @@ def test_windows_get_the_folds_of_a_replicate_and_random_ones_only_train() -> No
 )
 def test_params_that_do_not_fit_are_refused(by: list[str], replicates: list[int]) -> None:
     with pytest.raises(InputError, match=r"params\.yaml: cv"):
-        params.check(CrossValidation, {"by": by, "replicates": replicates})
+        params.check(CrossValidation, {"by": by, "replicates": replicates, "ensemble": []})
+
+
+@pytest.mark.parametrize(
+    ("ensemble", "message"),
+    [
+        (["holdout", "holdout"], r"cv\.ensemble"),
+        (["val"], r"cv\.ensemble.*expected 'holdout'"),
+        (["holdout"], "an ensemble is of the models of replicates, and there are none"),
+    ],
+)
+def test_an_ensemble_without_replicates_or_on_other_sites_is_refused(ensemble: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=rf"params\.yaml: .*{message}"):
+        params.check(CrossValidation, {"by": [], "replicates": [], "ensemble": ensemble})
+
+
+def test_an_ensemble_is_judged_on_what_none_of_its_models_has_seen() -> None:
+    cut = windows(AOI)
+    table = folds(AOI, cut, by="groups", replicates=3, seed=0)
+    found = held_out(cut, table)
+    assert set(found["site_id"][found["fold"] == "test"]) == {"s6"}
+    assert set(found["fold"]) == {"train", "test"}  # what validates in the split has trained some of the models
+    assert found.drop(columns="fold").equals(cut.drop(columns="fold"))
+    seen = pd.concat([table, pd.DataFrame([(2, "s6", 5, "val")], columns=table.columns)])
+    with pytest.raises(InputError, match=r"data/folds\.parquet: got s6, which test in the split"):
+        held_out(cut, seen)
 
 
 def test_the_summary_is_that_of_the_numbers() -> None:

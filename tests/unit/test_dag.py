@@ -13,7 +13,8 @@ from sandwatch.check import SECTIONS
 ROOT = Path(__file__).parents[2]
 DAG = yaml.safe_load((ROOT / "dvc.yaml").read_text())
 SEVEN = ["aoi", "export", "annotations", "chips", "train", "evaluate", "infer"]
-CROSS_VALIDATION = ["folds", "cv_train", "cv_evaluate", "cv"]
+CROSS_VALIDATION = ["folds", "cv_train", "cv_evaluate", "cv", "cv_ensemble"]
+MATRICES = ({"by": "${cv.by}"}, {"replicate": "${cv.replicates}"}, {"rivers": "${cv.ensemble}"})
 STAGES = {name: DAG["stages"][name] for name in SEVEN}
 VALUES = yaml.safe_load((ROOT / "params.yaml").read_text())
 
@@ -40,8 +41,8 @@ def test_the_helper_the_seven_and_those_of_a_cross_validation() -> None:
     assert list(DAG["stages"]) == ["check", *SEVEN, *CROSS_VALIDATION]
     assert all("matrix" not in DAG["stages"][name] for name in ("check", *SEVEN))
     for name in CROSS_VALIDATION:  # they are there for each value of a list that is empty by default
-        assert DAG["stages"][name]["matrix"] in ({"by": "${cv.by}"}, {"replicate": "${cv.replicates}"})
-    assert VALUES["cv"] == {"by": [], "replicates": []}
+        assert DAG["stages"][name]["matrix"] in MATRICES
+    assert VALUES["cv"] == {"by": [], "replicates": [], "ensemble": []}
     assert all(stage["desc"] for stage in DAG["stages"].values())
 
 
@@ -60,10 +61,10 @@ def test_the_helper_lists_each_stage() -> None:
     assert check["deps"] == ["params.yaml", "src/sandwatch", "stages"]
 
 
-@pytest.mark.parametrize("stage", SEVEN)
+@pytest.mark.parametrize("stage", [*SEVEN, "folds", "cv", "cv_ensemble"])
 def test_sections_are_declared_and_read(stage: str) -> None:
     script = ROOT / "stages" / f"{stage}.py"
-    assert sections_read(script) == {key.split(".")[0] for key in STAGES[stage]["params"]}
+    assert sections_read(script) == {key.split(".")[0] for key in DAG["stages"][stage]["params"]}
     assert f'StageParams.load("{stage}")' in script.read_text()
 
 
@@ -93,7 +94,7 @@ def test_all_sections_are_checked() -> None:
 def test_params_in_commands_are_filled_in_by_the_audit_too() -> None:
     """The audit knows one form of interpolation (audit/chain.py); dvc.yaml uses no other."""
     found = re.findall(r"\$\{([^}]*)\}", (ROOT / "dvc.yaml").read_text())
-    assert set(found) == {"region", "aoi.rivers", "item.replicate", "cv.by", "cv.replicates"}
+    assert set(found) == {"region", "aoi.rivers", "item.replicate", "cv.by", "cv.replicates", "cv.ensemble"}
 
 
 @pytest.mark.parametrize(("stage", "of"), [("cv_train", "train"), ("cv_evaluate", "evaluate")])

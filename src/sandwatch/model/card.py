@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 from sandwatch.errors import InputError
 from sandwatch.files import files_below, read_json, sha256, write_json
 from sandwatch.model.channels import Channel
-from sandwatch.model.network import Method, Model, Sha256, Standardise
+from sandwatch.model.network import Method, Model, Sha256, Standardise, Views
 from sandwatch.origin import Kind
 
 HEADER = "sandwatch"
@@ -45,7 +45,40 @@ class Start(BaseModel):
         return f"{said}; that forbids {self.forbids}" if self.forbids else said
 
 
-class Spec(BaseModel):
+class Terms(BaseModel):
+    """What scenes are read, scored and judged by, of a model or of several together.
+
+    Attributes:
+        method: as in params.yaml, section model.
+        bands: names, in the order of a pixel stack.
+        without: bands that scenes may lack, since the network has learnt to do without them, all at once.
+        classes: names.
+        size_px: side of the windows that it was trained on.
+        overlap_px: of neighbouring windows, as in params.yaml, section scoring.
+        mean, std: of each band in the unit of a pixel stack, over the training windows alone.
+        temperature, bias: the log-odds of mine, divided by the one and moved by the other, are the logit of its score;
+            fitted on validation.
+        threshold: a score at or above it is a mine: best F1 on validation.
+        imagery, labels: what the model learnt from is.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    method: Method
+    bands: tuple[str, ...] = Field(min_length=1)
+    without: tuple[str, ...]
+    classes: tuple[str, ...]
+    size_px: int = Field(ge=1)
+    overlap_px: int = Field(ge=0)
+    mean: tuple[float, ...]
+    std: tuple[Annotated[float, Field(gt=0)], ...]
+    temperature: float = Field(gt=0)
+    bias: float
+    threshold: float = Field(ge=0, le=1)
+    imagery: Kind
+    labels: Kind
+
+
+class Spec(Terms):
     """All that is needed to use a model's weights; they carry it in the header of their own file.
 
     What made the model (code, params, inputs) is in the card beside them: the file, and so its hash, changes with what
@@ -53,44 +86,21 @@ class Spec(BaseModel):
 
     Attributes:
         network: what builds the network: kind, and the keys of the kind, as in params.yaml, section model.
-        method: as there.
         standardise: as there: whether each scene is brought to ``mean`` and ``std`` before the network sees it.
         start: the weights that it started from; None where those were random.
-        bands: names, in the order of a pixel stack.
-        channels: what the network sees of it.
-        without: bands that scenes may lack, since the network has learnt to do without them, all at once.
-        classes: names.
-        size_px: side of the windows that it was trained on.
-        overlap_px, batch_size: how a scene is scored, as in params.yaml, section scoring.
-        mean, std: of each band in the unit of a pixel stack, over the training windows alone.
-        temperature, bias: the log-odds of mine, divided by the one and moved by the other, are the logit of its score;
-            fitted on validation.
-        threshold: a score at or above it is a mine: best F1 on validation.
+        channels: what the network sees of a pixel stack.
+        batch_size, views: how a scene is scored, as in params.yaml, section scoring.
         label_fingerprint: of the labels.
-        imagery, labels: what the model learnt from is.
         weights_sha256: of model.safetensors; not in its header.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     network: dict[str, JsonValue]
-    method: Method
     standardise: Standardise
     start: Start | None
-    bands: tuple[str, ...] = Field(min_length=1)
     channels: tuple[Channel, ...] = Field(min_length=1)
-    without: tuple[str, ...]
-    classes: tuple[str, ...]
-    size_px: int = Field(ge=1)
-    overlap_px: int = Field(ge=0)
     batch_size: int = Field(ge=1)
-    mean: tuple[float, ...]
-    std: tuple[Annotated[float, Field(gt=0)], ...]
-    temperature: float = Field(gt=0)
-    bias: float
-    threshold: float = Field(ge=0, le=1)
+    views: Views
     label_fingerprint: Sha256
-    imagery: Kind
-    labels: Kind
     weights_sha256: Sha256
 
     @model_validator(mode="after")

@@ -26,6 +26,8 @@ Kind = Literal[
 ]  # fmt: skip
 Method = Literal["binary", "three_class"]
 Standardise = Literal["none", "scene"]
+Views = Literal[1, 2, 4, 8]
+"""How many mirror images and turns of a window are scored and averaged (:mod:`sandwatch.model.views`)."""
 MissingBands = Literal["refuse", "leave_out", "zero", "mean", "nearest"]
 NewBands = Literal["refuse", "leave_out", "zero", "mean", "nearest"]
 Decoder = Literal["unet", "fpn", "upernet", "segformer", "dpt", "linear"]
@@ -400,3 +402,4 @@ class Scoring(Section):
     section = "scoring"
     overlap_px: Annotated[int, Field(ge=0)]
     batch_size: Count
+    views: Views

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from sandwatch.errors import InputError
 from sandwatch.model.card import Spec
 from sandwatch.model.channels import Channel
+from sandwatch.model.views import averaged
 from sandwatch.reproducible import Precision
 from sandwatch.stack import NODATA
 
@@ -129,7 +130,7 @@ class Predictor:
 
     @torch.inference_mode()
     def __call__(self, pixels: npt.NDArray[np.int16]) -> npt.NDArray[np.float32]:
-        """Log-odds before calibration.
+        """Log-odds before calibration, the mean of those of the spec's views.
 
         Args:
             pixels: (n, band, y, x), as in a pixel stack.
@@ -137,12 +138,17 @@ class Predictor:
         Returns:
             float32 (n, class - 1, y, x): of mine, and with three classes of high against low confidence.
         """
-        windows = self._reader(torch.from_numpy(pixels).to(self._device))
+        windows = torch.from_numpy(pixels).to(self._device)
+        array: npt.NDArray[np.float32] = averaged(self._log_odds, windows, self.spec.views).cpu().numpy()
+        return array
+
+    def _log_odds(self, pixels: Tensor) -> Tensor:
+        """Of a single view of windows."""
+        windows = self._reader(pixels)
         with mixed(self._precision, self._device):
             output = self._network(windows).float()
         layers = [mine_logit(output), *(output[:, 2:] - output[:, 1:2]).unbind(dim=1)]
-        array: npt.NDArray[np.float32] = torch.stack(layers, dim=1).cpu().numpy()
-        return array
+        return torch.stack(layers, dim=1)
 
 
 def mixed(precision: Precision, device: torch.device) -> torch.autocast:

@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from dvc.utils.serialize import dumps_yaml
 
 from sandwatch.audit.forward import audit
 from sandwatch.audit.hashes import md5
@@ -52,6 +53,26 @@ def test_a_pipeline_that_is_none(clone: Path, content: bytes, said: str) -> None
     link = first_broken(clone)
     assert link.name == "pipeline"
     assert said in link.detail
+
+
+def test_a_stage_that_reads_models_and_writes_none_changes_nothing(clone: Path) -> None:
+    """As ``cv_ensemble``, which judges the models of several others."""
+    before = audit("HEAD", where=clone, offline=True)
+    path = clone / "dvc.lock"
+    lock = read_yaml(path.read_text())
+    lock["stages"]["cv_ensemble@holdout"] = {
+        "cmd": "python stages/cv_ensemble.py",
+        "deps": [{"path": "models", "hash": "md5", "md5": "0" * 32 + ".dir", "size": 3, "nfiles": 3}],
+        "params": {"params.yaml": {"cv.replicates": [1, 2, 3]}},
+        "outs": [{"path": "results/cv_ensemble", "hash": "md5", "md5": "1" * 32 + ".dir", "size": 3, "nfiles": 3}],
+    }
+    path.write_text(dumps_yaml(lock))
+    commit(clone)
+    after = audit("HEAD", where=clone, offline=True)
+    for found in (before, after):
+        assert {link.state for link in found.links if link.name in ("lock", "pipeline", "params")} == {"verified"}
+    assert [(link.name, link.state) for link in after.links] == [(link.name, link.state) for link in before.links]
+    assert len(after.labels) == len(before.labels) > 0
 
 
 @pytest.mark.parametrize(

@@ -155,3 +155,15 @@ def test_the_command_says_what_it_wrote(tmp_path: Path) -> None:
     assert f"{out}: " in done.output
     assert f"SHA-256 {carried.weights_sha256}" in done.output
     assert "pixels: float32 (n, 4, 32, 32): B2 B3 B4 VV" in done.output
+    assert "views" not in done.output
+
+
+def test_of_several_views_one_is_exported_and_that_is_said(tmp_path: Path) -> None:
+    weights, out = trained(tmp_path / "model.safetensors", views=8), tmp_path / "model.pt2"
+    done = CliRunner().invoke(cli.app, ["export", str(weights), "--to", "pt2", "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    assert "note: the model's scores are means over 8 views of a window" in done.output
+    (_, log_odds), carried = read(out, pixels(2))
+    alone = Predictor.load(weights, "cpu", precision="32-true").changed(views=1)
+    np.testing.assert_allclose(log_odds, alone(pixels(2))[:, 0] / 1.5, rtol=0, atol=1e-4)
+    assert Spec.model_validate_json(carried).views == 8

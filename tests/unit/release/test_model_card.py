@@ -93,6 +93,11 @@ def test_every_figure_is_that_of_its_file(tmp_path: Path, results: Path) -> None
     assert found == {"average_precision": 0.936, "f1": 0.8573}
 
 
+def test_views_are_told_where_there_are_several(tmp_path: Path, results: Path) -> None:
+    assert "views" not in model_card(model(tmp_path), results)
+    assert "Of each window, 8 views are scored" in model_card(model(tmp_path, views=8), results)
+
+
 def test_the_front_matter_says_what_the_model_is(tmp_path: Path, results: Path) -> None:
     front, _ = parts(model_card(model(tmp_path), results))
     assert (front["license"], front["library_name"], front["pipeline_tag"]) == (

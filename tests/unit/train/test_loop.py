@@ -15,7 +15,7 @@ from sandwatch.errors import InputError
 from sandwatch.model.card import Card, Spec
 from sandwatch.model.channels import Channel
 from sandwatch.model.metrics import ScoreHistogram
-from sandwatch.model.network import Scoring
+from sandwatch.model.network import Scoring, Views
 from sandwatch.model.predictor import Predictor, Reader
 from sandwatch.model.scoring import score
 from sandwatch.origin import About
@@ -38,7 +38,7 @@ ARGUMENTS: dict[str, Any] = {
     "model": section(encoder="tu-mobilenetv3_small_050"),
     "train": TRAIN,
     "compute": Compute(reproducible=True, threads=1, precision="32-true"),
-    "scoring": Scoring(overlap_px=8, batch_size=4),
+    "scoring": Scoring(overlap_px=8, batch_size=4, views=1),
     "work": None,
     "weights": Path("data/weights"),
     "provenance": Provenance(
@@ -252,10 +252,16 @@ def validation(folder: Path, models: Path, precision: Any = "32-true") -> tuple[
     return predictor.spec, ScoreHistogram.of(steps[keep], truth), log_odds[keep].astype(np.float64), truth
 
 
+@pytest.mark.parametrize("views", [1, 2])
 def test_calibration_and_threshold_come_from_whole_validation_scenes(
-    trained: tuple[Path, list[str]], folder: Path
+    trained: tuple[Path, list[str]], folder: Path, tmp_path: Path, views: Views
 ) -> None:
-    spec, scores, logits, truth = validation(folder, trained[0] / "models")
+    out = trained[0]
+    if views > 1:
+        out = tmp_path
+        run(folder, out, scoring=Scoring(overlap_px=8, batch_size=4, views=views))
+        assert (out / "models/exposures.parquet").read_bytes() == (trained[0] / "models/exposures.parquet").read_bytes()
+    spec, scores, logits, truth = validation(folder, out / "models")
     assert spec.threshold == scores.best_f1()[1]
 
     def likelihood(temperature: float, bias: float) -> float:
@@ -266,7 +272,7 @@ def test_calibration_and_threshold_come_from_whole_validation_scenes(
     assert best < min(likelihood(spec.temperature * share, spec.bias) for share in (0.95, 1.05))
     assert best < min(likelihood(spec.temperature, spec.bias + more) for more in (-0.1, 0.1))
     assert (spec.label_fingerprint, spec.imagery, spec.labels) == ("1" * 64, "synthetic", "mixed")
-    assert (spec.overlap_px, spec.batch_size) == (8, 4)
+    assert (spec.overlap_px, spec.batch_size, spec.views) == (8, 4, views)
     assert spec.mean == Chips(folder).moments(np.flatnonzero(Chips(folder).fold == "train"))[0]
 
 
@@ -321,7 +327,7 @@ def test_the_threshold_is_chosen_in_the_precision_of_training(folder: Path, tmp_
     [
         ({"bands": ("B2", "B3")}, "params.yaml: bands: got 2 bands; expected 3"),
         (
-            {"scoring": Scoring(overlap_px=32, batch_size=4)},
+            {"scoring": Scoring(overlap_px=32, batch_size=4, views=1)},
             "scoring.overlap_px: got 32; expected less than chips.size_px = 32",
         ),
     ],
