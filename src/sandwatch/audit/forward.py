@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from sandwatch import schemas
 from sandwatch.annotations.canonical import canonical_rows, fingerprint_of
@@ -423,7 +424,7 @@ class _Walk:
         for name, path in paths.items():
             if (found := sha256(path)) != (said := self.card.inputs.get(f"{CHIPS}/{name}")):
                 wrong.append(f"{CHIPS}/{name} has SHA-256 {found}; the card says {said}")
-        windows = self._in_folds(schemas.Windows.read(paths["windows.parquet"]))
+        windows = self._in_folds(_windows(paths["windows.parquet"]))
         parts = schemas.ChipLabels.read(paths["chip_labels.parquet"])
         exposures = self.trained.path(EXPOSURES)
         path = self.objects.path(dict(self.trained.files)[EXPOSURES], exposures)
@@ -576,6 +577,16 @@ class _Walk:
         if other:
             self.notes.append(f"the pictures of {len(other)} observations are not what {SCENES} says: {other[0]} first")
         self.tables["pictures"] = found
+
+
+def _windows(path: Path) -> pd.DataFrame:
+    """Rows of schemas.Windows; without a group, where the revision is from before they had one."""
+    try:
+        grouped = "group" in pq.read_schema(path).names
+    except pa.ArrowException as error:
+        raise CorruptError(f"{path} is no table of Parquet: {error}") from None
+    table: pd.DataFrame = (schemas.Windows if grouped else schemas.UngroupedWindows).read(path)
+    return table
 
 
 def pixels(scenes: pd.DataFrame, folder: str, objects: Objects, *, pull: bool) -> Link:
