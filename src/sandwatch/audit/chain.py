@@ -425,8 +425,11 @@ def find(
             if absent
             else []
         )
-        exact = {files: known[files] for files, card in cards.items() if card.weights_sha256 == hand.weights_sha256}
-        return exact, (), notes
+        said = {files: card for files, card in cards.items() if card.weights_sha256 == hand.weights_sha256}
+        if len(said) > 1:  # anybody can write a card that claims weights; those that have them go first
+            held = {files: card for files, card in said.items() if not _is_broken(files, card, objects)}
+            said = held or said
+        return {files: known[files] for files in said}, (), notes
     exact = {files: revisions for files, revisions in known.items() if hand.files.items() <= dict(files).items()}
     if exact:
         return exact, (), []
@@ -443,6 +446,11 @@ def find(
         revision = next(iter(near.values()))[0]
         return near, (broken(name="weights", detail=f"the card is that of {revision}, whose weights are others"),), []
     return {}, (), []
+
+
+def _is_broken(files: Files, card: Card, objects: Objects) -> bool:
+    """Whether the weights that lie beside a card are not those that it speaks of."""
+    return any(link.state == "broken" for link in kept_weights(dict(files), card, objects))
 
 
 def _with(name: str, hand: InHand, known: Mapping[Files, list[Revision]]) -> dict[Files, list[Revision]]:
