@@ -9,7 +9,7 @@ Reads:
 
 Writes:
     --models: model.safetensors, model.json (the card), exposures.parquet (how often each training window was drawn).
-    --results: DVCLive's metrics.json, plots and images.
+    --results: DVCLive's metrics.json, plots and images; with method lora adapter.safetensors (model/adapter.py).
     runs/train.json: durations, devices and arithmetic of this run, for people; neither git nor DVC locks it.
     data/arithmetic.json, in reproducible mode: on what arithmetic these weights were made. Git tracks it, DVC doesn't.
     Where either can't be written, a note says so, and the stage has not failed.

@@ -23,7 +23,7 @@ from sandwatch import schemas
 from sandwatch.annotations.canonical import canonical_rows, fingerprint_of
 from sandwatch.audit.history import read_yaml
 from sandwatch.code import meaning
-from sandwatch.model.card import Card, hash_params
+from sandwatch.model.card import Card, Start, hash_params
 from sandwatch.origin import Kind
 from sandwatch.parquet import write_parquet
 from tests.models import fields
@@ -76,11 +76,13 @@ class Made:
         root: of the repository.
         labels: of the last snapshot.
         fingerprints: of each snapshot.
+        begun: SHA-256 of the weights of the last model on main, and of those that began one with the other.
     """
 
     root: Path
     labels: gpd.GeoDataFrame
     fingerprints: list[str]
+    begun: list[str]
 
 
 class Cache:
@@ -117,6 +119,7 @@ def write_history(
     models: int,
     shifted: int = 0,
     kind: Kind = "synthetic",
+    begun: int = 0,
 ) -> Made:
     """Writes a repository.
 
@@ -129,6 +132,7 @@ def write_history(
         models: on main.
         shifted: labels of the last snapshot that are moved against the one before.
         kind: of imagery and labels.
+        begun: more commits on main, each with a model of the first snapshot, that began with the one before it.
     """
     subprocess.run(["git", "init", "-q", "-b", "main", str(root)], check=True)
     (root / ".dvc/tmp").mkdir(parents=True)
@@ -159,6 +163,20 @@ def write_history(
         stream.append(
             _commit("refs/heads/main", mark + i, f"commit {i}", 1_600_000_000 + i * 3600, files, lock, i, mark)
         )
+    weights = [_weights_of(cache, locks[-1])]
+    for i in range(begun):
+        pinned = {"name": f"before-{i}.safetensors", "sha256": weights[-1]}
+        going_on = params | {"model": params["model"] | {"weights": pinned}}
+        made = _model(cache, scratch, tables[0], going_on, 20_000 + i)
+        number, values = revisions + i, dumps_yaml(going_on).encode()
+        changed = files.replace("M 100644 :4 params.yaml\n", "")
+        assert changed != files
+        commit = _commit(
+            "refs/heads/main", mark + number, f"begun {i}", 1_650_000_000 + i * 3600, changed,
+            dumps_yaml(made).encode(), number, mark,
+        )  # fmt: skip
+        stream.append(commit + f"M 100644 inline params.yaml\ndata {len(values)}\n".encode() + values + b"\n")
+        weights.append(_weights_of(cache, made))
     done = _import(root, stream)
     head = done.split()[-1]
     stream = []
@@ -174,7 +192,14 @@ def write_history(
     if stream:
         _import(root, stream)
     subprocess.run(["git", "-C", str(root), "reset", "-q", "--hard"], check=True)
-    return Made(root=root, labels=tables[-1]["labels"], fingerprints=[table["fingerprint"] for table in tables])
+    fingerprints = [table["fingerprint"] for table in tables]
+    return Made(root=root, labels=tables[-1]["labels"], fingerprints=fingerprints, begun=weights)
+
+
+def _weights_of(cache: Cache, lock: dict[str, Any]) -> str:
+    """SHA-256 of the weights in a lock."""
+    oid = next(out["md5"] for out in lock["stages"]["train"]["outs"] if out["path"] == "models/model.safetensors")
+    return hashlib.sha256((cache.folder / oid[:2] / oid[2:]).read_bytes()).hexdigest()
 
 
 def _labels(count: int, origin: str) -> gpd.GeoDataFrame:
@@ -285,6 +310,7 @@ def _chips(labels: gpd.GeoDataFrame, obs_ids: list[str]) -> tuple[pd.DataFrame, 
             "obs_id": obs,
             "site_id": [o[:-11] for o in obs],
             "river": "Somewhere",
+            "group": site,
             "fold": np.choose(site % 5, ["train", "train", "train", "val", "test"]),
             "kind": "grid",
             "row": number * 160,
@@ -363,6 +389,9 @@ def _model(cache: Cache, scratch: Path, tables: dict[str, Any], params: dict[str
         code=LISTING,
         params_sha256=hash_params({section: params[section] for section in PARAMS["train"]}),
     )
+    if pinned := params["model"]["weights"]:
+        begun = Start(**pinned, licence="that of the labels and imagery behind it", forbids="", model=True)
+        card = card.model_copy(update={"start": begun})
     weights = save({"w": np.array([seed], np.int64)}, card.header())
     card = card.model_copy(update={"weights_sha256": hashlib.sha256(weights).hexdigest()})
     listing = cache.put(json.dumps(LISTING).encode())

@@ -51,6 +51,7 @@ def write(folder: Path, folds: dict[str, str] = FOLDS) -> Path:
                         "obs_id": obs_id,
                         "site_id": obs_id[0],
                         "river": "r",
+                        "group": number // 2,
                         "fold": fold,
                         "kind": "grid",
                         "row": row,

@@ -228,6 +228,7 @@ def cut(
             obs_id=observation.obs_id,
             site_id=observation.site_id,
             river=site["river"],
+            group=int(site["group"]),
         )
         return windows, _attribute(windows, ordinals, mine["feature_id"].tolist())
 
@@ -298,13 +299,13 @@ def _count(
     size_px: int,
     pixels: dict[str, npt.NDArray[np.bool_]],
     fractions: dict[str, npt.NDArray[np.bool_]],
-    **names: str,
+    **same: str | int,
 ) -> pd.DataFrame:
-    """Rows of schemas.Windows: where each window is, and how much of each mask lies in it."""
+    """Rows of schemas.Windows: where each window is, how much of each mask lies in it, and what is the same in all."""
     row, col = (np.array([getattr(window, axis) for _, _, window in chosen], np.int64) for axis in ("row", "col"))
     counts = {name: _Sums(mask, size_px)(row, col).astype(np.int64) for name, mask in pixels.items()}
     table = {
-        "chip_id": [f"{names['obs_id']}_{kind[0]}{window.row}_{window.col}" for _, kind, window in chosen],
+        "chip_id": [f"{same['obs_id']}_{kind[0]}{window.row}_{window.col}" for _, kind, window in chosen],
         "fold": [fold for fold, _, _ in chosen],
         "kind": [kind for _, kind, _ in chosen],
         "row": row,
@@ -314,7 +315,7 @@ def _count(
         "px_ignored": size_px**2 - np.sum(list(counts.values()), axis=0),
         **{name: _Sums(mask, size_px)(row, col) / size_px**2 for name, mask in fractions.items()},
     }
-    return pd.DataFrame(table).assign(**names)
+    return pd.DataFrame(table).assign(**same)
 
 
 def _attribute(windows: pd.DataFrame, ordinals: npt.NDArray[np.int32], feature_ids: Sequence[str]) -> pd.DataFrame:

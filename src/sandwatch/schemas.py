@@ -291,8 +291,8 @@ class CanonicalIgnored(Table):
     geometry: Geometries
 
 
-class Windows(Table):
-    """data/chips/windows.parquet: one row a chip."""
+class UngroupedWindows(Table):
+    """data/chips/windows.parquet of revisions from before windows had a group, which the audit still follows."""
 
     _sort_by: ClassVar[list[str]] = ["chip_id"]
     chip_id: Series[str] = pa.Field(unique=True, description="<obs_id>_<g|r><row>_<col>")
@@ -310,6 +310,12 @@ class Windows(Table):
     px_ignored: Series[int] = pa.Field(ge=0, description="nodata; unlabelled and outside the AOI or excluded")
     aoi_fraction: Series[float] = pa.Field(in_range={"min_value": 0, "max_value": 1})
     valid_fraction: Series[float] = pa.Field(in_range={"min_value": 0, "max_value": 1})
+
+
+class Windows(UngroupedWindows):
+    """data/chips/windows.parquet: one row a chip."""
+
+    group: Series[int] = pa.Field(ge=0, description="of its site, as in aoi.parquet")
 
 
 class Folds(Table):

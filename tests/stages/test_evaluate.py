@@ -36,7 +36,7 @@ def workspace(tmp_path):
     world.write(BANDS)
     windows = world.windows.assign(
         chip_id=[f"{row.obs_id}_g{row.row}_{row.col}" for row in world.windows.itertuples()],
-        px_other=1, px_low=0, px_high=0, px_ignored=0, aoi_fraction=1.0, valid_fraction=1.0,
+        group=0, px_other=1, px_low=0, px_high=0, px_ignored=0, aoi_fraction=1.0, valid_fraction=1.0,
     )  # fmt: skip
     schemas.Windows.write(windows, data / "chips" / "windows.parquet")
     aoi = world.aoi.assign(

@@ -266,6 +266,9 @@ def test_windows_count_what_lies_in_them(region: Region) -> None:
     chip_labels = schemas.ChipLabels.checked(made.chip_labels, "chip_labels")
     assert set(windows["fold"]) == {"train", "val", "test"}
     assert set(windows.loc[windows["kind"] == "random", "fold"]) == {"train"}
+    groups = region["aoi"].set_index("site_id")["group"]
+    assert windows["group"].tolist() == groups.loc[windows["site_id"]].tolist()
+    assert len(set(windows["group"])) > 1
     gained = chip_labels.groupby("chip_id")["pixels"].sum()
     for chip in windows.to_dict("records"):
         pixels, mask = arrays(region, chip["obs_id"])

@@ -190,6 +190,8 @@ def _statement(
                 "labels": card.labels,
                 "params_sha256": card.params_sha256,
                 "links": {link.name: link.state for link in audit.links},
+                "start": None if card.start is None else card.start.model_dump(),
+                "starts": [_start(start) for start in audit.starts],
             },
             "resolvedDependencies": _materials(audit, history, objects),
         },
@@ -209,8 +211,24 @@ def _statement(
     return {key: plain(value) for key, value in MessageToDict(statement.pb).items()}
 
 
+def _start(start: Audit) -> dict[str, Any]:
+    """A model that the attested one began with: its materials are its own revision's, and are not repeated here."""
+    assert start.revision is not None
+    assert start.card is not None
+    return {
+        "name": start.target,
+        "weights_sha256": start.card.weights_sha256,
+        "label_fingerprint": start.card.label_fingerprint,
+        "imagery": start.card.imagery,
+        "labels": start.card.labels,
+        "gitCommit": start.revision.commit,
+        "stage": start.stage,
+        "links": {link.name: link.state for link in start.links},
+    }
+
+
 def _materials(audit: Audit, history: History, objects: Objects) -> list[dict[str, Any]]:
-    """Everything that the model was made from, with digests."""
+    """Everything that its own training made the model from, with digests; the weights that it started from too."""
     assert audit.revision is not None
     assert audit.card is not None
     revision, card, lock = audit.revision, audit.card, history.lock(audit.revision)

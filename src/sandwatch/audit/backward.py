@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -37,6 +37,8 @@ from sandwatch.cross_validation import assigned
 from sandwatch.errors import InputError
 
 Said = tuple[str, ...]
+STATES = ("trained", "unknown", "validated", "tested", "never saw")
+"""What labels did to a model, the strongest first."""
 OF_OBSERVATIONS = {"obs_id": pa.string(), "label_id": pa.string(), "created_by": pa.string(), "has_mines": pa.bool_()}
 COLUMNS = ["feature_id", "label_id", "obs_id", "confidence", "created_by", "created_at"]
 
@@ -124,11 +126,15 @@ class Touched:
         weights_md5: of the weights, as ``dvc.lock`` holds them.
         revisions: that hold it, newest first.
         weights_sha256, label_fingerprint: as its card says; None where the card can't be reached.
-        state: ``trained``, ``validated``, ``tested`` (the strongest that holds of any label), ``never saw`` or
-            ``unknown``.
-        labels: how many of its labels are meant.
+        state: ``trained``, ``validated``, ``tested`` (the strongest that holds of any label, in its own training or in
+            that of a model that it began with), ``never saw``, or ``unknown``: of none it is known that the label
+            trained it, and of one nothing is known.
+        own: the same of its own training alone.
+        starts: the models that it began with, nearest first, by the SHA-256 of their weights.
+        through: those of them that make its state more than its own training does, or unknown.
+        labels: how many of the labels of its own training are meant.
         negatives: how many of its observations without mines are meant.
-        uses: number of labels by use (see ``record.USES``).
+        uses: number of labels by use (see ``record.USES``), of its own training, as what follows.
         pixels_drawn, positives_drawn: of those labels, as in ``record.LabelRows``.
         detail: why it is unknown.
     """
@@ -138,6 +144,9 @@ class Touched:
     weights_sha256: str | None = None
     label_fingerprint: str | None = None
     state: str = "unknown"
+    own: str = "unknown"
+    starts: Said = ()
+    through: Said = ()
     labels: int = 0
     negatives: int = 0
     uses: Mapping[str, int] = field(default_factory=dict)
@@ -181,7 +190,8 @@ def backward(
     try:
         objects = Objects(history.root, remote=remote, offline=offline)
         search = _Search(question, history, objects)
-        found = tuple(search.of(folder, revisions) for folder, revisions in models(history).items())
+        own = [search.of(folder, revisions) for folder, revisions in models(history).items()]
+        found = through_starts(own, search.ours)
         elsewhere = () if search.meant or search.negatives else (_elsewhere(question, history, objects),)
     finally:
         history.git.close()
@@ -189,6 +199,47 @@ def backward(
     missed = (f"{unknown} of {len(found)} models could not be looked into",) if unknown else ()
     labels = pd.DataFrame(sorted(search.meant.items()), columns=["feature_id", "obs_id"])
     return Backward(question=question, models=found, labels=labels, notes=(*history.notes, *missed, *elsewhere))
+
+
+def through_starts(found: Sequence[Touched], ours: Collection[str]) -> tuple[Touched, ...]:
+    """What labels did to models by way of those that they began with.
+
+    Args:
+        found: every model, as its own training left it, with what it started from as its only start.
+        ours: the starts that are models of ours, by the word of the cards of what they started, in sight or not.
+    """
+    # Weights that several cards speak of are those of several trainings: any of them may have made them.
+    made: dict[str, list[Touched]] = {}
+    for model in found:
+        if model.weights_sha256 is not None:
+            made.setdefault(model.weights_sha256, []).append(model)
+    return tuple(_through(model, made, ours) if model.starts else model for model in found)
+
+
+def _through(model: Touched, made: Mapping[str, list[Touched]], ours: Collection[str]) -> Touched:
+    """A model with the state that those give it that it began with, and those that these began with."""
+    states = {"": model.own}  # '' for its own training
+    ahead = list(model.starts)
+    while ahead:
+        sha = ahead.pop()
+        mine = made.get(sha, [])
+        # What others published is no model of ours: it has no labels that could be found.
+        if sha not in states and sha != model.weights_sha256 and (mine or sha in ours):
+            states[sha] = _strongest(one.own for one in mine) if mine else "unknown"
+            ahead += [start for one in mine for start in one.starts]
+    state = _strongest(states.values())
+    starts = tuple(sha for sha in states if sha)
+    through = tuple(sha for sha in starts if states[sha] == state != model.own)
+    detail = model.detail
+    if state == "unknown" != model.own:
+        why = next((one.detail for one in made.get(through[0], []) if one.own == "unknown"), "no revision holds it")
+        detail = f"it began with {through[0]}, of which too little is known: {why}"
+    return replace(model, state=state, starts=starts, through=through, detail=detail)
+
+
+def _strongest(states: Iterable[str]) -> str:
+    """What trained wins; after that, what isn't known: it may have trained."""
+    return min(states, key=STATES.index)
 
 
 def _elsewhere(question: Question, history: History, objects: Objects) -> str:
@@ -220,6 +271,7 @@ class _Search:
         self._question, self._history, self._objects = question, history, objects
         self.meant: dict[str, str] = {}
         self.negatives: set[str] = set()
+        self.ours: set[str] = set()
         self._of_annotations: dict[str, tuple[pd.DataFrame, list[str]]] = {}
         self._of_chips: dict[tuple[str, str, str, int], tuple[pd.DataFrame, pd.Series, pd.Series, Parts]] = {}
         self._places: dict[int, tuple[pa.ChunkedArray, pd.Series, Any]] = {}
@@ -257,8 +309,11 @@ class _Search:
         base: dict[str, Any] = {"weights_md5": files[WEIGHTS], "revisions": tuple(revisions)}
         trained = trained_by(self._history.lock(revisions[0]), model)
         try:
-            weights_sha256, fingerprint, method, replicate = _said(self._objects.path(files[CARD], trained.path(CARD)))
-            base |= {"weights_sha256": weights_sha256, "label_fingerprint": fingerprint}
+            card = _said(self._objects.path(files[CARD], trained.path(CARD)))
+            base |= {"weights_sha256": card.weights, "label_fingerprint": card.fingerprint}
+            if card.start is not None:
+                base["starts"] = (card.start,)
+                self.ours |= {card.start} if card.is_ours else set()
             chips = trained.chips
             if chips is None:
                 raise MissingError(f"{trained.stage} read no chips")
@@ -268,15 +323,15 @@ class _Search:
             labels, negatives = self._labels(annotations)
             base |= {"labels": len(labels), "negatives": len(negatives)}
             if labels.empty and not negatives:
-                return Touched(**base, state="never saw")
-            windows, window_ids, chip_ids, parts = self._chips(chips, annotations, trained.folds, replicate)
+                return Touched(**base, state="never saw", own="never saw")
+            windows, window_ids, chip_ids, parts = self._chips(chips, annotations, trained.folds, card.replicate)
             exposures = read_table(self._objects.path(files[EXPOSURES], trained.path(EXPOSURES)), DRAWN)
         except (MissingError, CorruptError, KeyError) as error:
             return Touched(**base, detail=str(error))
         drawn = exposures["draws"].to_numpy()
         of_parts, of_windows = (self._drawn(drawn, exposures["chip_id"], ids) for ids in (chip_ids, window_ids))
         high = (labels["confidence"] == "high").to_numpy()
-        rows = count(parts, of_parts, counted=np.array(method != "binary") | high)
+        rows = count(parts, of_parts, counted=np.array(card.method != "binary") | high)
         uses = Counter(use for uses, n in Counter(rows["use"]).items() for use in uses.split("+") * n)
         empty = windows[windows["obs_id"].isin(negatives)]
         trained = windows["obs_id"].isin(negatives) & (of_windows > 0)
@@ -287,6 +342,7 @@ class _Search:
         return Touched(
             **base,
             state=state,
+            own=state,
             uses={use: uses[use] for use in USES if uses[use]},
             pixels_drawn=int(rows["pixels_drawn"].sum()),
             positives_drawn=int(rows["positives_drawn"].sum()),
@@ -362,8 +418,19 @@ def _folds(path: Path) -> pd.DataFrame:
     return table
 
 
-def _said(card: Path) -> tuple[str, str, str, int]:
-    """Hash of the weights, label fingerprint, method and replicate as a card says, of another version's too.
+class _Said(NamedTuple):
+    """What a card says, as the card calls it; of what the model began with the hash, and whether it is one of ours."""
+
+    weights: str
+    fingerprint: str
+    method: str
+    replicate: int
+    start: str | None
+    is_ours: bool
+
+
+def _said(card: Path) -> _Said:
+    """Reads a card, of another version too.
 
     Raises:
         CorruptError: it doesn't.
@@ -375,5 +442,9 @@ def _said(card: Path) -> tuple[str, str, str, int]:
     match said:
         case {"weights_sha256": str(weights), "label_fingerprint": str(fingerprint), "method": str(method)}:
             replicate = said.get("replicate", 0)
-            return weights, fingerprint, method, replicate if isinstance(replicate, int) else 0
+            replicate = replicate if isinstance(replicate, int) else 0
+            match said.get("start"):
+                case {"sha256": str(start), "model": bool(is_ours)}:
+                    return _Said(weights, fingerprint, method, replicate, start, is_ours)
+            return _Said(weights, fingerprint, method, replicate, None, False)
     raise CorruptError(f"{CARD} doesn't say weights_sha256, label_fingerprint and method")

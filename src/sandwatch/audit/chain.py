@@ -17,11 +17,15 @@ from sandwatch.audit.objects import CorruptError, MissingError, Objects, read_ta
 from sandwatch.audit.record import Holder, Link, Revision
 from sandwatch.errors import InputError
 from sandwatch.files import sha256
-from sandwatch.model.card import Card, Spec, hash_params
+from sandwatch.model.card import Card, Spec, Start, hash_params
 
 CHIPS, ANNOTATIONS, CANONICAL, REPLICATES = "data/chips", "data/annotations", "data/canonical", "data/folds.parquet"
 SCENES, PREDICTIONS, CODE = "data/scenes.parquet", "data/predictions", "data/code"
 """Outputs of stages that the chain leads over, or the folder that they lie in. Source: dvc.yaml."""
+OWN_WEIGHTS = "data/weights"
+"""Where files lie that a training may start from. Source: dvc.yaml."""
+OF_A_FILE = ".safetensors"
+"""How the name of weights ends that are such a file. Source: model/network.py, ``Pinned``."""
 WEIGHTS, CARD, EXPOSURES, ABOUT = "model.safetensors", "model.json", "exposures.parquet", "about.json"
 CHECK, TRAIN = "check", "train"
 PIPELINE = "dvc.yaml"
@@ -53,7 +57,7 @@ class InHand:
         weights_sha256: of the model; '' where only its revision is known.
         files: MD5 of the model's files by name, those in hand.
         result: of ``infer``; None for a model.
-        path: of the thing; None for a revision.
+        path: of the thing; None for a revision, and for weights that a model started from.
         revision: that was asked for; None for a file.
     """
 
@@ -84,6 +88,11 @@ class Result:
     claims: Mapping[str, str | None]
     scenes: Mapping[str, Mapping[str, str]]
     imagery: Mapping[str, str | None]
+
+
+def start_of(start: Start) -> InHand:
+    """The weights that a model started from as something that is asked about: nothing is known but their hash."""
+    return InHand(target=start.name, weights_sha256=start.sha256, files={})
 
 
 def take(target: str, history: History | None, objects: Objects | None) -> InHand:
@@ -204,17 +213,20 @@ def _not_pulled(path: Path, history: History) -> InputError | None:
     )  # fmt: skip
 
 
-def kept_weights(files: Mapping[str, str], card: Card, objects: Objects, *, pull: bool = False) -> list[Link]:
+def kept_weights(
+    files: Mapping[str, str], card: Card, objects: Objects, *, lying: str = WEIGHTS, pull: bool = False
+) -> list[Link]:
     """Whether the weights of a revision are the card's, and say of themselves what it says.
 
     Args:
         files: MD5 of the model's files by name.
         card: of the revision.
         objects: where the weights may be.
+        lying: where in the working tree a copy may lie.
         pull: them, where they are in neither cache nor working tree: they are large.
     """
     try:
-        weights = objects.path(files[WEIGHTS], WEIGHTS, pull=pull)
+        weights = objects.path(files[WEIGHTS], lying, pull=pull)
     except MissingError:
         return [_weights(None, card, f"the {WEIGHTS} that dvc.lock names")]
     except (CorruptError, KeyError) as error:
@@ -413,8 +425,11 @@ def find(
             if absent
             else []
         )
-        exact = {files: known[files] for files, card in cards.items() if card.weights_sha256 == hand.weights_sha256}
-        return exact, (), notes
+        said = {files: card for files, card in cards.items() if card.weights_sha256 == hand.weights_sha256}
+        if len(said) > 1:  # anybody can write a card that claims weights; those that have them go first
+            held = {files: card for files, card in said.items() if not _is_broken(files, card, objects)}
+            said = held or said
+        return {files: known[files] for files in said}, (), notes
     exact = {files: revisions for files, revisions in known.items() if hand.files.items() <= dict(files).items()}
     if exact:
         return exact, (), []
@@ -431,6 +446,11 @@ def find(
         revision = next(iter(near.values()))[0]
         return near, (broken(name="weights", detail=f"the card is that of {revision}, whose weights are others"),), []
     return {}, (), []
+
+
+def _is_broken(files: Files, card: Card, objects: Objects) -> bool:
+    """Whether the weights that lie beside a card are not those that it speaks of."""
+    return any(link.state == "broken" for link in kept_weights(dict(files), card, objects))
 
 
 def _with(name: str, hand: InHand, known: Mapping[Files, list[Revision]]) -> dict[Files, list[Revision]]:
@@ -455,13 +475,6 @@ def _cards(known: Iterable[Files], objects: Objects) -> tuple[dict[Files, Card],
         except InputError:
             continue  # a card of another version
     return cards, absent
-
-
-def with_weights(sha: str, history: History, objects: Objects) -> Revision | None:
-    """The newest revision that holds a model whose weights have this SHA-256; None where none in sight does."""
-    known = models(history)
-    cards, _ = _cards(known, objects)
-    return next((known[files][0] for files, card in cards.items() if card.weights_sha256 == sha), None)
 
 
 def holders(

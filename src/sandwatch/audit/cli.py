@@ -72,9 +72,10 @@ def of(
 ) -> None:
     """Follow a model, a raster, a revision or an experiment to its labels; or labels to their models.
 
-    Columns of the table of labels: feature_id, label_id, obs_id, class_name, confidence, created_by, created_at,
-    updated_at, reviews, workflow_status, area_m2, fold, use, chips, pixels_train, pixels_val, pixels_test, draws,
-    pixels_drawn, positives_drawn, label_sha256, row_sha256, geometry (EPSG:4326).
+    Columns of the table of labels: training (own; start 1 is that of the model that it began with, and so on),
+    feature_id, label_id, obs_id, class_name, confidence, created_by, created_at, updated_at, reviews, workflow_status,
+    area_m2, fold, use, chips, pixels_train, pixels_val, pixels_test, draws, pixels_drawn, positives_drawn,
+    label_sha256, row_sha256, geometry (EPSG:4326).
 
     Exit status 0: all that was looked at holds; 1: a link is broken, or a label is unknown; 2: something can't be seen
     from here; 3: not committed yet.

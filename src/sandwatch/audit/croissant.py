@@ -164,7 +164,7 @@ def _describe(
             f"{len(found.labels)} polygons of sand mines, {origin.drawn(found.card.labels)}, on monthly "
             f"{COMPOSITES[found.card.imagery]}, in {mines} observations with mines and "
             f"{len(found.observations) - mines} without any. The SHA-256 over the canonical rows, those of excluded "
-            f"areas too, is {fingerprint}: sets with the same one hold the same labels.",
+            f"areas too, is {fingerprint}: sets with the same one hold the same labels.{_apart(found)}",
             said,
         ),
         license=[citation.license],
@@ -181,6 +181,19 @@ def _describe(
         record_sets=records,
     )
     write_json(path, metadata.to_json())
+
+
+def _apart(found: Audit) -> str:
+    """What to say of the labels of the models that this one began with, which are no part of the set."""
+    sets = [
+        f"{start.card.label_fingerprint} (weights {start.card.weights_sha256})"
+        for start in found.starts
+        if start.card is not None
+    ]
+    unseen = found.card is not None and found.card.start is not None and found.card.start.model and not sets
+    if unseen:
+        return " The model behind it began with another one, whose labels are not in this set, and not known here."
+    return f" It began with other models, whose labels are sets of their own: {', '.join(sets)}." if sets else ""
 
 
 def _file(path: Path, about: str) -> mlc.FileObject:

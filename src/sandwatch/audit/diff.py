@@ -19,7 +19,7 @@ from sandwatch.audit.chain import WEIGHTS
 from sandwatch.audit.forward import follow
 from sandwatch.audit.history import History
 from sandwatch.audit.objects import CorruptError, MissingError, Objects
-from sandwatch.audit.record import Audit
+from sandwatch.audit.record import OWN, Audit
 from sandwatch.errors import InputError
 
 EVALUATE = "evaluate"
@@ -93,6 +93,7 @@ def diff(a: str, b: str, *, where: Path | None = None, remote: str | None = None
     first, second = audits
     notes = [f"{audit.target}: {audit.verdict}" for audit in audits if audit.state in ("broken", "uncommitted")]
     notes += [f"{audit.target}: {why}" for audit, why in zip(audits, evaluations, strict=True) if isinstance(why, str)]
+    notes += [note for audit, other in ((first, second), (second, first)) for note in _of_starts(audit, other)]
     metrics = rivers = None
     a_was, b_was = evaluations
     if not isinstance(a_was, str) and not isinstance(b_was, str):
@@ -111,6 +112,30 @@ def diff(a: str, b: str, *, where: Path | None = None, remote: str | None = None
         rivers=rivers,
         notes=tuple(notes),
     )
+
+
+def _of_starts(audit: Audit, other: Audit) -> list[str]:
+    """What is to be said of the models that one began with: their labels are none of the rows that are compared."""
+    if not audit.starts:
+        return []
+    named = ", ".join(f"{name}, {start.target} of {start.revision}" for name, start in _starts(audit))
+    notes = [f"{audit.target} began with {named}: what is compared is its own training alone"]
+    gone = set(_there(other.labels)["feature_id"]) - set(_there(audit.labels)["feature_id"])
+    for name, start in _starts(audit):
+        if start.labels is None:
+            notes.append(f"the labels of {name} of {audit.target} can't be seen from here")
+            continue
+        taught = start.labels.loc[start.labels["use"].str.contains("trained"), "feature_id"]
+        if still := sorted(gone.intersection(taught)):
+            notes.append(
+                f"{len(still)} labels that {other.target} has and {audit.target} has not taught {name} of "
+                f"{audit.target}, and so it too: {', '.join(still[:3])}{', ...' if len(still) > 3 else ''}"
+            )
+    return notes
+
+
+def _starts(audit: Audit) -> list[tuple[str, Audit]]:
+    return [(name, start) for name, start in audit.trainings.items() if name != OWN]
 
 
 def _there(table: Any) -> Any:

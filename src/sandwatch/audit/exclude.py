@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,9 +12,10 @@ from sandwatch.annotations.exclusions import Exclusion
 from sandwatch.annotations.params import Annotations
 from sandwatch.annotations.record import Label
 from sandwatch.audit.backward import Question
-from sandwatch.audit.chain import ANNOTATIONS
+from sandwatch.audit.chain import ANNOTATIONS, OF_A_FILE, OWN_WEIGHTS
 from sandwatch.audit.known import Snapshot
 from sandwatch.errors import InputError
+from sandwatch.model.card import Spec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,12 +128,29 @@ def exclude(
         notes.append(
             "annotations will ask Labelbox again: unless annotations.snapshot is a moment, newer labels come along"
         )
+    notes += _of_start(root)
     return Outcome(
         file=exclusions.write(inputs, recorded.values()),
         recorded=len(recorded),
         excluded=tuple(sorted(found.values(), key=lambda one: (one.obs_id, one.exclusion.id))),
         notes=tuple(notes),
     )
+
+
+def _of_start(root: Path) -> list[str]:
+    """A note where params.yaml has training begin with a model of ours, which may have learnt from the labels."""
+    section = params.read_file(root / "params.yaml").get("model")
+    weights = section.get("weights") if isinstance(section, Mapping) else None
+    name = weights.get("name") if isinstance(weights, Mapping) else None
+    if not isinstance(name, str) or not name.endswith(OF_A_FILE):
+        return []
+    path = root / OWN_WEIGHTS / name
+    if path.is_file() and Spec.carried(path) is None:
+        return []  # an encoder of somebody's own, not a model of ours
+    return [
+        f"params.yaml, model.weights: training begins with {name}. What that model learnt from these labels stays in "
+        "whatever begins with it: sandwatch audit --label ID says whether it did; if so, train it again too, first"
+    ]
 
 
 def _template(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from sandwatch import schemas
 from sandwatch.annotations.canonical import canonical_rows, fingerprint_of
@@ -23,9 +24,12 @@ from sandwatch.audit.chain import (
     ANNOTATIONS,
     CHIPS,
     EXPOSURES,
+    OF_A_FILE,
+    OWN_WEIGHTS,
     PREDICTIONS,
     REPLICATES,
     SCENES,
+    WEIGHTS,
     InHand,
     Trained,
     broken,
@@ -37,6 +41,7 @@ from sandwatch.audit.chain import (
 from sandwatch.audit.history import History, Lock, Stage
 from sandwatch.audit.objects import CorruptError, MissingError, Objects, read_table
 from sandwatch.audit.record import (
+    MOST_STARTS,
     SEE,
     Audit,
     ChipRows,
@@ -50,8 +55,8 @@ from sandwatch.audit.record import (
 from sandwatch.audit.statement import attested
 from sandwatch.cross_validation import assigned
 from sandwatch.errors import InputError
-from sandwatch.files import sha256
-from sandwatch.model.card import Card
+from sandwatch.files import below, sha256
+from sandwatch.model.card import Card, Start
 from sandwatch.origin import About, kind_of
 
 FOLDS = ("train", "val", "test")
@@ -60,6 +65,7 @@ PIXELS = "data/scenes"
 DRAWN = {"chip_id": pa.string(), "draws": pa.int64()}
 """Columns of models/exposures.parquet. Source: train/loop.py."""
 NOT_READ = "not run again, and its pixels not read: sandwatch audit verify does"
+PINNED = "params.yaml pins it, and training refuses other bytes"
 BEHIND_CARD = ("chips", "fingerprint", "labels", "snapshot", "imagery")
 """The links that only the model's card leads to."""
 
@@ -101,7 +107,32 @@ def audit(
 
 
 def follow(hand: InHand, history: History, objects: Objects, *, pictures: bool = False) -> Audit:
-    """The audit of what is in hand, in a repository."""
+    """The audit of what is in hand, in a repository, and of the models of ours that it began with."""
+    found, own = [_followed(hand, history, objects, pictures)], list[Link | None]()
+    # One after the other, not within each other: what somebody made up may be long.
+    while True:
+        link, start = _begun(found[-1])
+        before = None
+        if start is not None:
+            link, before = _before(start, found, history, objects, pictures)
+        own.append(link)
+        if before is None:
+            break
+        found.append(before)
+    answer = _with(found.pop(), own.pop())
+    for audit in reversed(found):
+        begun = _with(audit, own.pop() or _begun_with(answer))
+        notes = dict.fromkeys([*audit.notes, *_lying(answer, history), *answer.notes])
+        answer = replace(begun, starts=(answer, *answer.starts), notes=tuple(notes))
+    return answer
+
+
+def _with(audit: Audit, link: Link | None) -> Audit:
+    return audit if link is None else replace(audit, links=in_order([*audit.links, link]))
+
+
+def _followed(hand: InHand, history: History, objects: Objects, pictures: bool) -> Audit:
+    """The audit of what is in hand, without what it began with."""
     models, links, notes = chain.find(hand, history, objects)
     if not models:
         dark = (*notes, *history.notes[-1:]) if history.unread else notes
@@ -123,7 +154,6 @@ def follow(hand: InHand, history: History, objects: Objects, *, pictures: bool =
     card, lock = cards[files], history.lock(chosen.revision)
     trained = chain.trained(lock, files)
     behind, behind_notes, tables = _behind(hand, card, trained, lock, chosen, objects, pictures)
-    start = [] if card is None else _start(card, lock, trained, history, objects)
     everyone = tuple(holder for holders in held.values() for holder in holders)
     order = {revision: i for i, revision in enumerate(history.revisions)}
     # The working tree is no revision: nobody else can find it.
@@ -141,7 +171,7 @@ def follow(hand: InHand, history: History, objects: Objects, *, pictures: bool =
         spec=card,
         card=card,
         links=in_order(
-            [*hand.links, *links, found, *chosen.links, *start, *behind, *not_derived(lock, trained.stage, NOT_READ)]
+            [*hand.links, *links, found, *chosen.links, *behind, *not_derived(lock, trained.stage, NOT_READ)]
         ),
         holders=tuple(sorted(everyone, key=lambda holder: order[holder.revision])),
         revision=chosen.revision,
@@ -157,27 +187,76 @@ def not_derived(lock: Lock, last: str, why: str) -> list[Link]:
     return [skipped(name=f"rebuild {stage}", detail=why) for stage in lock.upstream(last)]
 
 
-def _start(card: Card, lock: Lock, trained: Trained, history: History, objects: Objects) -> list[Link]:
-    """The weights that a model started from are those that its params pin; which model of ours they are, if one."""
-    start, stage = card.start, lock.stage(trained.stage)
-    model = None if stage is None else chain.by_section(stage.params).get("model")
+def _begun(audit: Audit) -> tuple[Link | None, Start | None]:
+    """How a model began, as its card and its params say.
+
+    Returns:
+        What can be told at once, and the file that may be a model of ours, to be followed. Neither, where it started
+        from random numbers, or no revision says what it started from.
+    """
+    if audit.card is None or audit.revision is None:
+        return None, None
+    start, model = audit.card.start, audit.params.get("model")
     pinned = model.get("weights") if isinstance(model, Mapping) else None
     if isinstance(pinned, str):  # the registry knows the hash of what this names
         pinned = {"name": pinned, "sha256": "" if start is None else start.sha256}
     said = None if start is None else {"name": start.name, "sha256": start.sha256}
     if said != pinned:
-        return [broken(name="start", detail=f"the card says that it started from {said}; dvc.lock, from {pinned}")]
-    if start is None:
-        return []
+        detail = f"the card says that it started from {said}; dvc.lock, from {pinned}"
+        return broken(name="start", detail=detail), None
+    if start is None or start.model or start.name.endswith(OF_A_FILE):
+        return None, start
+    return verified(name="start", detail=f"{start.words}; {PINNED}"), None
+
+
+def _before(
+    start: Start, found: Sequence[Audit], history: History, objects: Objects, pictures: bool
+) -> tuple[Link | None, Audit | None]:
+    """Follows the file that a model started from to the training that made it.
+
+    Args:
+        start: what the last of ``found`` started from.
+        found: what was followed so far.
+        history: to look in.
+        objects: likewise.
+        pictures: as :func:`audit`.
+
+    Returns:
+        The link, where it is more than what the chain behind the start comes to; and that chain, where there is one.
+    """
+    if any(audit.card is not None and audit.card.weights_sha256 == start.sha256 for audit in found):
+        detail = f"{start.name} is said to have begun with what began with it: {start.sha256}"
+        return broken(name="start", detail=detail), None
+    if len(found) > MOST_STARTS:
+        detail = f"{MOST_STARTS} models were followed, each begun with the one before: {start.name} was not"
+        return unverified(name="start", detail=detail, remedy="sandwatch audit it by itself"), None
+    before = _followed(chain.start_of(start), history, objects, pictures)
+    if before.revision is not None:
+        detail = f"the card says that {start.name} is no model of ours; it is that of {before.revision}"
+        return (None if start.model else broken(name="start", detail=detail)), before
     if not start.model:
-        return [verified(name="start", detail=f"{start.words}; params.yaml pins it, and training refuses other bytes")]
-    before = chain.with_weights(start.sha256, history, objects)
-    if before is None:
-        detail = f"no revision in sight holds the model {start.name} that it started from: {start.sha256}"
-        return [unverified(name="start", detail=detail, remedy=chain.FETCH)]
-    return [
-        verified(name="start", detail=f"{start.name} is the model of {before}; sandwatch audit names its labels too")
-    ]
+        return verified(name="start", detail=f"{start.words}; {PINNED}"), None
+    unheld = next(link for link in before.links if link.name == "revision")
+    detail = f"no revision in sight holds the model {start.name} that it started from, {start.sha256}: {unheld.detail}"
+    return unverified(name="start", detail=f"{detail}; its labels can't be named", remedy=unheld.remedy), None
+
+
+def _begun_with(before: Audit) -> Link:
+    """The link to a model that another began with: it holds where all of that one's chain does."""
+    how = {"verified": verified, "uncommitted": uncommitted, "broken": broken}.get(before.state, unverified)
+    count = sum(link.state == "verified" for link in before.links)
+    said = f"{count} links verified" if before.state == "verified" else before.verdict
+    labels = "" if before.labels is None else f", made with {len(before.labels)} labels"
+    detail = f"{before.target} is the model of {before.revision}{labels}; its own chain: {said}"
+    return how(name="start", detail=detail, remedy=before.remedy)
+
+
+def _lying(start: Audit, history: History) -> list[str]:
+    """A note where the file of a start that lies in the working tree is not the start."""
+    path = history.root / OWN_WEIGHTS / start.target
+    if start.card is None or not below(start.target) or not path.is_file() or sha256(path) == start.card.weights_sha256:
+        return []
+    return [f"{OWN_WEIGHTS}/{start.target} is no longer the file that was started from: a training would refuse it"]
 
 
 def _history(target: str, where: Path | None) -> History | None:
@@ -249,6 +328,7 @@ class _Walk:
         train, chips = self._stage(self.trained.stage), self._stage(self.lock.maker(CHIPS) or "")
         if self.hand.result is not None:
             self._try("result", self._result)
+        if not self.hand.files:  # what is in hand has no weights of its own: a result, or the word of another model
             self._try("weights", self._weights)
         labelled = chain.annotations_of(self.lock) or ""
         annotated = self._try("labels", lambda: self._annotated(labelled))
@@ -293,7 +373,8 @@ class _Walk:
         self.links.append(broken(name=name, detail=wrong[0] + more) if wrong else verified(name=name, detail=right))
 
     def _weights(self) -> None:
-        self.links += chain.kept_weights(dict(self.trained.files), self.card, self.objects)
+        lying = self.trained.path(WEIGHTS) if self.hand.result is not None else f"{OWN_WEIGHTS}/{self.hand.target}"
+        self.links += chain.kept_weights(dict(self.trained.files), self.card, self.objects, lying=lying)
 
     def _result(self) -> None:
         result = self.hand.result
@@ -343,7 +424,7 @@ class _Walk:
         for name, path in paths.items():
             if (found := sha256(path)) != (said := self.card.inputs.get(f"{CHIPS}/{name}")):
                 wrong.append(f"{CHIPS}/{name} has SHA-256 {found}; the card says {said}")
-        windows = self._in_folds(schemas.Windows.read(paths["windows.parquet"]))
+        windows = self._in_folds(_windows(paths["windows.parquet"]))
         parts = schemas.ChipLabels.read(paths["chip_labels.parquet"])
         exposures = self.trained.path(EXPOSURES)
         path = self.objects.path(dict(self.trained.files)[EXPOSURES], exposures)
@@ -496,6 +577,16 @@ class _Walk:
         if other:
             self.notes.append(f"the pictures of {len(other)} observations are not what {SCENES} says: {other[0]} first")
         self.tables["pictures"] = found
+
+
+def _windows(path: Path) -> pd.DataFrame:
+    """Rows of schemas.Windows; without a group, where the revision is from before they had one."""
+    try:
+        grouped = "group" in pq.read_schema(path).names
+    except pa.ArrowException as error:
+        raise CorruptError(f"{path} is no table of Parquet: {error}") from None
+    table: pd.DataFrame = (schemas.Windows if grouped else schemas.UngroupedWindows).read(path)
+    return table
 
 
 def pixels(scenes: pd.DataFrame, folder: str, objects: Objects, *, pull: bool) -> Link:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pandas as pd
 import shapely
 
-from sandwatch.audit.record import USES, Audit
+from sandwatch.audit.record import OWN, USES, Audit, Tables
 from sandwatch.errors import InputError
 from sandwatch.geometry import WGS84, transformer
 from sandwatch.grid import Grid
@@ -62,10 +62,15 @@ class Map:
 
 def make(audit: Audit) -> Map | None:
     """Draws an audit; None where it reached no labels or nothing of it has a place."""
-    labels, observations, imagery = audit.labels, audit.observations, audit.imagery
+    labels, observations = _once(audit, "labels", ["feature_id"]), _once(audit, "observations", ["obs_id"])
+    imagery = _once(audit, "imagery", ["obs_id", "product"])
     if labels is None or observations is None:
         return None
     notes: list[str] = []
+    if audit.starts:
+        notes.append(
+            "What several trainings had is drawn once, as its own training had it, or else the start that came last."
+        )
     scenes = {} if imagery is None else _footprints(imagery)
     drawn = _drawn(labels, notes)
     shapes = shapely.transform(drawn["geometry"].to_numpy(), _to_mercator)
@@ -83,6 +88,12 @@ def make(audit: Audit) -> Map | None:
         pictures=pictures,
         notes=tuple(notes),
     )
+
+
+def _once(audit: Audit, name: Tables, key: list[str]) -> Any:
+    """The rows of a table of all trainings, each thing once: as the last training had it."""
+    rows = audit.all_of(name)
+    return rows if rows is None or not audit.starts else rows.drop_duplicates(key, ignore_index=True)
 
 
 def _to_mercator(vertices: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -163,9 +174,8 @@ def _parts(shape: Any, axis: int) -> list[list[list[float]]]:
 
 def _pictures(audit: Audit, places: dict[str, dict[str, Any]], notes: list[str]) -> dict[str, dict[str, Any]]:
     """The RGB of each observation, warped and made small enough for all together to fit."""
-    wanted = sorted(
-        (obs_id for obs_id in audit.pictures if obs_id in places), key=lambda o: (-places[o]["positives"], o)
-    )
+    pictures = {obs_id: path for one in reversed(audit.trainings.values()) for obs_id, path in one.pictures.items()}
+    wanted = sorted((obs_id for obs_id in pictures if obs_id in places), key=lambda o: (-places[o]["positives"], o))
     found: dict[str, dict[str, Any]] = {}
     size = 0
     least, most = PICTURE_PX
@@ -173,7 +183,7 @@ def _pictures(audit: Audit, places: dict[str, dict[str, Any]], notes: list[str])
     longest = int(np.clip(math.sqrt(PICTURES_BYTES / 4 / max(len(wanted), 1)), least, most))
     for obs_id in wanted:
         try:
-            picture = _picture(audit.pictures[obs_id], longest)
+            picture = _picture(pictures[obs_id], longest)
         except InputError as error:
             notes.append(f"No picture of {obs_id}: {error}")
             continue
@@ -319,6 +329,8 @@ def _detail(drawn: Any, shapes: npt.NDArray[Any], places: dict[str, dict[str, An
     numbers = ("pixels_train", "pixels_val", "pixels_test", "pixels_drawn", "positives_drawn", "draws")
     texts = {"feature": "feature_id", "obs": "obs_id", "class": "class_name", "confidence": "confidence",
              "who": "created_by", "created": "created_at", "updated": "updated_at", "use": "use"}  # fmt: skip
+    of = [("training", "@training")] if (drawn["training"] != OWN).any() else []
+    texts |= {name: name for name, _ in of}
     source = ColumnDataSource(
         {
             "xs": [_parts(shape, 0) for shape in shapes],
@@ -340,7 +352,7 @@ def _detail(drawn: Any, shapes: npt.NDArray[Any], places: dict[str, dict[str, An
         HoverTool(
             renderers=[polygons],
             tooltips=[
-                ("label", "@feature"), ("observation", "@obs"), ("class", "@class, @confidence confidence"),
+                ("label", "@feature"), *of, ("observation", "@obs"), ("class", "@class, @confidence confidence"),
                 ("annotator", "@who"), ("created", "@created"), ("updated", "@updated"), ("use", "@use"),
                 ("pixels in windows", "train @pixels_train, val @pixels_val, test @pixels_test"),
                 ("windows drawn", "@draws times"), ("pixels drawn", "@pixels_drawn, as mine @positives_drawn"),

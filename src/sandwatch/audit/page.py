@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from sandwatch.audit import map as maps
-from sandwatch.audit.record import USES, WORDS, Audit, source_images
+from sandwatch.audit.record import OWN, USES, WORDS, Audit, source_images
 from sandwatch.files import whole
 
 MOST_ROWS = 2_000
@@ -141,7 +141,11 @@ def page(audit: Audit) -> str:
         data=Markup(_inert(data)),
         map=drawing,
         facts=_facts(audit),
-        counts=_counts(audit),
+        counts=[
+            (f"Training {name}: {of.target}" if audit.starts else "", _counts(of))
+            for name, of in audit.trainings.items()
+            if of.labels is not None and of.observations is not None
+        ],
         uses=[(use, maps.COLOURS[use], MEANINGS[use]) for use in USES],
         colours=maps.COLOURS,
         tables=[table for table in _tables(audit) if table is not None],
@@ -178,17 +182,21 @@ def _facts(audit: Audit) -> list[tuple[str, str]]:
         ("Calibration", f"temperature {spec.temperature:.4f}, bias {spec.bias:.4f}"),
         ("Weights, SHA-256", spec.weights_sha256),
         ("Label fingerprint", spec.label_fingerprint),
+        *((f"Label fingerprint of {name}", of.spec.label_fingerprint)
+          for name, of in audit.trainings.items() if name != OWN and of.spec is not None),
         *([("Params, SHA-256", audit.card.params_sha256)] if audit.card is not None else []),
         ("Followed at", str(audit.revision) if audit.revision is not None else "no revision"),
+        *((f"{name[0].upper()}{name[1:]}", f"{of.target}, followed at {of.revision}: {of.verdict}")
+          for name, of in audit.trainings.items() if name != OWN),
         ("Held by", f"{len(audit.holders)} revision{'s' if len(audit.holders) != 1 else ''}, listed below"),
-    ]
+    ]  # fmt: skip
 
 
 def _counts(audit: Audit) -> list[tuple[str, str, str]]:
-    """Figure, what it counts, and more of it."""
+    """Of one training: figure, what it counts, and more of it."""
     labels, observations = audit.labels, audit.observations
-    if labels is None or observations is None:
-        return []
+    assert labels is not None
+    assert observations is not None
     people = labels["created_by"].dropna().value_counts().sort_index()
     mines = int(observations["has_mines"].sum())
     negatives = observations[~observations["has_mines"]]
@@ -242,10 +250,16 @@ def _whole(audit: Audit, option: str) -> str:
     return f"sandwatch audit {audit.target} {option}"
 
 
+def _of(audit: Audit, rows: pd.DataFrame) -> tuple[Column, ...]:
+    """Which training each row is of, where there are several."""
+    return (Column(head="Training", kind="word", values=_texts(rows["training"])),) if audit.starts else ()
+
+
 def _labels(audit: Audit) -> Rows | None:
-    if audit.labels is None:
+    labels = audit.all_of("labels")
+    if labels is None:
         return None
-    order = audit.labels.sort_values(["positives_drawn", "pixels_drawn"], ascending=False, kind="stable")
+    order = labels.sort_values(["positives_drawn", "pixels_drawn"], ascending=False, kind="stable")
     rows = _cut(order)
     below = [
         ", ".join(part for part in (status, _reviews(text)) if part)
@@ -254,11 +268,12 @@ def _labels(audit: Audit) -> Rows | None:
     return Rows(
         key="labels",
         title="Labels",
-        total=len(audit.labels),
+        total=len(labels),
         order="those with most pixels drawn as mine",
         whole=_whole(audit, "--csv labels.csv"),
         columns=(
             Column(head="Label", kind="text", values=_texts(rows["feature_id"]), below=_texts(rows["label_id"])),
+            *_of(audit, rows),
             Column(head="Observation", kind="text", values=_texts(rows["obs_id"])),
             Column(head="Use", kind="use", values=_texts(rows["use"]), below=_texts(rows["fold"])),
             Column(
@@ -309,17 +324,20 @@ def _reviews(text: str) -> str:
 
 
 def _negatives(audit: Audit) -> Rows | None:
-    if audit.negatives is None:
+    observations = audit.all_of("observations")
+    if observations is None:
         return None
-    rows = _cut(audit.negatives)
+    negatives = observations[~observations["has_mines"]]
+    rows = _cut(negatives)
     return Rows(
         key="negatives",
         title="Negatives: observations without mines",
-        total=len(audit.negatives),
+        total=len(negatives),
         order="the first by name",
         whole=_whole(audit, "--json"),
         columns=(
             Column(head="Observation", kind="text", values=_texts(rows["obs_id"])),
+            *_of(audit, rows),
             Column(head="Label row", kind="text", values=_texts(rows["label_id"])),
             Column(head="Annotator", kind="text", values=_texts(rows["created_by"])),
             Column(head="Status", kind="text", values=_texts(rows["workflow_status"])),
@@ -332,17 +350,19 @@ def _negatives(audit: Audit) -> Rows | None:
 
 
 def _quarantine(audit: Audit) -> Rows | None:
-    if audit.quarantine is None:
+    quarantine = audit.all_of("quarantine")
+    if quarantine is None:
         return None
-    rows = _cut(audit.quarantine)
+    rows = _cut(quarantine)
     return Rows(
         key="quarantine",
         title="Quarantine: kept out of training",
-        total=len(audit.quarantine),
+        total=len(quarantine),
         order="the first by row",
         whole=_whole(audit, "--json"),
         columns=(
             Column(head="Row", kind="text", values=_texts(rows["row_id"])),
+            *_of(audit, rows),
             Column(head="Observation", kind="text", values=_texts(rows["obs_id"])),
             Column(head="Label", kind="text", values=_texts(rows["feature_id"]), below=_texts(rows["label_id"])),
             Column(head="Polygons", kind="number", values=_numbers(rows["polygons"])),
@@ -353,9 +373,10 @@ def _quarantine(audit: Audit) -> Rows | None:
 
 
 def _imagery(audit: Audit) -> Rows | None:
-    if audit.imagery is None:
+    imagery = audit.all_of("imagery")
+    if imagery is None:
         return None
-    rows = _cut(audit.imagery)
+    rows = _cut(imagery)
     images = []
     for text in rows["source_images"]:
         listed = source_images(text)
@@ -366,11 +387,12 @@ def _imagery(audit: Audit) -> Rows | None:
     return Rows(
         key="imagery",
         title="Imagery",
-        total=len(audit.imagery),
+        total=len(imagery),
         order="the first by name",
         whole=_whole(audit, "--json"),
         columns=(
             Column(head="Observation", kind="text", values=_texts(rows["obs_id"])),
+            *_of(audit, rows),
             Column(head="Raster", kind="text", values=_texts(rows["product"])),
             Column(head="Fold", kind="text", values=_texts(rows["fold"])),
             Column(head="Source", kind="text", values=_texts(rows["source"])),

@@ -37,7 +37,9 @@ too little. Words without a host match too, so that no word is read again from e
 PERSON = re.compile(r"(?:^|_)(?:by|reviewers?|annotators?|users?|authors?|emails?|owners?|assignees?)$")
 """Names of columns and keys, in snake case, that hold a person, whatever form the person's name has."""
 JSON_COLUMNS = ("reviews", "source_images")
-FIXED = frozenset(("state", "kind", "confidence", "use", "fold", "change", "product", "reason", "source", "method"))
+FIXED = frozenset(
+    ("state", "kind", "confidence", "use", "fold", "change", "product", "reason", "source", "method", "training")
+)
 """Fields and columns that hold words of ours: somebody who is called "high" does not change them."""
 NETWORK = "network"
 """The field of a card that builds its network, in words of ours alone."""

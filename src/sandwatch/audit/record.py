@@ -18,6 +18,8 @@ from sandwatch.origin import drawn, marked, words
 from sandwatch.reproducible import RECORD
 from sandwatch.schemas import LABEL_ORIGINS, OBS_ID, PRODUCTS, SHA256, Geometries, Table
 
+Tables = Literal["labels", "windows", "chips", "observations", "quarantine", "imagery"]
+"""The tables of an audit."""
 State = Literal["verified", "skipped", "unverified", "uncommitted", "broken"]
 WORDS: Mapping[State, str] = {
     "verified": "verified",
@@ -86,6 +88,15 @@ USES = ("trained", "left out", "never drawn", "validated", "tested", "no chip")
 trained: pixels of it were drawn and counted as mine by the loss. left out: its pixels were drawn, but method binary
 ignores low confidence. never drawn: it lies in training windows that no epoch drew. validated, tested: it lies in
 windows of that fold. no chip: no pixel of it is in any window."""
+OWN = "own"
+"""The training that made a model, where that of the one that it began with is told too."""
+MOST_STARTS = 100
+"""Models, each begun with the one before, that are followed: far more than anybody trains in a row."""
+
+
+def start_number(number: int) -> str:
+    """What the training of a model's start is called: 1 is what it began with, 2 what that one began with."""
+    return f"start {number}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,6 +200,17 @@ class LabelRows(Table):
     geometry: Geometries
 
 
+class AllLabelRows(LabelRows):
+    """The labels of a model's own training, and of those of the models that it began with: a row a training."""
+
+    _sort_by: ClassVar[list[str]] = ["training", "obs_id", "feature_id"]
+    training: Series[str] = pa.Field(isin=[OWN, *map(start_number, range(1, MOST_STARTS + 1))])
+    feature_id: Series[str]
+
+    class Config:  # noqa: D106
+        unique: ClassVar[list[str]] = ["training", "feature_id"]
+
+
 class ChipRows(Table):
     """Pixels that a label put into a window, and how often training drew that window."""
 
@@ -277,8 +299,11 @@ class Audit(Chain):
         holders: every revision that holds the model, newest first.
         revision: the one whose files were followed; None for a model outside any repository.
         stage: of that revision, which trained it.
+        starts: the models of ours that it began with, followed likewise: the one that it started from, the one that
+            that one started from, and so on.
         params: of the stages behind the model, by section.
-        labels: rows of :class:`LabelRows`; None where the table could not be reached, like the others.
+        labels: rows of :class:`LabelRows`, of its own training alone, as in all tables here (:meth:`all_of` has those
+            of its starts too); None where the table could not be reached, like the others.
         windows: rows of :class:`sandwatch.schemas.Windows` with ``draws``: how often training drew each.
         chips: rows of :class:`ChipRows`.
         observations: rows of :class:`ObservationRows`.
@@ -295,6 +320,7 @@ class Audit(Chain):
     holders: tuple[Holder, ...] = ()
     revision: Revision | None = None
     stage: str = "train"
+    starts: tuple[Audit, ...] = ()
     params: dict[str, Any] = field(default_factory=dict)
     labels: gpd.GeoDataFrame | None = None
     windows: pd.DataFrame | None = None
@@ -306,22 +332,47 @@ class Audit(Chain):
     pictures: Mapping[str, Path] = field(default_factory=dict)
 
     @property
+    def trainings(self) -> dict[str, Audit]:
+        """What was followed, by the training that it tells of: the own one first, then those of the starts."""
+        return {OWN: self} | {start_number(number): start for number, start in enumerate(self.starts, 1)}
+
+    def all_of(self, name: Tables) -> Any:
+        """A table of all trainings, whose column ``training``, the first, says which one a row is of.
+
+        Args:
+            name: of the table.
+
+        Returns:
+            Its rows, training by training; None where it could be reached of none.
+        """
+        tables = [
+            table.assign(training=training)[["training", *table.columns]]
+            for training, audit in self.trainings.items()
+            if (table := getattr(audit, name)) is not None
+        ]
+        return None if not tables else tables[0] if len(tables) == 1 else pd.concat(tables, ignore_index=True)
+
+    @property
     def origin(self) -> str | None:
         """What is invented of what the model learnt from, in a sentence; None where nothing is, or nobody knows."""
-        if self.spec is None or (said := words(imagery=self.spec.imagery, labels=self.spec.labels)) is None:
-            return None
-        return marked(f"Its labels were {drawn(self.spec.labels)}", said)
+        said: dict[str, str] = {}  # a start whose sentence would be another's is left out
+        for training, audit in self.trainings.items():
+            spec = audit.spec
+            if spec is not None and (invented := words(imagery=spec.imagery, labels=spec.labels)) is not None:
+                whose = "Its labels" if training == OWN else f"The labels of {training}, which it began with,"
+                said.setdefault(invented, marked(f"{whose} were {drawn(spec.labels)}", invented))
+        return ". ".join(said.values()) or None
 
     @property
     def uses(self) -> dict[str, int]:
-        """How many labels have each of ``USES``, in that order; a label that has two counts in both."""
+        """How many labels of its own training have each of ``USES``, in that order; one that has two counts in both."""
         combined = {} if self.labels is None else self.labels["use"].value_counts().to_dict()
         counts = {use: sum(n for text, n in combined.items() if use in text.split("+")) for use in USES}
         return {use: count for use, count in counts.items() if count}
 
     @property
     def negatives(self) -> pd.DataFrame | None:
-        """The observations without mines."""
+        """The observations of its own training without mines."""
         return None if self.observations is None else self.observations[~self.observations["has_mines"]]
 
 
@@ -389,9 +440,12 @@ def _kind(name: str) -> str:
 
 __all__ = [
     "LINKS",
+    "MOST_STARTS",
+    "OWN",
     "STATUS",
     "USES",
     "WORDS",
+    "AllLabelRows",
     "Audit",
     "Chain",
     "ChipRows",
@@ -403,9 +457,11 @@ __all__ = [
     "Revision",
     "SceneRows",
     "State",
+    "Tables",
     "in_order",
     "remedy",
     "source_images",
+    "start_number",
     "state",
     "verdict",
 ]

@@ -12,7 +12,7 @@ import pandas as pd
 
 from sandwatch.audit.backward import Backward
 from sandwatch.audit.diff import Difference
-from sandwatch.audit.record import Audit, Chain, LabelRows, Link, Revision, source_images
+from sandwatch.audit.record import OWN, AllLabelRows, Audit, Chain, Link, Revision, Tables, source_images
 from sandwatch.errors import InputError
 from sandwatch.files import whole
 from sandwatch.printable import json_printable, printable, spreadsheet
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from sandwatch.audit.exclude import Outcome
     from sandwatch.audit.release import Checked
 
+TABLES: tuple[Tables, ...] = ("labels", "chips", "observations", "quarantine", "imagery")
+"""Of an audit, in the order in which JSON has them."""
 SHOWN = 40
 """Rows of a table on the terminal; files hold all."""
 MARKS = {
@@ -52,14 +54,24 @@ def audit_json(audit: Audit) -> str:
                 for holder in audit.holders
             ],
             "params": audit.params,
-            "labels": audit.labels,
-            "chips": audit.chips,
-            "observations": audit.observations,
-            "quarantine": audit.quarantine,
-            "imagery": audit.imagery,
+            "starts": [_start(name, start) for name, start in audit.trainings.items() if name != OWN],
+            **{name: audit.all_of(name) for name in TABLES},
             "notes": audit.notes,
         }
     )
+
+
+def _start(name: str, start: Audit) -> dict[str, Any]:
+    """A model that the one asked about began with; the rows of its training are among those of the tables."""
+    return {
+        "training": name,
+        "name": start.target,
+        **_came_to(start),
+        "model": None if start.spec is None else start.spec.model_dump(mode="json"),
+        "revision": None if start.revision is None else _revision(start.revision),
+        "stage": start.stage,
+        "params": start.params,
+    }
 
 
 def backward_json(found: Backward) -> str:
@@ -80,7 +92,13 @@ def backward_json(found: Backward) -> str:
 def backward_table(found: Backward) -> pd.DataFrame:
     """A row a model."""
     rows = [
-        {**vars(model), "uses": json.dumps(model.uses), "revisions": " ".join(r.commit for r in model.revisions)}
+        {
+            **vars(model),
+            "uses": json.dumps(model.uses),
+            "revisions": " ".join(revision.commit for revision in model.revisions),
+            "starts": " ".join(model.starts),
+            "through": " ".join(model.through),
+        }
         for model in found.models
     ]
     return pd.DataFrame(rows)
@@ -115,19 +133,19 @@ def write_csv(table: pd.DataFrame, path: Path) -> None:
 
 
 def write_geoparquet(audit: Audit, path: Path) -> None:
-    """Writes the labels of an audit, rows of :class:`sandwatch.audit.record.LabelRows`.
+    """Writes the labels of an audit, rows of :class:`sandwatch.audit.record.AllLabelRows`.
 
     Raises:
         InputError: the audit did not reach the labels.
     """
-    LabelRows.write(labels_of(audit), path)
+    AllLabelRows.write(labels_of(audit), path)
 
 
 def labels_of(audit: Audit) -> Any:
-    """The labels of an audit.
+    """The labels of an audit, of all trainings whose labels it reached.
 
     Raises:
-        InputError: it did not reach them.
+        InputError: it did not reach those of the model's own training.
     """
     if audit.labels is None:
         raise InputError(
@@ -136,7 +154,7 @@ def labels_of(audit: Audit) -> Any:
             expected="a model whose labels can be reached",
             fix="run it in the clone that the model was trained in, with its remote",
         )
-    return audit.labels
+    return audit.all_of("labels")
 
 
 def print_audit(audit: Audit, console: Console) -> None:
@@ -161,18 +179,26 @@ def print_audit(audit: Audit, console: Console) -> None:
             revision = holder.revision
             console.print(f"  {_shown(revision)}  {revision.time[:10]}  {_shown(revision.subject[:50])}  {said}")
         _more(console, len(audit.holders))
-    if audit.labels is not None and audit.observations is not None:
-        _counts(audit, console)
+    _counts(audit, console)
+    for training, one in audit.trainings.items():
+        _tables(one, f" of {training}" if audit.starts else "", console)
+    _notes(console, audit.notes)
+    _verdict(console, audit)
+
+
+def _tables(audit: Audit, whose: str, console: Console) -> None:
+    """The rows behind one training."""
+    if audit.labels is not None:
         columns = {"feature_id": "feature", "class_name": "class", "confidence": "confidence",
                    "created_by": "annotator", "created_at": "created", "area_m2": "area m2", "obs_id": "observation",
                    "use": "use", "chips": "chips", "draws": "draws", "positives_drawn": "positives drawn"}  # fmt: skip
         ordered = audit.labels.sort_values("positives_drawn", ascending=False, kind="stable")
-        _table(console, "labels", ordered, columns)
+        _table(console, f"labels{whose}", ordered, columns)
     if audit.negatives is not None:
-        _table(console, "negatives", audit.negatives, {"obs_id": "observation", "created_by": "annotator",
+        _table(console, f"negatives{whose}", audit.negatives, {"obs_id": "observation", "created_by": "annotator",
                "fold": "fold", "windows": "windows", "draws": "draws"})  # fmt: skip
     if audit.quarantine is not None and len(audit.quarantine):
-        _table(console, "quarantine: kept out", audit.quarantine, {"row_id": "row", "obs_id": "observation",
+        _table(console, f"quarantine{whose}: kept out", audit.quarantine, {"row_id": "row", "obs_id": "observation",
                "feature_id": "feature", "polygons": "polygons", "reason": "reason", "detail": "detail"})  # fmt: skip
     if audit.imagery is not None:
         shown = audit.imagery.assign(
@@ -181,10 +207,8 @@ def print_audit(audit: Audit, console: Console) -> None:
                 for t in audit.imagery["source_images"]
             ]
         )
-        _table(console, "imagery", shown, {"obs_id": "observation", "product": "product", "fold": "fold",
+        _table(console, f"imagery{whose}", shown, {"obs_id": "observation", "product": "product", "fold": "fold",
                "source": "source", "images": "source images"})  # fmt: skip
-    _notes(console, audit.notes)
-    _verdict(console, audit)
 
 
 def print_proof(audit: Audit, console: Console) -> None:
@@ -239,13 +263,17 @@ def print_backward(found: Backward, console: Console) -> None:
             "labels": [model.labels for model in found.models],
             "negatives": [model.negatives for model in found.models],
             "use": [", ".join(f"{n} {use}" for use, n in model.uses.items()) or model.detail for model in found.models],
+            "own training": [model.own for model in found.models],
+            "through": [", ".join(sha[:12] for sha in model.through) for model in found.models],
             "positives drawn": [model.positives_drawn for model in found.models],
         }
     )
+    begun = ["own training", "through"] if any(model.through for model in found.models) else []
+    columns = {name: name for name in rows.columns if name in begun or name not in ("state", "own training", "through")}
     for state in ("trained", "validated", "tested", "unknown", "never saw"):
         part = rows[rows["state"] == state]
         if len(part):
-            _table(console, state, part, {name: name for name in rows.columns if name != "state"})
+            _table(console, state, part, columns)
     _notes(console, found.notes)
     counts = {state: int((rows["state"] == state).sum()) for state in dict.fromkeys(rows["state"])}
     console.print(_shown("; ".join(f"{state}: {count}" for state, count in counts.items())))
@@ -312,19 +340,26 @@ def _chain(links: Iterable[Link], console: Console) -> None:
 
 
 def _counts(audit: Audit, console: Console) -> None:
-    assert audit.labels is not None
-    assert audit.observations is not None
-    labels = audit.labels
+    """What each training was made of; nothing where no label could be reached."""
+    followed = [(name, one, one.labels, one.observations) for name, one in audit.trainings.items()]
+    if all(labels is None or observations is None for _, _, labels, observations in followed):
+        return
     console.print("\n[bold]what it was made of[/]")
-    console.print(
-        f"  {len(labels)} labels in {audit.observations['has_mines'].sum()} observations, "
-        f"{(~audit.observations['has_mines']).sum()} negatives; "
-        + ", ".join(f"{count} {use}" for use, count in audit.uses.items())
-    )
-    console.print(
-        f"  {labels['pixels_drawn'].sum()} label pixels drawn in training, {labels['positives_drawn'].sum()} of them "
-        f"as mine; annotators: {_shown(', '.join(sorted(labels['created_by'].dropna().unique())) or 'not recorded')}"
-    )
+    for name, one, labels, observations in followed:
+        whose = f"{name}, {one.target}: " * bool(audit.starts)
+        if labels is None or observations is None:
+            console.print(f"  {_shown(whose)}its labels can't be seen from here")
+            continue
+        people = ", ".join(sorted(labels["created_by"].dropna().unique())) or "not recorded"
+        console.print(
+            f"  {_shown(whose)}{len(labels)} labels in {observations['has_mines'].sum()} observations, "
+            f"{(~observations['has_mines']).sum()} negatives; "
+            + ", ".join(f"{count} {use}" for use, count in one.uses.items())
+        )
+        console.print(
+            f"  {labels['pixels_drawn'].sum()} label pixels drawn in training, {labels['positives_drawn'].sum()} of "
+            f"them as mine; annotators: {_shown(people)}"
+        )
 
 
 def _table(console: Console, title: str, rows: pd.DataFrame, columns: Mapping[str, str]) -> None:

@@ -13,7 +13,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sandwatch.audit import chain, confined
-from sandwatch.audit.chain import ANNOTATIONS, CANONICAL, broken, uncommitted, unverified, verified
+from sandwatch.audit.chain import (
+    ANNOTATIONS,
+    CANONICAL,
+    OF_A_FILE,
+    OWN_WEIGHTS,
+    WEIGHTS,
+    broken,
+    uncommitted,
+    unverified,
+    verified,
+)
 from sandwatch.audit.forward import PIXELS, follow, not_derived, pixels
 from sandwatch.audit.hashes import hash_folder
 from sandwatch.audit.history import LOCK, History, Lock, Stage, read_yaml
@@ -93,6 +103,9 @@ def verify(
                 if not network and confined.offline() is None:
                     audit = replace(audit, notes=(*audit.notes, ONLINE))
                     report(f"note: {ONLINE}")
+                if retrain and (lacking := _bring_start(clone.root, audit, history, objects)) is not None:
+                    stages.remove(audit.stage)
+                    links.append(lacking)
                 retraining = Retraining.before(
                     clone.root, weights_sha256=audit.card.weights_sha256 if audit.card else ""
                 )
@@ -105,7 +118,7 @@ def verify(
             if link.name not in names:
                 asked = retrain or link.name != f"rebuild {audit.stage}"
                 links.append(link if asked else replace(link, detail="--retrain runs it again"))
-        return replace(audit, links=in_order(links))
+        return replace(audit, links=in_order(links), notes=(*audit.notes, *_of_starts(audit)))
     finally:
         history.git.close()
 
@@ -431,14 +444,50 @@ def _room(root: Path, path: str) -> Path:
     return there
 
 
+def _of_starts(audit: Audit) -> tuple[str, ...]:
+    """A note on what trained the models that this one began with: their chains are followed, not derived again."""
+    named = ", ".join(f"{start.target} of {start.revision}" for start in audit.starts)
+    return (f"{named}: followed, but not derived again; verify each by its revision",) if named else ()
+
+
+def _bring_start(root: Path, audit: Audit, history: History, objects: Objects) -> Link | None:
+    """Puts the file that a training started from into the clone, unless git has it there.
+
+    Returns:
+        The link of the training, where the file is nowhere to be had; else None.
+    """
+    start = None if audit.card is None else audit.card.start
+    if start is None or not start.name.endswith(OF_A_FILE) or (root / OWN_WEIGHTS / start.name).is_file():
+        return None
+    link, name = f"rebuild {audit.stage}", f"{OWN_WEIGHTS}/{start.name}"
+    lying = history.root / name
+    try:
+        room = _room(root, name)
+        if lying.is_file() and sha256(lying) == start.sha256:
+            room.symlink_to(lying.resolve())
+            return None
+        before = next(iter(audit.starts), None)
+        model = None if before is None or before.revision is None else history.lock(before.revision)
+        if before is not None and model is not None and (made := chain.model_of(model, before.stage)) is not None:
+            room.symlink_to(objects.path(dict(made.files)[WEIGHTS], name).resolve())
+            return None
+    except (MissingError, CorruptError, KeyError) as error:
+        return unverified(name=link, detail=f"the weights that it started from are not to be had: {error}")
+    detail = f"the weights that it started from are not here: {name} with the SHA-256 {start.sha256}"
+    return unverified(name=link, detail=detail)
+
+
 def _inputs(root: Path, card: Card) -> Link:
-    """What was derived again is what the card says that training read."""
-    here = {path: root / path for path in card.inputs if (root / path).is_file()}
-    wrong = [path for path, file in here.items() if sha256(file) != card.inputs[path]]
+    """What was derived again is what the card says that training read, the weights aside that it started from."""
+    # Of those the link start tells: params.yaml pins them, and no stage makes them.
+    started = "" if card.start is None else f"{OWN_WEIGHTS}/{card.start.name}"
+    read = {path: said for path, said in card.inputs.items() if path != started or (root / path).is_file()}
+    here = {path: root / path for path in read if (root / path).is_file()}
+    wrong = [path for path, file in here.items() if sha256(file) != read[path]]
     if wrong:
         more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
         return broken(name="chips", detail=f"{wrong[0]}, derived again, is not what the card says was read{more}")
-    absent = sorted(card.inputs.keys() - here.keys())
+    absent = sorted(read.keys() - here.keys())
     if absent:
         return unverified(name="chips", detail=f"the card says that {absent[0]} was read, which no stage made")
     return verified(name="chips", detail=f"all {len(here)} files that the card says were read, derived again")

@@ -16,7 +16,7 @@ from sandwatch.model.tuning import Lora, Tuning
 
 AFTER_FROZEN = 0.1
 """Share of the rate at which all learn once ``gradual`` lets the encoder learn. Source: OlmoEarth's fine-tuning."""
-_ADAPTER = "default"
+ADAPTER = "default"
 """What peft calls an adapter without a name."""
 
 
@@ -88,9 +88,9 @@ class Adapted:
 def plain_state(network: nn.Module) -> dict[str, Tensor]:
     """A network's weights by the names that they have without adapters, which are merged into them."""
     state = dict(network.state_dict())
-    for name, layer in _adapted(network):
+    for name, layer in adapted(network):
         weight = f"{name}.base_layer.weight"
-        state[weight] = state[weight] + layer.get_delta_weight(_ADAPTER)
+        state[weight] = state[weight] + layer.get_delta_weight(ADAPTER)
     return {name.replace(".base_layer.", "."): tensor for name, tensor in state.items() if ".lora_" not in name}
 
 
@@ -124,15 +124,15 @@ def _put_adapters(encoder: nn.Module, lora: Lora) -> Any:
         fix="name the last parts of their paths, or give a regular expression of whole paths",
     )
     try:
-        adapters = LoraModel(encoder, config, _ADAPTER)
+        adapters = LoraModel(encoder, config, ADAPTER)
     except ValueError:
         raise refusal from None
-    if not all(isinstance(layer.get_base_layer(), kinds) for _, layer in _adapted(encoder)):
+    if not all(isinstance(layer.get_base_layer(), kinds) for _, layer in adapted(encoder)):
         raise refusal
     return adapters
 
 
-def _adapted(network: nn.Module) -> Iterator[tuple[str, Any]]:
+def adapted(network: nn.Module) -> Iterator[tuple[str, Any]]:
     """The layers that have adapters, by name."""
     return ((name, part) for name, part in network.named_modules() if hasattr(part, "get_delta_weight"))
 

@@ -26,7 +26,7 @@ from sandwatch.model.stitch import Sliceable
 from sandwatch.stack import IGNORED, NODATA, load
 
 TEXTS = ("chip_id", "obs_id", "site_id", "river", "fold", "kind")
-NUMBERS = ("row", "col", "px_other", "px_low", "px_high", "size_px")
+NUMBERS = ("group", "row", "col", "px_other", "px_low", "px_high", "size_px")
 """Columns of ``windows.parquet``, as far as training needs them, and what they hold. Training has no pandera: it may be
 on a machine that has little else than torch."""
 
@@ -72,6 +72,7 @@ class Chips:
     Attributes:
         chip_id, obs_id, site_id, river, fold, kind: str arrays (window,); the fold is '' where none of this training
             touches a window.
+        group: spatial group of each window's site.
         row, col: first pixel of each window in its scene.
         px_other, px_low, px_high: pixels of each class in it.
         size_px: side of the windows.
@@ -98,7 +99,7 @@ class Chips:
         if not table.num_rows:
             raise InputError(str(path), got="no rows", expected="windows", fix="run dvc repro chips")
         self.chip_id, self.obs_id, self.fold, self.kind = (columns[n] for n in ("chip_id", "obs_id", "fold", "kind"))
-        self.site_id, self.river = columns["site_id"], columns["river"]
+        self.site_id, self.river, self.group = columns["site_id"], columns["river"], columns["group"]
         self.row, self.col = columns["row"], columns["col"]
         self.px_other, self.px_low, self.px_high = (columns[n] for n in ("px_other", "px_low", "px_high"))
         if folds is not None:

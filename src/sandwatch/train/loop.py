@@ -23,6 +23,7 @@ from sandwatch._torchvision import ensure_torchvision
 from sandwatch.errors import InputError
 from sandwatch.files import sha256
 from sandwatch.model.adapt import AFTER_FROZEN, Adapted, plain_state
+from sandwatch.model.adapter import Adapter
 from sandwatch.model.card import Card, Spec
 from sandwatch.model.channels import Channel
 from sandwatch.model.metrics import LogitHistogram
@@ -226,14 +227,23 @@ class Tracker(lightning.Callback):
         taken: how many of them an earlier run did.
         best_epoch: counted from 0; -1 before the first is over.
         best_weights: the network's state then, on the CPU.
+        best_adapter: what low-rank adapters, and what learnt beside them, were then; None where there are none.
     """
 
-    def __init__(self, live: Any, report: Report, epochs: int) -> None:
-        """Takes a dvclive.Live, None in processes that don't report, and the number of epochs planned."""
-        self.live, self._report, self._planned = live, report, epochs
+    def __init__(self, live: Any, report: Report, epochs: int, start: str | None) -> None:
+        """Takes a dvclive.Live, None in processes that don't report, and what is planned.
+
+        Args:
+            live: to tell.
+            report: is given a line an epoch.
+            epochs: how many are planned.
+            start: SHA-256 of the weights that the network started from; None where they were random.
+        """
+        self.live, self._report, self._planned, self._start = live, report, epochs, start
         self.history: list[dict[str, float]] = []
         self.taken, self.best_epoch = 0, -1
         self.best_weights: dict[str, Tensor] = {}
+        self.best_adapter: Adapter | None = None
 
     @property
     def best(self) -> dict[str, float]:
@@ -259,6 +269,7 @@ class Tracker(lightning.Callback):
                 name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
                 for name, tensor in plain_state(pl_module.judged).items()
             }
+            self.best_adapter = Adapter.of(pl_module.judged, self._start)
         self._log(metrics)
         if self.live is not None:
             self._report(
@@ -269,12 +280,20 @@ class Tracker(lightning.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """What a later run needs to go on."""
-        return {"history": self.history, "best_epoch": self.best_epoch, "best_weights": self.best_weights}
+        adapter = None if self.best_adapter is None else vars(self.best_adapter)
+        return {
+            "history": self.history,
+            "best_epoch": self.best_epoch,
+            "best_weights": self.best_weights,
+            "best_adapter": adapter,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on where an earlier run was; DVC removed what that had told DVCLive, so it is told again."""
         self.history, self.best_epoch = state_dict["history"], state_dict["best_epoch"]
         self.best_weights, self.taken = state_dict["best_weights"], len(self.history)
+        adapter = state_dict["best_adapter"]
+        self.best_adapter = None if adapter is None else Adapter(**adapter)
         for metrics in self.history:
             self._log(metrics)
         if self.live is not None:
@@ -324,7 +343,8 @@ def learn(
     """Trains on the windows of fold ``train``, keeps the epoch with the best AP on fold ``val``, and calibrates it.
 
     Writes ``model.safetensors``, ``model.json`` and ``exposures.parquet`` (chip_id, draws: how often the weights that
-    were kept had seen that training window) to ``models``, and DVCLive's metrics, plots and images to ``results``.
+    were kept had seen that training window) to ``models``, and DVCLive's metrics, plots and images to ``results``; with
+    method lora, ``adapter.safetensors`` of that epoch too (:mod:`sandwatch.model.adapter`).
 
     Args:
         chips: the windows.
@@ -376,12 +396,18 @@ def learn(
     sampler = WindowSampler(
         training,
         chips.mine_px(model.method)[training] > 0,
-        strata={"none": None, "river": chips.river[training], "site": chips.site_id[training]}[train.sampling.balance],
+        strata={
+            "none": None,
+            "river": chips.river[training],
+            "group": chips.group[training],
+            "site": chips.site_id[training],
+        }[train.sampling.balance],
         per_epoch=max(train.windows_per_epoch // step, 1) * step,
         mine_share=train.sampling.mine_share,
         seed=train.seed,
     )
-    tracker = Tracker(_live(results) if first else None, report, train.epochs)
+    began = None if start.start is None else start.start.sha256
+    tracker = Tracker(_live(results) if first else None, report, train.epochs, began)
     trainer.callbacks.append(tracker)  # type: ignore[attr-defined]
     going_on = False
     if kept is not None:
@@ -449,6 +475,8 @@ def learn(
         "threshold": round(predictor.spec.threshold, 6),
     }
     tracker.live.end()
+    if tracker.best_adapter is not None:
+        tracker.best_adapter.write(results / "adapter.safetensors")
     if kept is not None:
         kept.remove_checkpoint()
     report(

@@ -59,11 +59,12 @@ class Sampling(Part):
     """Which windows an epoch draws.
 
     Attributes:
-        balance: none, or what is drawn as often as any other of its kind: river or site.
+        balance: none, or what is drawn as often as any other of its kind: river, group (of sites near each other) or
+            site.
         mine_share: share of windows that hold a mine, where there are both kinds.
     """
 
-    balance: Literal["none", "river", "site"]
+    balance: Literal["none", "river", "group", "site"]
     mine_share: Fraction
 
 

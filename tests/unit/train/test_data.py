@@ -135,6 +135,7 @@ def test_a_table_of_windows_that_is_not_whole_is_refused(tmp_path: Path, length:
     [
         ("size_px", ["32"], "size_px of type string, 0 missing"),
         ("row", [0.5], "row of type double, 0 missing"),
+        ("group", ["a"], "group of type string, 0 missing"),
         ("chip_id", [7], "chip_id of type int64, 0 missing"),
         ("col", [None], "col of type null, "),
     ],

@@ -1,5 +1,6 @@
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from sandwatch.errors import InputError
+from sandwatch.model.adapter import Adapter
 from sandwatch.model.card import Card, Spec
 from sandwatch.model.channels import Channel
 from sandwatch.model.metrics import ScoreHistogram
@@ -25,6 +28,7 @@ from sandwatch.train import loop
 from sandwatch.train.augment import Variation
 from sandwatch.train.average import average
 from sandwatch.train.data import Chips
+from sandwatch.train.initial import initial
 from sandwatch.train.loop import Provenance, learn, lightning
 from sandwatch.train.loss import loss
 from sandwatch.train.pictures import pictures
@@ -165,7 +169,23 @@ def test_a_run_of_any_recipe_goes_on_where_another_was_killed(name: str, folder:
     assert lines[0] == "epochs 1 to 3 of 4 are done, by an earlier run"
     assert contents(out) == contents(tmp_path / "whole")
     plain = ARGUMENTS["model"].build(tiny_chips.BANDS, tiny_chips.SIZE).state_dict()
-    assert load_file(out / "models/model.safetensors").keys() == plain.keys()
+    model = load_file(out / "models/model.safetensors")
+    assert model.keys() == plain.keys()
+    assert (out / "results/adapter.safetensors").exists() == (name == "lora")
+    if name == "lora":  # what it learnt, on what it started with, is the model; without the half of it, it isn't
+        adapter = Adapter.read(out / "results/adapter.safetensors")
+        torch.manual_seed(train.seed)
+        moments = dict.fromkeys(tiny_chips.BANDS, (0.0, 1.0))
+        start = initial(ARGUMENTS["model"], tiny_chips.BANDS, moments, tiny_chips.SIZE, folder).network.state_dict()
+        assert furthest(adapter.onto(start), model) < 1e-6
+        assert furthest(replace(adapter, scale=0.5 * adapter.scale).onto(start), model) > 1e-4
+        assert furthest(start, model) > 1e-3
+
+
+def furthest(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:
+    """The largest difference between two states."""
+    assert one.keys() == other.keys()
+    return max(float((one[name].double() - other[name].double()).abs().max()) for name in one)
 
 
 def test_a_run_killed_after_its_last_epoch_trains_no_more(
@@ -513,7 +533,7 @@ def test_a_weight_from_data_is_told_and_used(folder: Path, tmp_path: Path) -> No
     assert same["number"] == same["data"]
 
 
-@pytest.mark.parametrize("balance", ["river", "site"])
+@pytest.mark.parametrize("balance", ["river", "group", "site"])
 def test_sites_are_drawn_evenly_where_they_are_to(folder: Path, tmp_path: Path, balance: str) -> None:
     sampling = training.section(sampling={"balance": balance, "mine_share": 0.25}).sampling
     run(folder, tmp_path, train=TRAIN.model_copy(update={"epochs": 1, "sampling": sampling}))
@@ -522,6 +542,8 @@ def test_sites_are_drawn_evenly_where_they_are_to(folder: Path, tmp_path: Path, 
     assert sum(times.values()) == 32
     if balance == "site":
         assert sorted(times.values()) == [10, 11, 11]
+    elif balance == "group":  # a and b are one
+        assert times["a"] + times["b"] == times["n"] == 16
     else:  # all are on one river; n has no mine
         assert times["n"] > 11
     mined = dict(zip(Chips(folder).chip_id, Chips(folder).mine_px("binary") > 0, strict=True))
