@@ -36,9 +36,9 @@ that lies on no label (evaluate.match_objects)."""
 GRID_M = 1.0
 """What polygons are rounded to, metres: a tenth of a pixel, so that pixel corners that went through degrees are whole
 again, and shapes that share an edge share it exactly."""
-ID_DIGITS = 8
-"""Hexadecimal digits of a track's id: two tracks that begin at one site in one month have the same ones once in four
-billion pairs. They have more then."""
+ID_DIGITS = 6
+"""Hexadecimal digits of a track's id. Where two that begin at one site in one month have the same, all of that month
+have more."""
 
 
 @dataclass(frozen=True, kw_only=True)
