@@ -85,8 +85,8 @@ def mines(
     )
     confirmed = int((table["status"] == "confirmed").sum())
     print(
-        f"\n{len(table)} mines, {confirmed} of them confirmed. state: in the last month. seen: months seen / clear there, "
-        "since the first.\nha: when last seen. growth: ha a year over clear months. river m: metres to the river"
+        f"\n{len(table)} mines, {confirmed} of them confirmed. state: in the last month. seen: months seen / clear "
+        "there.\nha: when last seen. growth: ha a year over clear months. river m: metres to the river"
     )
 
 
@@ -228,7 +228,7 @@ def _judged(accuracy: Accuracy | None) -> str:
     )
     return (
         f"about: with the errors on the holdout rivers, {accuracy.sites} site{'' if accuracy.sites == 1 else 's'}: of "
-        f"mines seen {precision} are mines,\nof mines {recall} are seen (95 % intervals); other rivers may have other errors"
+        f"mines seen {precision} are mines,\nof mines {recall} are seen (95 % intervals); other rivers may have others"
     )
 
 
