@@ -272,7 +272,7 @@ class _Month:
         if not swallows:  # else it can't be told whose ground that is
             one.alone = one.seen
             added = _without(one.seen, self._grounds_at(one.seen, but=at))
-            self._set_ground(at, shapely.union(one.ground, added, grid_size=GRID_M))
+            self._set_ground(at, _polygonal(shapely.union(one.ground, added, grid_size=GRID_M)))
 
     def _sighting(self, own: Sequence[int]) -> Sighting:
         return Sighting(polygons=tuple(sorted(self.given[polygon] for polygon in own)))
@@ -286,8 +286,7 @@ class _Month:
             self.tracks[at].grounds[self.month] = ground
 
     def _shape(self, numbers: Sequence[int]) -> BaseGeometry:
-        shape: BaseGeometry = shapely.union_all(self.polygons[np.array(numbers)], grid_size=GRID_M)
-        return shape
+        return _polygonal(shapely.union_all(self.polygons[np.array(numbers)], grid_size=GRID_M))
 
 
 def _rounded(polygons: Sequence[BaseGeometry]) -> Geometries:
@@ -300,5 +299,13 @@ def _rounded(polygons: Sequence[BaseGeometry]) -> Geometries:
 
 def _without(shape: BaseGeometry, others: Sequence[BaseGeometry]) -> BaseGeometry:
     """What of a shape lies in no other."""
-    left: BaseGeometry = shapely.difference(shape, shapely.union_all(others), grid_size=GRID_M) if others else shape
-    return left
+    return _polygonal(shapely.difference(shape, shapely.union_all(others), grid_size=GRID_M)) if others else shape
+
+
+def _polygonal(shape: BaseGeometry) -> BaseGeometry:
+    """A shape without the lines that are left of slivers thinner than the grid."""
+    if shape.geom_type != "GeometryCollection":
+        return shape
+    parts = shapely.get_parts(shape)
+    polygonal: BaseGeometry = shapely.union_all(parts[shapely.get_dimensions(parts) == 2], grid_size=GRID_M)
+    return polygonal
