@@ -10,8 +10,8 @@ Reads:
         What tests there is judged as a whole, and only metrics.json and observations.csv are written.
 
 Writes:
-    --results: metrics.json, observations.csv, rivers.csv, pr_curve.csv, reliability.csv, confusion.csv,
-        reliability.png, worst_misses.png and report.md.
+    --results: metrics.json, observations.csv, rivers.csv, site_counts.csv, pr_curve.csv, reliability.csv,
+        confusion.csv, reliability.png, worst_misses.png and report.md.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from sandwatch.cross_validation import CrossValidation
 from sandwatch.evaluate import Evaluate
 from sandwatch.imagery.params import EarthEngine, Imagery, Synthetic
 from sandwatch.infer import Infer
+from sandwatch.mines.table import Mines
 from sandwatch.model.network import Model, Scoring
 from sandwatch.params import Bands, Section, faults
 from sandwatch.reproducible import Compute
@@ -26,7 +27,7 @@ from sandwatch.train.params import Train
 
 SECTIONS: tuple[type[Section], ...] = (
     Bands, Aoi, Split, Imagery, EarthEngine, Synthetic, Annotations, Chips, Model, Train, Scoring, Compute, Evaluate,
-    Infer, CrossValidation,
+    Infer, Mines, CrossValidation,
 )  # fmt: skip
 """The sections of params.yaml, in its order."""
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sandwatch import cli_cv, cli_export, cli_labelbox, cli_models
+from sandwatch import cli_cv, cli_export, cli_labelbox, cli_mines, cli_models
 from sandwatch.audit import cli as cli_audit
 from sandwatch.errors import InputError
 from sandwatch.files import room
@@ -32,6 +32,8 @@ app.command()(cli_models.models)
 app.command()(cli_cv.cv)
 app.command()(cli_export.export)
 app.command()(cli_export.card)
+app.command()(cli_mines.mines)
+app.command()(cli_mines.changes)
 MARKS = {"ok": "[green]ok[/]", "missing": "[yellow]--[/]", "problem": "[red]!![/]"}
 
 

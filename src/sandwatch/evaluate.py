@@ -149,6 +149,8 @@ class Evaluation:
         observations: a row an observation of the validation and test folds.
         rivers: a row a fold and river. Column ``part`` says what of: holdout river, other test site, validation; column
             ``trained_on`` whether any window of that river trains, ``yes`` or ``no``.
+        site_counts: a row a site of the holdout rivers, with what counts and areas of mines are corrected by: mines,
+            mines found and false alarms, and the pixels of mines, of detections, and of both.
         pr_curve: recall, precision and threshold, at most 201 rows.
         reliability: of scores.
         reliability_uncalibrated: of what they would be without calibration.
@@ -170,6 +172,7 @@ class Evaluation:
     sites: dict[str, ScoreHistogram]
     observations: pd.DataFrame
     rivers: pd.DataFrame
+    site_counts: pd.DataFrame
     pr_curve: pd.DataFrame
     reliability: Reliability
     reliability_uncalibrated: Reliability
@@ -518,6 +521,12 @@ def _summary(
                 for members in [[one for one in observed if (one.part, one.river) == (part, river)]]
             ]
         ),
+        site_counts=pd.DataFrame(
+            [
+                _counts_of(site_id, [one for one in held if one.site_id == site_id], spec)
+                for site_id in sorted({one.site_id for one in held})
+            ]
+        ),
         pr_curve=_pr_curve(whole),
         reliability=reliability(whole, bins),
         reliability_uncalibrated=reliability(uncalibrated, bins),
@@ -561,6 +570,22 @@ def _row(members: Sequence[Observed], spec: Terms, bins: int) -> dict[str, float
         "mines": sum(one.objects.mines for one in members),
         "mines_found": sum(one.objects.found for one in members),
         "false_alarms": sum(one.objects.false_alarms for one in members),
+    }
+
+
+def _counts_of(site_id: str, members: Sequence[Observed], spec: Spec) -> dict[str, str | int]:
+    """What was counted in the observations of a site."""
+    confusion = sum((one.histogram for one in members), ScoreHistogram.empty()).at(spec.threshold)
+    return {
+        "site_id": site_id,
+        "river": members[0].river,
+        "observations": len(members),
+        "mines": sum(one.objects.mines for one in members),
+        "mines_found": sum(one.objects.found for one in members),
+        "false_alarms": sum(one.objects.false_alarms for one in members),
+        "mine_px": confusion.true_positives + confusion.false_negatives,
+        "detected_px": confusion.true_positives + confusion.false_positives,
+        "found_px": confusion.true_positives,
     }
 
 

@@ -6,7 +6,7 @@ No scene is ever whole in memory: rows of blocks go in, finished rows of scores 
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -337,12 +337,32 @@ def _why_absent(row: dict[Hashable, Any] | None) -> str | None:
 def _scores_under(
     found: Sequence[shapely.Polygon], path: Path, grid: Grid
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Mean and largest probability in each polygon, a row of blocks at a time; sums are of integers, so exact."""
-    from rasterio.features import rasterize
-
+    """Mean and largest probability in each polygon; sums are of integers, so exact."""
     total, count = np.zeros(len(found)), np.zeros(len(found))
     largest = np.zeros(len(found))
-    tree = shapely.STRtree(found)
+    for owners, steps in steps_under(found, path, grid):
+        total += np.bincount(owners, steps, len(found))
+        count += np.bincount(owners, minlength=len(found))
+        np.maximum.at(largest, owners, steps)
+    return np.round(total / count / scoring.STEPS, 6), largest / scoring.STEPS
+
+
+def steps_under(
+    shapes: Sequence[BaseGeometry], path: Path, grid: Grid
+) -> Iterator[tuple[npt.NDArray[np.intp], npt.NDArray[np.float64]]]:
+    """The pixels of a ``score.tif`` whose centre lies in a shape, a row of blocks at a time.
+
+    Args:
+        shapes: in the grid's CRS; of those that overlap, the last has a pixel.
+        path: of the score.
+        grid: of the score.
+
+    Yields:
+        For each such pixel which shape it lies in, and its score in steps (:mod:`sandwatch.model.scoring`), float64.
+    """
+    from rasterio.features import rasterize
+
+    tree = shapely.STRtree(shapes)
     for row in range(0, grid.height, raster.BLOCK_PX):
         window = Window(row=row, col=0, height=min(raster.BLOCK_PX, grid.height - row), width=grid.width)
         part = grid.crop(window)
@@ -350,12 +370,8 @@ def _scores_under(
         if not len(touching):
             continue
         owner = rasterize(
-            [(found[number], number + 1) for number in touching], part.shape, transform=part.transform, dtype=np.int32
+            [(shapes[number], number + 1) for number in touching], part.shape, transform=part.transform, dtype=np.int32
         )
         inside = owner > 0
-        owners = owner[inside] - 1
-        steps = raster.read(path, bands=[SCORE_BAND], window=window)[0][inside].astype(np.float64)
-        total += np.bincount(owners, steps, len(found))
-        count += np.bincount(owners, minlength=len(found))
-        np.maximum.at(largest, owners, steps)
-    return np.round(total / count / scoring.STEPS, 6), largest / scoring.STEPS
+        steps = raster.read(path, bands=[SCORE_BAND], window=window)[0][inside]
+        yield owner[inside] - 1, steps.astype(np.float64)

@@ -89,6 +89,7 @@ def write(evaluation: Evaluation, folder: Path, *, aoi: gpd.GeoDataFrame, labels
     write_figures(evaluation, folder)
     for name, table in (
         ("rivers", evaluation.rivers),
+        ("site_counts", evaluation.site_counts),
         ("pr_curve", evaluation.pr_curve),
         ("reliability", _reliability_table(evaluation)),
         ("confusion", evaluation.confusion),

@@ -33,12 +33,19 @@ WGS84 = "EPSG:4326"
 Geometries = GeoSeries[Annotated[Geometry, WGS84]]
 OBS_ID = r"^.+_[0-9]{4}-[0-9]{2}-[0-9]{2}$"
 """How an obs_id ends; what may stand in it is said in ids.py, and checked in every table."""
+MONTH = r"^\d{4}-\d{2}-01$"
 SHA256 = r"^[0-9a-f]{64}$"
 FOLDS = ("train", "val", "test", "blocks", "infer")
 """``blocks``: cut into blocks that train and blocks that validate (split.py). ``infer``: not learnt from."""
 PRODUCTS = ("s2", "s1", "rgb")
 LABEL_ORIGINS = ("synthetic", "real")
 """What drew a label: the painter of the sample region, or people."""
+SEEN, NOT_SEEN, NOT_OBSERVABLE = STATES = ("seen", "not seen", "not observable")
+"""Of a mine in a month: a cloud over it, or no scene, is not its absence."""
+POSSIBLE, CONFIRMED = STATUSES = ("possible", "confirmed")
+"""Of a mine: seen in one month only, or in a later month that was clear there, too. As alerts of forest loss have it:
+GLAD confirms by a second clear observation (Hansen et al. 2016, doi:10.1088/1748-9326/11/3/034008), RADD by later ones
+(Reiche et al. 2021, doi:10.1088/1748-9326/abd0a8). Both drop what isn't confirmed in time; here it stays possible."""
 REASONS = (
     "malformed_row",
     "no_label",
@@ -356,3 +363,67 @@ class Detections(Table):
     imagery: Series[str] = pa.Field(isin=KINDS, description="what the scene is")
     scene_sha256: Series[str] = pa.Field(description="JSON object: SHA-256 of the scene's raster by product")
     geometry: Geometries
+
+
+class Mines(Table):
+    """data/predictions/mines.parquet: one row a mine of a site, as all months together tell it."""
+
+    _sort_by: ClassVar[list[str]] = ["mine_id"]
+    mine_id: Series[str] = pa.Field(unique=True, description="of the site, the first month and the shape then")
+    site_id: Series[str]
+    river: Series[str]
+    district: Series[str]
+    status: Series[str] = pa.Field(isin=STATUSES)
+    state: Series[str] = pa.Field(isin=STATES, description="in the site's last month")
+    first_seen: Series[str] = pa.Field(str_matches=MONTH)
+    last_seen: Series[str] = pa.Field(str_matches=MONTH)
+    confirmed_in: Series[str] = pa.Field(nullable=True, str_matches=MONTH)
+    split_from: Series[str] = pa.Field(nullable=True, description="the mine that it was a part of before")
+    within: Series[str] = pa.Field(nullable=True, description="the mine whose polygon covered it when it was last seen")
+    months: Series[int] = pa.Field(ge=1, description="that were looked for, from the first in which it was seen")
+    months_clear: Series[int] = pa.Field(ge=1, description="of those, in which it was seen or could have been")
+    months_seen: Series[int] = pa.Field(ge=1)
+    clear_share: Series[float] = pa.Field(
+        in_range={"min_value": 0, "max_value": 1}, description="months_clear / months"
+    )
+    area_m2: Series[float] = pa.Field(gt=0, description="when it was last seen as itself, with those in it")
+    growth_m2_per_year: Series[float] = pa.Field(
+        nullable=True, description="Theil-Sen slope of the area over clear months"
+    )
+    score_mean: Series[float] = pa.Field(in_range={"min_value": 0, "max_value": 1}, description="weighted by area")
+    score_max: Series[float] = pa.Field(in_range={"min_value": 0, "max_value": 1})
+    river_m: Series[float] = pa.Field(ge=0, description="from the outline to the river as the region's file draws it")
+    river_drawn_as: Series[str] = pa.Field(isin=["line", "area"], description="line: the river's centre line")
+    model_sha256: Series[str] = pa.Field(str_matches=SHA256)
+    label_fingerprint: Series[str] = pa.Field(str_matches=SHA256)
+    model_imagery: Series[str] = pa.Field(isin=KINDS, description="what the model learnt from")
+    model_labels: Series[str] = pa.Field(isin=KINDS, description="what the model learnt from")
+    imagery: Series[str] = pa.Field(isin=KINDS, description="what the scenes are in which it was seen")
+    geometry: Geometries
+
+
+class MineMonths(Table):
+    """data/predictions/mine_months.parquet: one row a mine and month of its site, those before it was seen too.
+
+    A mine that was a part of another before has no row of the months before it was apart.
+    """
+
+    _sort_by: ClassVar[list[str]] = ["mine_id", "date"]
+    mine_id: Series[str]
+    obs_id: Series[str] = pa.Field(str_matches=OBS_ID)
+    site_id: Series[str]
+    river: Series[str]
+    date: Series[str] = pa.Field(str_matches=MONTH, description="first day of the month")
+    state: Series[str] = pa.Field(isin=STATES)
+    status: Series[str] = pa.Field(nullable=True, isin=STATUSES, description="as it was known in that month")
+    within: Series[str] = pa.Field(nullable=True, description="the mine whose polygon covers it; its area counts there")
+    area_m2: Series[float] = pa.Field(
+        ge=0, nullable=True, description="0 not seen; null within another, or not observable"
+    )
+    clear_share: Series[float] = pa.Field(
+        in_range={"min_value": 0, "max_value": 1},
+        description="of the pixels where it was seen before, or first, scored",
+    )
+    score_mean: Series[float] = pa.Field(in_range={"min_value": 0, "max_value": 1}, nullable=True)
+    score_max: Series[float] = pa.Field(in_range={"min_value": 0, "max_value": 1}, nullable=True)
+    detection_ids: Series[str] = pa.Field(description="JSON list, as in detections.parquet")
