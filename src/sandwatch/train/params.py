@@ -61,10 +61,12 @@ class Sampling(Part):
     Attributes:
         balance: none, or what is drawn as often as any other of its kind: river or site.
         mine_share: share of windows that hold a mine, where there are both kinds.
+        observations_share: share of the training observations that train at all (:mod:`sandwatch.share`).
     """
 
     balance: Literal["none", "river", "site"]
     mine_share: Fraction
+    observations_share: Annotated[float, Field(gt=0.0, le=1.0)]
 
 
 class Radiometry(Part):
