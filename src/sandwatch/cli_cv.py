@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-SUMMARY = "results/cv.json"
 SHOWN = ("ap", "f1", "precision", "recall", "iou", "ece", "false_alarms_per_100km2", "mines_found", "mines")
 
 
@@ -30,9 +26,11 @@ def cv(
 
     The holdout rivers are in no part. The working tree stays as it is; replicates that ran before are not run again.
     """
-    parts = range(1, (folds if by == "groups" else _rivers()) + 1)
-    settings = [f"cv.by=[{by}]", f"cv.replicates=[{','.join(map(str, parts))}]", *(change or ())]
-    name = _run(f"cv@{by}", settings, name)
+    from sandwatch import experiments
+
+    target = experiments.crossed(by, folds if by == "groups" else _rivers())
+    name = name or experiments.invented()
+    experiments.run(name, target, change or ())
     _show(name)
 
 
@@ -48,37 +46,6 @@ def _rivers() -> int:
     return int(windows["river"][windows["fold"] != "test"].nunique())
 
 
-def _run(target: str, settings: Sequence[str], name: str | None) -> str:
-    """Runs an experiment in a copy of the working tree; its name.
-
-    Raises:
-        InputError: it failed; DVC has said why.
-    """
-    import subprocess
-    import sys
-
-    from sandwatch.errors import InputError
-
-    name = name or _invented()
-    command = [sys.executable, "-m", "dvc", "exp", "run", "--temp", "--name", name, target]
-    done = subprocess.run([*command, *(part for one in settings for part in ("-S", one))], check=False)
-    if done.returncode:
-        raise InputError(
-            "sandwatch cv",
-            got=f"dvc exp run ended with {done.returncode}",
-            expected="replicates that all train",
-            fix="mend what DVC says above; what was finished is not run again",
-        )
-    return name
-
-
-def _invented() -> str:
-    """A name for an experiment, as DVC makes them up."""
-    from dvc.repo.experiments.utils import gen_random_name
-
-    return str(gen_random_name())
-
-
 def _show(name: str) -> None:
     """Prints mean and spread of an experiment's figures."""
     import json
@@ -86,6 +53,8 @@ def _show(name: str) -> None:
     import dvc.api
     from rich.console import Console
     from rich.table import Table
+
+    from sandwatch.experiments import SUMMARY
 
     made: dict[str, Any] = json.loads(dvc.api.read(SUMMARY, rev=name))
     table = Table("", "mean", "std", "min", "max", box=None, pad_edge=False)
