@@ -26,6 +26,7 @@ from sandwatch.code import meaning
 from sandwatch.model.card import Card, Start, hash_params
 from sandwatch.origin import Kind
 from sandwatch.parquet import write_parquet
+from sandwatch.share import chosen
 from tests.models import fields
 
 ROOT = Path(__file__).parents[1]
@@ -120,6 +121,8 @@ def write_history(
     shifted: int = 0,
     kind: Kind = "synthetic",
     begun: int = 0,
+    share: float = 1.0,
+    trained: float | None = None,
 ) -> Made:
     """Writes a repository.
 
@@ -133,12 +136,15 @@ def write_history(
         shifted: labels of the last snapshot that are moved against the one before.
         kind: of imagery and labels.
         begun: more commits on main, each with a model of the first snapshot, that began with the one before it.
+        share: of the training observations that train, as the params say.
+        trained: that did; None for as many.
     """
     subprocess.run(["git", "init", "-q", "-b", "main", str(root)], check=True)
     (root / ".dvc/tmp").mkdir(parents=True)
     (root / ".dvc/config").write_text("[core]\n    analytics = false\n")
     cache, scratch = Cache(root), root / ".dvc/tmp/scratch.parquet"
     params = dict(read_yaml((ROOT / "params.yaml").read_text()))
+    params["train"]["sampling"]["observations_share"] = share
     base = _labels(labels, "synthetic" if kind == "synthetic" else "real")
     tables = [
         _snapshot(
@@ -148,7 +154,7 @@ def write_history(
     ]
     locks = []
     for i in range(models):
-        locks.append(_model(cache, scratch, tables[i * snapshots // models], params, i))
+        locks.append(_model(cache, scratch, tables[i * snapshots // models], params, i, trained or share))
     stream = [
         _blob(i, content)
         for i, content in enumerate(
@@ -181,7 +187,7 @@ def write_history(
     head = done.split()[-1]
     stream = []
     for i in range(experiments):
-        lock = dumps_yaml(_model(cache, scratch, tables[-1], params, 10_000 + i)).encode()
+        lock = dumps_yaml(_model(cache, scratch, tables[-1], params, 10_000 + i, trained or share)).encode()
         ref = f"refs/exps/{head[:2]}/{head[2:]}/exp-{i}"
         stream.append(
             f"commit {ref}\ncommitter t <t@e.org> {1_700_000_000 + i} +0000\ndata 3\nexp\nfrom {head}\n".encode()
@@ -367,10 +373,15 @@ def _scenes(obs_ids: list[str], source: str) -> pd.DataFrame:
     )
 
 
-def _model(cache: Cache, scratch: Path, tables: dict[str, Any], params: dict[str, Any], seed: int) -> dict[str, Any]:
+def _model(
+    cache: Cache, scratch: Path, tables: dict[str, Any], params: dict[str, Any], seed: int, share: float
+) -> dict[str, Any]:
     """The dvc.lock of a model trained on tables."""
     rng = np.random.default_rng(seed)
-    chips = tables["windows"].loc[tables["windows"]["fold"] == "train", "chip_id"].sort_values()
+    windows = tables["windows"][tables["windows"]["fold"] == "train"]
+    mined = set(windows["obs_id"][windows["px_high"] > 0])
+    kept = chosen(windows["obs_id"], mined, share=share, seed=params["train"]["seed"])
+    chips = windows.loc[windows["obs_id"].isin(kept), "chip_id"].sort_values()
     write_parquet(pd.DataFrame({"chip_id": chips, "draws": rng.integers(0, 4, len(chips))}), scratch)
     exposures = cache.put(scratch.read_bytes())
     card = Card(
@@ -384,6 +395,7 @@ def _model(cache: Cache, scratch: Path, tables: dict[str, Any], params: dict[str
             labels=tables["kind"],
         ),
         replicate=0,
+        observations=len(kept),
         matched=(("B4", "B4", "matched"),),
         inputs=tables["inputs"],
         code=LISTING,

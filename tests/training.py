@@ -12,7 +12,7 @@ from sandwatch.train.params import Train
 SECTION: dict[str, Any] = {
     "epochs": 3,
     "windows_per_epoch": 32,
-    "sampling": {"balance": "none", "mine_share": 0.5},
+    "sampling": {"balance": "none", "mine_share": 0.5, "observations_share": 1.0},
     "batch_size": 8,
     "optimizer": "adamw",
     "learning_rate": 0.002,

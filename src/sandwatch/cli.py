@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sandwatch import cli_cv, cli_export, cli_labelbox, cli_mines, cli_models
+from sandwatch import cli_cv, cli_export, cli_labelbox, cli_mines, cli_models, cli_sweep
 from sandwatch.audit import cli as cli_audit
 from sandwatch.errors import InputError
 from sandwatch.files import room
@@ -30,6 +30,8 @@ app.add_typer(cli_labelbox.app, name="labelbox")
 app.add_typer(cli_audit.app, name="audit")
 app.command()(cli_models.models)
 app.command()(cli_cv.cv)
+app.command()(cli_sweep.sweep)
+app.command()(cli_sweep.curve)
 app.command()(cli_export.export)
 app.command()(cli_export.card)
 app.command()(cli_mines.mines)

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-SUMMARY, TOGETHER = "results/cv.json", "results/cv_ensemble.json"
+TOGETHER = "results/cv_ensemble.json"
 SPREAD = ("mean", "std", "min", "max")
 SHOWN = ("ap", "f1", "precision", "recall", "iou", "ece", "false_alarms_per_100km2", "mines_found", "mines")
 
@@ -35,13 +32,11 @@ def cv(
     The holdout rivers are in no part; only --ensemble looks at them, so choose before. The working tree stays as it is;
     replicates that ran before are not run again.
     """
-    parts = range(1, (folds if by == "groups" else _rivers()) + 1)
-    settings = [f"cv.by=[{by}]", f"cv.replicates=[{','.join(map(str, parts))}]", *(change or ())]
-    targets = [f"cv@{by}"]
-    if ensemble:
-        settings.insert(0, "cv.ensemble=[holdout]")
-        targets.append("cv_ensemble@holdout")
-    name = _run(targets, settings, name)
+    from sandwatch import experiments
+
+    target = experiments.crossed(by, folds if by == "groups" else _rivers(), ensemble=ensemble)
+    name = name or experiments.invented()
+    experiments.run(name, target, change or ())
     _show(name, ensemble=ensemble)
 
 
@@ -57,37 +52,6 @@ def _rivers() -> int:
     return int(windows["river"][windows["fold"] != "test"].nunique())
 
 
-def _run(targets: Sequence[str], settings: Sequence[str], name: str | None) -> str:
-    """Runs an experiment in a copy of the working tree; its name.
-
-    Raises:
-        InputError: it failed; DVC has said why.
-    """
-    import subprocess
-    import sys
-
-    from sandwatch.errors import InputError
-
-    name = name or _invented()
-    command = [sys.executable, "-m", "dvc", "exp", "run", "--temp", "--name", name, *targets]
-    done = subprocess.run([*command, *(part for one in settings for part in ("-S", one))], check=False)
-    if done.returncode:
-        raise InputError(
-            "sandwatch cv",
-            got=f"dvc exp run ended with {done.returncode}",
-            expected="replicates that all train",
-            fix="mend what DVC says above; what was finished is not run again",
-        )
-    return name
-
-
-def _invented() -> str:
-    """A name for an experiment, as DVC makes them up."""
-    from dvc.repo.experiments.utils import gen_random_name
-
-    return str(gen_random_name())
-
-
 def _show(name: str, *, ensemble: bool) -> None:
     """Prints mean and spread of an experiment's figures, and those of the ensemble beside its members'."""
     import json
@@ -95,6 +59,8 @@ def _show(name: str, *, ensemble: bool) -> None:
     import dvc.api
     from rich.console import Console
     from rich.table import Table
+
+    from sandwatch.experiments import SUMMARY
 
     made: dict[str, Any] = json.loads(dvc.api.read(SUMMARY, rev=name))
     table = Table("", *SPREAD, box=None, pad_edge=False)

@@ -573,7 +573,7 @@ def _row(members: Sequence[Observed], spec: Terms, bins: int) -> dict[str, float
     }
 
 
-def _counts_of(site_id: str, members: Sequence[Observed], spec: Spec) -> dict[str, str | int]:
+def _counts_of(site_id: str, members: Sequence[Observed], spec: Terms) -> dict[str, str | int]:
     """What was counted in the observations of a site."""
     confusion = sum((one.histogram for one in members), ScoreHistogram.empty()).at(spec.threshold)
     return {

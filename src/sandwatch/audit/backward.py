@@ -28,7 +28,7 @@ from sandwatch.audit.chain import (
     models_in,
 )
 from sandwatch.audit.chain import trained as trained_by
-from sandwatch.audit.forward import DRAWN, Parts, count
+from sandwatch.audit.forward import DRAWN, FOLDS, Parts, count
 from sandwatch.audit.history import History
 from sandwatch.audit.known import Known, place_of
 from sandwatch.audit.objects import CorruptError, MissingError, Objects, read_table
@@ -331,7 +331,10 @@ class _Search:
         drawn = exposures["draws"].to_numpy()
         of_parts, of_windows = (self._drawn(drawn, exposures["chip_id"], ids) for ids in (chip_ids, window_ids))
         high = (labels["confidence"] == "high").to_numpy()
-        rows = count(parts, of_parts, counted=np.array(card.method != "binary") | high)
+        # What could have trained and is not listed was left out: only a share of the observations trained.
+        if (out := (of_parts < 0) & (parts.fold == FOLDS.index("train"))).any():
+            parts = replace(parts, label=np.where(out, -1, parts.label))
+        rows = count(parts, np.maximum(of_parts, 0), counted=np.array(card.method != "binary") | high)
         uses = Counter(use for uses, n in Counter(rows["use"]).items() for use in uses.split("+") * n)
         empty = windows[windows["obs_id"].isin(negatives)]
         trained = windows["obs_id"].isin(negatives) & (of_windows > 0)
@@ -396,7 +399,7 @@ class _Search:
         return self._of_chips[key]
 
     def _drawn(self, draws: Any, listed: pa.ChunkedArray, wanted: pd.Series) -> Any:
-        """How often each of some windows was drawn, 0 where it is not listed: int64.
+        """How often each of some windows was drawn, -1 where it is not listed: int64.
 
         Models trained on the same chips list the same windows; where each is in the list is looked up once for them.
         """
@@ -404,7 +407,7 @@ class _Search:
         if known is None or not known[0].equals(listed):
             places = pd.Index(listed.to_pandas()).get_indexer(pd.Index(wanted))
             known = self._places[id(wanted)] = listed, wanted, places
-        return np.where(known[2] >= 0, draws[known[2]], 0) if len(draws) else np.zeros(len(wanted), np.int64)
+        return np.where(known[2] >= 0, draws[known[2]], -1) if len(draws) else np.full(len(wanted), -1)
 
 
 def _folds(path: Path) -> pd.DataFrame:

@@ -58,6 +58,7 @@ from sandwatch.errors import InputError
 from sandwatch.files import below, sha256
 from sandwatch.model.card import Card, Start
 from sandwatch.origin import About, kind_of
+from sandwatch.share import chosen
 
 FOLDS = ("train", "val", "test")
 PIXELS = "data/scenes"
@@ -424,7 +425,8 @@ class _Walk:
         for name, path in paths.items():
             if (found := sha256(path)) != (said := self.card.inputs.get(f"{CHIPS}/{name}")):
                 wrong.append(f"{CHIPS}/{name} has SHA-256 {found}; the card says {said}")
-        windows = self._in_folds(_windows(paths["windows.parquet"]))
+        cut = _windows(paths["windows.parquet"])
+        windows = self._that_train(self._in_folds(cut), chain.by_section(train.params).get("train", {}))
         parts = schemas.ChipLabels.read(paths["chip_labels.parquet"])
         exposures = self.trained.path(EXPOSURES)
         path = self.objects.path(dict(self.trained.files)[EXPOSURES], exposures)
@@ -438,7 +440,7 @@ class _Walk:
         wrong += [f"window {chip} has {labelled[chip]} labelled pixels; its labels gave {given[chip]}"
                   for chip in labelled.index[labelled != given][:9]]  # fmt: skip
         self._note("chips", wrong, f"{len(windows)} windows as the card says; their labels give all labelled pixels")
-        if self.trained.folds is not None:  # a cross-validation leaves out windows, and the labels in them with it
+        if len(windows) < len(cut):  # those that this training left out, and the labels in them with them
             parts = parts[parts["chip_id"].isin(windows["chip_id"])].reset_index(drop=True)
         parts = parts.join(windows.set_index("chip_id")[["fold", "draws"]], on="chip_id")
         self.tables["windows"] = windows
@@ -463,6 +465,30 @@ class _Walk:
                 REPLICATES, got=f"SHA-256 {found}", expected=f"{said}, as the card says", fix="train again"
             )
         return assigned(windows, schemas.Folds.read(path), replicate)
+
+    def _that_train(self, windows: pd.DataFrame, train: Mapping[str, Any]) -> pd.DataFrame:
+        """The windows without those of observations that could have trained and didn't, as the params of train say.
+
+        Raises:
+            InputError: the card tells another number of observations that trained.
+        """
+        could = windows["fold"] == "train"
+        counts = windows["px_high"] + (0 if self.card.method == "binary" else windows["px_low"])
+        kept = chosen(
+            windows.loc[could, "obs_id"],
+            set(windows.loc[could & (counts > 0), "obs_id"]),
+            # Revisions from before there was a share have none.
+            share=train.get("sampling", {}).get("observations_share", 1.0),
+            seed=train.get("seed", 0),
+        )
+        if self.card.observations not in (None, len(kept)):
+            raise InputError(
+                self.trained.path(chain.CARD),
+                got=f"{self.card.observations} observations that trained",
+                expected=f"{len(kept)}, as the params and the chips say",
+                fix="train it again",
+            )
+        return windows[~could | windows["obs_id"].isin(kept)].reset_index(drop=True)
 
     def _about(self, train: Stage) -> None:
         """What the chips say of themselves is what the card says."""

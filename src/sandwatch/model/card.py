@@ -170,10 +170,12 @@ class Card(Spec):
         code: path to digest (:mod:`sandwatch.code`) of every source file that could run.
         params_sha256: of the params of the train stage, as :func:`hash_params` hashes them.
         replicate: of the cross-validation that it was trained in; 0 for a model of the split.
+        observations: how many trained; None in the card of a version that told nothing of it.
         matched: (band of the network, band of the scenes, what was done) of each, as training printed it.
     """
 
     replicate: int = Field(ge=0)
+    observations: int | None = Field(default=None, ge=1)
     matched: tuple[tuple[str, str, str], ...]
     inputs: dict[str, Sha256]
     code: dict[str, Sha256]

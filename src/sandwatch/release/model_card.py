@@ -60,7 +60,7 @@ LABELS = {
 }
 """As :data:`PIXELS`, of results/annotations/metrics.json."""
 FOLDS = {
-    "windows_train": "windows that it was trained on",
+    "windows_train": "windows of training sites",
     "windows_val": "windows that epoch, calibration and threshold were chosen on",
     "windows_test": "windows of test sites",
     "windows_with_mines": "windows with mines, of all folds",

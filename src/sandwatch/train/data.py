@@ -23,6 +23,7 @@ from sandwatch.cross_validation import sites_of
 from sandwatch.errors import InputError
 from sandwatch.model.standardise import Standardised, spread
 from sandwatch.model.stitch import Sliceable
+from sandwatch.share import chosen
 from sandwatch.stack import IGNORED, NODATA, load
 
 TEXTS = ("chip_id", "obs_id", "site_id", "river", "fold", "kind")
@@ -149,6 +150,13 @@ class Chips:
         """The windows of a fold; beside those that train, only those of the regular grid."""
         own = self.fold == fold
         return np.flatnonzero(own if fold == "train" else own & (self.kind == "grid"))
+
+    def training(self, *, share: float, seed: int, method: str) -> Indices:
+        """The windows that train: those of fold ``train``, of a share of its observations (:mod:`sandwatch.share`)."""
+        windows = self.of("train")
+        mined = self.obs_id[windows[self.mine_px(method)[windows] > 0]]
+        kept = chosen(self.obs_id[windows].tolist(), set(mined.tolist()), share=share, seed=seed)
+        return windows[np.isin(self.obs_id[windows], list(kept))]
 
     def mine_px(self, method: str) -> npt.NDArray[np.int64]:
         """Mine pixels in each window, as far as they count (see :func:`sandwatch.stack.mines`)."""

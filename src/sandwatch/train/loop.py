@@ -369,7 +369,11 @@ def learn(
             are not those of params.yaml, or params contradict each other.
     """
     _check(chips, bands, model, scoring)
-    training, validating = chips.of("train"), chips.of("val")
+    training = chips.training(share=train.sampling.observations_share, seed=train.seed, method=model.method)
+    validating, observations = chips.of("val"), len(np.unique(chips.obs_id[training]))
+    if train.sampling.observations_share < 1:
+        every = len(np.unique(chips.obs_id[chips.of("train")]))
+        report(f"{observations} of {every} training observations train, as train.sampling.observations_share says")
     if train.loss.mine_weight == "from_data":
         weight = chips.mine_weight(training, model.method)
         report(f"mine pixels weigh {weight:g}, from the training windows")
@@ -459,6 +463,7 @@ def learn(
         code=provenance.code,
         params_sha256=provenance.params_sha256,
         replicate=provenance.replicate,
+        observations=observations,
         matched=start.match.table,
     ).write(models / "model.json")
     _write_exposures(models / "exposures.parquet", chips, training, sampler.exposures(tracker.best_epoch + 1))

@@ -62,10 +62,12 @@ class Sampling(Part):
         balance: none, or what is drawn as often as any other of its kind: river, group (of sites near each other) or
             site.
         mine_share: share of windows that hold a mine, where there are both kinds.
+        observations_share: share of the training observations that train at all (:mod:`sandwatch.share`).
     """
 
     balance: Literal["none", "river", "group", "site"]
     mine_share: Fraction
+    observations_share: Annotated[float, Field(gt=0.0, le=1.0)]
 
 
 class Radiometry(Part):

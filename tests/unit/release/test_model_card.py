@@ -78,7 +78,7 @@ def test_every_figure_is_that_of_its_file(tmp_path: Path, results: Path) -> None
     assert rows["mines"] == ["32", ""]
     assert rows["AP on validation, window by window"] == ["0.9133201"]
     assert rows["polygons"] == ["126"]
-    assert rows["windows that it was trained on"] == ["240"]
+    assert rows["windows of training sites"] == ["240"]
     assert rows["Velune"] == ["validation", "2", ""]
     assert rows["B3"] == ["B3", "1000.0", "200.0", "", "0.0"]
     assert (rows["model.json"], rows["model.safetensors"]) == ([sha256(path)], ["0" * 64])

@@ -289,3 +289,13 @@ def test_maps_hold_no_file_open_and_take_no_writes(tmp_path: Path) -> None:
     np.testing.assert_array_equal(pixels, np.load(folder / "pixels" / "a_2020-01-01.npy"))
     with pytest.raises(ValueError, match="read-only"):
         pixels[0, 0, 0] = 1
+
+
+def test_a_share_of_the_observations_trains_with_all_their_windows(chips: Chips) -> None:
+    every = chips.of("train")
+    np.testing.assert_array_equal(chips.training(share=1.0, seed=0, method="binary"), every)
+    for seed in range(8):
+        some = chips.training(share=0.4, seed=seed, method="binary")  # of a, b and n, the last of which has no mine
+        (obs_id,) = np.unique(chips.obs_id[some])
+        assert obs_id[0] in "ab"
+        np.testing.assert_array_equal(some, every[chips.obs_id[every] == obs_id])

@@ -549,3 +549,25 @@ def test_sites_are_drawn_evenly_where_they_are_to(folder: Path, tmp_path: Path, 
     mined = dict(zip(Chips(folder).chip_id, Chips(folder).mine_px("binary") > 0, strict=True))
     drawn = sum(n for chip_id, n in exposures.items() if mined[chip_id])
     assert drawn == (8 if balance == "river" else pytest.approx(0.25 * (times["a"] + times["b"]), abs=1))
+
+
+def test_a_share_of_the_observations_is_all_that_training_knows(folder: Path, tmp_path: Path) -> None:
+    sampling = training.section(sampling={"observations_share": 0.7}).sampling
+    _, lines = run(folder, tmp_path, train=TRAIN.model_copy(update={"epochs": 1, "sampling": sampling}))
+    assert "2 of 3 training observations train, as train.sampling.observations_share says" in lines
+    card = Card.read(tmp_path / "models/model.json")
+    assert card.observations == 2
+    chips = Chips(folder)
+    exposed = pq.read_table(tmp_path / "models/exposures.parquet")["chip_id"].to_pylist()
+    trained = np.flatnonzero(np.isin(chips.chip_id, exposed))
+    names = set(chips.obs_id[trained].tolist())
+    assert len(names) == 2
+    assert set(exposed) == {chip for chip, obs_id in zip(chips.chip_id, chips.obs_id, strict=True) if obs_id in names}
+    assert (card.mean, card.std) == chips.moments(trained)
+    assert (card.mean, card.std) != chips.moments(chips.of("train"))
+
+
+def test_the_card_counts_all_observations_where_all_train(trained: tuple[Path, list[str]]) -> None:
+    out, lines = trained
+    assert Card.read(out / "models/model.json").observations == 3
+    assert not any("observations_share" in line for line in lines)
