@@ -49,7 +49,7 @@ test: setup
 	$(RUN) pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not slow'
 
 real: setup
-	$(RUN) python -m benchmarks.real --data $(DATA) $(if $(MORE),--more $(MORE)) $(if $(RECIPE),--recipe $(RECIPE)) $(if $(SEEDS),--seeds $(SEEDS))
+	$(RUN) python benchmarks/real.py --data $(DATA) $(if $(MORE),--more $(MORE)) $(if $(RECIPE),--recipe $(RECIPE)) $(if $(SEEDS),--seeds $(SEEDS))
 
 cloud: setup
 	$(RUN) python -m tests.cloud

@@ -91,8 +91,6 @@ def call(*command: str | Path, cwd: Path) -> None:
 
 def prepare(data: Path, more: Path | None, workspace: Path) -> None:
     """Brings ``workspace`` to the state of this working tree, with the region of the real run."""
-    from benchmarks import tailings
-
     from sandwatch.predecessor import write_region
 
     if not (workspace / ".git").exists():
@@ -113,6 +111,8 @@ def prepare(data: Path, more: Path | None, workspace: Path) -> None:
     shutil.rmtree(region, ignore_errors=True)
     write_region(data.resolve(), region)
     if more is not None:
+        import tailings  # beside this file
+
         progress(f"{tailings.add(more, region)} scenes of other mines mixed in, for training only")
 
 

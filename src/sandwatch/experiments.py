@@ -68,7 +68,7 @@ SPLIT = Target(stages=("train",), settings=(), replicates=0)
 
 
 def crossed(by: Literal["groups", "rivers"], replicates: int, *, ensemble: bool = False) -> Target:
-    """A cross-validation. The holdout rivers are in none of its replicates; only an ensemble of them is judged there."""
+    """A cross-validation. The holdout rivers are in none of its replicates; only their ensemble is judged there."""
     numbers = ",".join(map(str, range(1, replicates + 1)))
     settings = (f"cv.by=[{by}]", f"cv.replicates=[{numbers}]")
     if ensemble:
