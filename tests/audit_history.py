@@ -173,7 +173,7 @@ def write_history(
     for i in range(begun):
         pinned = {"name": f"before-{i}.safetensors", "sha256": weights[-1]}
         going_on = params | {"model": params["model"] | {"weights": pinned}}
-        made = _model(cache, scratch, tables[0], going_on, 20_000 + i)
+        made = _model(cache, scratch, tables[0], going_on, 20_000 + i, trained or share)
         number, values = revisions + i, dumps_yaml(going_on).encode()
         changed = files.replace("M 100644 :4 params.yaml\n", "")
         assert changed != files
