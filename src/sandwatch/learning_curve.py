@@ -86,8 +86,8 @@ def _counts(experiment: Experiment, target: Target) -> tuple[float, float, float
         of = windows[windows["chip_id"].isin(trained)]
         mines = labels["feature_id"][labels["chip_id"].isin(trained)].nunique()
         counts.append((of["obs_id"].nunique(), of["site_id"].nunique(), mines))
-    observations, sites, mines = (fmean(values) for values in zip(*counts, strict=True))
-    return observations, sites, mines
+    observations, sites, polygons = (fmean(values) for values in zip(*counts, strict=True))
+    return observations, sites, polygons
 
 
 def _table(experiment: Experiment, path: str, columns: list[str]) -> pd.DataFrame:
