@@ -192,7 +192,8 @@ def backward(
         search = _Search(question, history, objects)
         own = [search.of(folder, revisions) for folder, revisions in models(history).items()]
         found = through_starts(own, search.ours)
-        elsewhere = () if search.meant or search.negatives else (_elsewhere(question, history, objects),)
+        unseen = search.ours - {model.weights_sha256 for model in own}
+        elsewhere = () if search.meant or search.negatives else (_elsewhere(question, history, objects, len(unseen)),)
     finally:
         history.git.close()
     unknown = sum(model.state == "unknown" for model in found)
@@ -242,13 +243,28 @@ def _strongest(states: Iterable[str]) -> str:
     return min(states, key=STATES.index)
 
 
-def _elsewhere(question: Question, history: History, objects: Objects) -> str:
+def _elsewhere(question: Question, history: History, objects: Objects, unseen: int) -> str:
     """Where what no model has is named: in quarantine, say.
 
+    Args:
+        question: what was asked.
+        history: to look in.
+        objects: likewise.
+        unseen: how many models that others began with are in no revision: what is asked about may be theirs.
+
     Raises:
-        InputError: it is named nowhere, or nothing was created on the days asked about.
+        InputError: it is named nowhere, or nothing was created on the days asked about, and no model is unseen.
     """
-    known = Known.of(history, objects)
+    try:
+        return _place(question, Known.of(history, objects))
+    except InputError as error:
+        if not unseen:
+            raise
+        theirs = f"{unseen} models that others began with are not in sight, and their labels may be what is asked"
+        return f"{error.what}: {error.got}; {theirs}"
+
+
+def _place(question: Question, known: Known) -> str:
     said = place_of(known, question.label, question.annotator, question.who)
     if question.since is not None or question.until is not None:
         days = f"{min(known.days)} to {max(known.days)}" if known.days else "no day that is recorded"

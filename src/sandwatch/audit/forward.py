@@ -195,10 +195,14 @@ def _begun(audit: Audit) -> tuple[Link | None, Start | None]:
         What can be told at once, and the file that may be a model of ours, to be followed. Neither, where it started
         from random numbers, or no revision says what it started from.
     """
-    if audit.card is None or audit.revision is None:
+    if audit.revision is None:
         return None, None
-    start, model = audit.card.start, audit.params.get("model")
+    model = audit.params.get("model")
     pinned = model.get("weights") if isinstance(model, Mapping) else None
+    if audit.card is None:
+        detail = f"dvc.lock says that it started from {pinned}; only the model's card leads there"
+        return (None if pinned is None else unverified(name="start", detail=detail)), None
+    start = audit.card.start
     if isinstance(pinned, str):  # the registry knows the hash of what this names
         pinned = {"name": pinned, "sha256": "" if start is None else start.sha256}
     said = None if start is None else {"name": start.name, "sha256": start.sha256}
@@ -268,7 +272,8 @@ def _history(target: str, where: Path | None) -> History | None:
 
 def _alone(hand: InHand, why: str, fix: str, notes: tuple[str, ...] = ()) -> Audit:
     """What can be said of a file that no revision in sight holds."""
-    silent = ("lock", "pipeline", "code", "inputs", "params", *BEHIND_CARD)
+    begun = ["start"] if hand.spec is not None and hand.spec.start is not None else []
+    silent = ("lock", "pipeline", "code", "inputs", "params", *begun, *BEHIND_CARD)
     revision = unverified(name="revision", detail=why, remedy=fix)
     rest = [unverified(name=name, detail="only a revision that holds the model could tell") for name in silent]
     links = in_order([*hand.links, revision, *rest])
