@@ -84,10 +84,10 @@ def _counts(experiment: Experiment, target: Target) -> tuple[float, float, float
     for folder in target.folders:
         trained = _table(experiment, f"{folder}/exposures.parquet", ["chip_id"])["chip_id"]
         of = windows[windows["chip_id"].isin(trained)]
-        mines = labels["feature_id"][labels["chip_id"].isin(trained)].nunique()
-        counts.append((of["obs_id"].nunique(), of["site_id"].nunique(), mines))
-    observations, sites, polygons = (fmean(values) for values in zip(*counts, strict=True))
-    return observations, sites, polygons
+        polygons = labels["feature_id"][labels["chip_id"].isin(trained)]
+        counts.append([float(column.nunique()) for column in (of["obs_id"], of["site_id"], polygons)])
+    observations, sites, mines = (fmean(values) for values in zip(*counts, strict=True))
+    return observations, sites, mines
 
 
 def _table(experiment: Experiment, path: str, columns: list[str]) -> pd.DataFrame:
