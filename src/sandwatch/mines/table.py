@@ -247,7 +247,8 @@ def _scored(site: Any, predictions: Path) -> Clear:
 
 def _layers(shapes: Sequence[BaseGeometry]) -> list[npt.NDArray[np.intp]]:
     """Numbers of shapes in as few groups as come of taking one after the other, of which no two in a group meet."""
-    one, other = shapely.STRtree(shapes).query(shapes, "intersects")
+    all_shapes = np.array(shapes, dtype=object)
+    one, other = shapely.STRtree(all_shapes).query(all_shapes, "intersects")
     meet: dict[int, list[int]] = defaultdict(list)
     for number, neighbour in zip(one.tolist(), other.tolist(), strict=True):
         meet[number].append(neighbour)
