@@ -374,12 +374,14 @@ class Mines(Table):
     river: Series[str]
     district: Series[str]
     status: Series[str] = pa.Field(isin=STATUSES)
-    state: Series[str] = pa.Field(isin=STATES, description="in the site's last month")
+    state: Series[str] = pa.Field(isin=STATES, description="in its last month")
     first_seen: Series[str] = pa.Field(str_matches=MONTH)
     last_seen: Series[str] = pa.Field(str_matches=MONTH)
     confirmed_in: Series[str] = pa.Field(nullable=True, str_matches=MONTH)
     split_from: Series[str] = pa.Field(nullable=True, description="the mine that it was a part of before")
-    within: Series[str] = pa.Field(nullable=True, description="the mine whose polygon covered it when it was last seen")
+    merged_into: Series[str] = pa.Field(
+        nullable=True, description="the mine that it is a part of since it was last seen"
+    )
     months: Series[int] = pa.Field(ge=1, description="that were looked for, from the first in which it was seen")
     months_clear: Series[int] = pa.Field(ge=1, description="of those, in which it was seen or could have been")
     months_seen: Series[int] = pa.Field(ge=1)
@@ -405,7 +407,7 @@ class Mines(Table):
 class MineMonths(Table):
     """data/predictions/mine_months.parquet: one row a mine and month of its site, those before it was seen too.
 
-    A mine that was a part of another before has no row of the months before it was apart.
+    None of those in which it was a part of another: before it split off, and after it merged.
     """
 
     _sort_by: ClassVar[list[str]] = ["mine_id", "date"]

@@ -215,6 +215,7 @@ def _families(
 
     links = [(mine_id, row["within"]) for rows in at.values() for mine_id, row in rows.items()]
     links += [(mine_id, row["split_from"]) for mine_id, row in known.items() if row["first_seen"] > before]
+    links += [(mine_id, row["merged_into"]) for mine_id, row in known.items() if row["last_seen"] > before]
     for mine_id, other in links:
         if mine_id in known and not pd.isna(other):
             head[max(top(mine_id), top(other))] = min(top(mine_id), top(other))
@@ -230,8 +231,13 @@ def _change(
     """What became of mines that are compared as one; None where they were seen in neither month, which could be."""
     states, areas, clear, statuses = [], [], [], []
     for date in (before, after):
-        # One that split off later was a part of the others then.
-        there = [one for one in family if pd.isna(one["split_from"]) or one["first_seen"] <= date]
+        # One that split off later, or merged before, is a part of the others then.
+        there = [
+            one
+            for one in family
+            if (pd.isna(one["split_from"]) or one["first_seen"] <= date)
+            and (pd.isna(one["merged_into"]) or one["last_seen"] >= date)
+        ]
         rows = [at[date].get(one["mine_id"]) for one in there]
         known = [row for row in rows if row is not None]
         found = {row["state"] for row in known}

@@ -136,7 +136,11 @@ def _followed(place: Place, settings: Mines) -> list[tuple[Track, list[dict[str,
     rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
     status: dict[str, str | None] = {one.mine_id: None for one in tracks}
     for date in asked:
-        there = [one for one in tracks if one.split_from is None or date >= one.first_seen]
+        there = [
+            one
+            for one in tracks
+            if (one.split_from is None or date >= one.first_seen) and (one.merged_into is None or date <= one.last_seen)
+        ]
         clear = place.clear(date, [one.footprint(date) for one in there])
         for one, share in zip(there, clear.tolist(), strict=True):
             sighting = one.sightings.get(date)
@@ -195,7 +199,7 @@ def _mine(one: Track, rows: Sequence[Mapping[str, Any]], place: Place) -> dict[s
         "last_seen": seen[-1]["date"],
         "confirmed_in": next((row["date"] for row in seen if row["status"] == CONFIRMED), None),
         "split_from": one.split_from,
-        "within": seen[-1]["within"],
+        "merged_into": one.merged_into,
         "months": len(since),
         "months_clear": clear,
         "months_seen": len(seen),
@@ -247,7 +251,8 @@ def _scored(site: Any, predictions: Path) -> Clear:
 
 def _layers(shapes: Sequence[BaseGeometry]) -> list[npt.NDArray[np.intp]]:
     """Numbers of shapes in as few groups as come of taking one after the other, of which no two in a group meet."""
-    one, other = shapely.STRtree(shapes).query(shapes, "intersects")
+    all_shapes = np.array(shapes, dtype=object)
+    one, other = shapely.STRtree(all_shapes).query(all_shapes, "intersects")
     meet: dict[int, list[int]] = defaultdict(list)
     for number, neighbour in zip(one.tolist(), other.tolist(), strict=True):
         meet[number].append(neighbour)

@@ -10,8 +10,9 @@ A track has *ground*: all places where it was seen. No place is the ground of tw
 * Polygons that belong to none are grouped where they are within ``near_m`` of each other; each group begins a track.
 * **Split**: pieces of a track that lie farther apart than ``near_m`` are its pieces still, for a flood or a cloud may
   have cut it. Where a piece is apart for the second time in a row, it becomes a track, with that ground.
-* **Merged**: a track without a polygon, of which a polygon of another covers at least half, was seen *within* that
-  other. It is not over: when its place is seen apart again it goes on.
+* **Merge**: a track without a polygon, of which a polygon of another covers at least half, was seen *within* that
+  other. It is not over: when its place is seen apart again it goes on. Where it is within the same one for the second
+  time in a row, it is merged: its ground is the other's from then on.
 
 Each polygon belongs to exactly one track, so whatever splits and merges, no area is lost or counted twice.
 """
@@ -20,7 +21,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -61,6 +62,7 @@ class Track:
     Attributes:
         mine_id: ``<site_id>_<YYYY-MM>_<hex>``: the site, the month of its first sighting, and a hash of its shape then.
         split_from: id of the track that it was a part of before.
+        merged_into: id of the track that it is a part of since the month of its last sighting.
         sightings: by month, in order of time, of the months in which it was seen.
         alone: its shape when it was last seen as itself and not within another, nor with another in it.
         seen: its shape when it was last seen as itself, with those in it.
@@ -70,6 +72,7 @@ class Track:
 
     mine_id: str
     split_from: str | None
+    merged_into: str | None = None
     sightings: dict[str, Sighting]
     alone: BaseGeometry
     seen: BaseGeometry
@@ -82,9 +85,19 @@ class Track:
         return next(iter(self.sightings))
 
     @property
+    def last_seen(self) -> str:
+        """The month of the last sighting."""
+        return next(reversed(self.sightings))
+
+    @property
     def ground(self) -> BaseGeometry:
         """Its ground by now."""
         return next(reversed(self.grounds.values()))
+
+    @property
+    def within(self) -> str | None:
+        """The track that it was within when it was last seen."""
+        return self.sightings[self.last_seen].within
 
     def footprint(self, month: str) -> BaseGeometry:
         """Where it is to be looked for in a month: its ground after the last sighting before, or else of the first."""
@@ -107,7 +120,8 @@ def track(site_id: str, months: Mapping[str, Sequence[BaseGeometry]], *, near_m:
     tracks: list[Track] = []
     for month in sorted(months):
         if len(months[month]):
-            tracks += _Month(site_id, month, months[month], tracks, near_m).follow()
+            going_on = [one for one in tracks if one.merged_into is None]
+            tracks += _Month(site_id, month, months[month], going_on, near_m).follow()
     return tracks
 
 
@@ -144,10 +158,13 @@ class _Month:
         holders = {polygon: self.tracks[at].mine_id for at, own in owned.items() for polygon in own}
         holders |= {polygon: one.mine_id for one, (_, group) in zip(new, begun, strict=True) for polygon in group}
         within = {at: holders[polygon] for at, polygon in self._covered(owned).items()}
+        merged = {at for at, other in within.items() if other == self.tracks[at].within}
         for at, own in owned.items():
-            self._see(at, own, apart[at], swallows=self.tracks[at].mine_id in within.values())
+            inside = [other for other, holder in within.items() if holder == self.tracks[at].mine_id]
+            self._see(at, own, apart[at], inside, merged)
         for at, other in within.items():
             self.tracks[at].sightings[self.month] = Sighting(polygons=(), within=other)
+            self.tracks[at].merged_into = other if at in merged else None
         return sorted(new, key=lambda one: one.mine_id)
 
     def _owners(self) -> dict[int, list[int]]:
@@ -264,22 +281,26 @@ class _Month:
             digits += 1
         return [f"{self.site_id}_{self.month[:7]}_{one[:digits]}" for one in hashes]
 
-    def _see(self, at: int, own: Sequence[int], apart: list[BaseGeometry], *, swallows: bool) -> None:
-        """Notes that a track was seen, and where."""
+    def _see(
+        self, at: int, own: Sequence[int], apart: list[BaseGeometry], inside: Sequence[int], merged: Collection[int]
+    ) -> None:
+        """Notes that a track was seen, and where, with the tracks inside it, of which some are merged into it now."""
         one = self.tracks[at]
         one.sightings[self.month] = self._sighting(own)
         one.apart, one.seen = apart, self._shape(own)
-        if not swallows:  # else it can't be told whose ground that is
+        taken = [self.tracks[other].ground for other in inside if other in merged]
+        if len(taken) == len(inside):  # else it can't be told whose ground the shape is
             one.alone = one.seen
-            added = _without(one.seen, self._grounds_at(one.seen, but=at))
-            self._set_ground(at, _polygonal(shapely.union(one.ground, added, grid_size=GRID_M)))
+            taken.append(_without(one.seen, self._grounds_at(one.seen, but={at, *inside})))
+        if taken:
+            self._set_ground(at, _polygonal(shapely.union_all([one.ground, *taken], grid_size=GRID_M)))
 
     def _sighting(self, own: Sequence[int]) -> Sighting:
         return Sighting(polygons=tuple(sorted(self.given[polygon] for polygon in own)))
 
-    def _grounds_at(self, shape: BaseGeometry, but: int | None = None) -> list[BaseGeometry]:
+    def _grounds_at(self, shape: BaseGeometry, but: Collection[int] = ()) -> list[BaseGeometry]:
         """The grounds, as they are by now, of the tracks whose ground lay at a shape before this month."""
-        return [self.tracks[at].ground for at in sorted(self.grounds.query(shape).tolist()) if at != but]
+        return [self.tracks[at].ground for at in sorted(self.grounds.query(shape).tolist()) if at not in but]
 
     def _set_ground(self, at: int, ground: BaseGeometry) -> None:
         if not ground.is_empty:

@@ -52,7 +52,7 @@ def told(tracks, until=MONTHS[-1]):
     }
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(worlds())
 def test_a_month_that_is_added_changes_nothing_before_it(world):
     whole = track("site", world, near_m=NEAR_M)
@@ -61,7 +61,7 @@ def test_a_month_that_is_added_changes_nothing_before_it(world):
         assert told(before, until) == told(whole, until)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(worlds(), st.randoms(use_true_random=False))
 def test_the_order_of_months_and_of_polygons_does_not_matter(world, order: random.Random):
     months = list(world)
@@ -83,7 +83,7 @@ def test_the_order_of_months_and_of_polygons_does_not_matter(world, order: rando
     }  # fmt: skip
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(worlds(), st.data())
 def test_a_month_in_which_nothing_is_seen_ends_nothing(world, data):
     cloudy = data.draw(st.sampled_from(list(world)))
@@ -92,7 +92,7 @@ def test_a_month_in_which_nothing_is_seen_ends_nothing(world, data):
     assert told(with_empty) == told(track("site", without, near_m=NEAR_M))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(worlds())
 def test_each_polygon_is_of_one_track_ids_are_unique_and_no_ground_is_of_two(world):
     tracks = track("site", world, near_m=NEAR_M)
@@ -107,7 +107,9 @@ def test_each_polygon_is_of_one_track_ids_are_unique_and_no_ground_is_of_two(wor
             if sighting.within is not None:
                 holder = next(other for other in tracks if other.mine_id == sighting.within)
                 assert holder.sightings[month].polygons
-        others = shapely.union_all([other.ground for other in tracks if other is not one])
+        if one.merged_into is not None:
+            continue
+        others = shapely.union_all([other.ground for other in tracks if other is not one and other.merged_into is None])
         assert shapely.intersection(one.ground, others, grid_size=GRID_M).area == 0
         assert one.first_seen[:7] in one.mine_id
 
@@ -136,11 +138,20 @@ def test_gone_and_back_is_the_same_mine():
 
 
 def test_a_merge_is_over_when_its_mines_are_seen_apart_again():
-    found, split = sightings([{"a": A, "b": B}, {"c": BOTH}, {"c": BOTH}, {"a": A, "b": B}, {"b": B}])
-    assert sorted(found.values()) == sorted(["[a][c][c][a]-", "[b](a)(a)[b][b]"]) or sorted(found.values()) == sorted(
-        ["[b][c][c][b][b]", "[a](b)(b)[a]-"]
-    )
+    found, split = sightings([{"a": A, "b": B}, {"c": BOTH}, {"a": A, "b": B}, {"b": B}])
+    assert found in ({"a": "[a][c][a]-", "b": "[b](a)[b][b]"}, {"b": "[b][c][b][b]", "a": "[a](b)[a]-"})
     assert set(split.values()) == {None}
+
+
+def test_a_merge_is_believed_when_it_is_seen_twice_in_a_row():
+    found, _ = sightings([{"a": A, "b": B}, {"c": BOTH}, {}, {"c": BOTH}, {"a": A, "b": B}, {"d": A, "e": B}])
+    # From then on both are one, and part again as anything does that splits.
+    assert sorted(found.values()) in (
+        sorted(["[a][c]-[c][ab][d]", "[b](a)-(a)--", "-----[e]"]),
+        sorted(["[a][c]-[c][ab][e]", "[b](a)-(a)--", "-----[d]"]),
+        sorted(["[b][c]-[c][ab][e]", "[a](b)-(b)--", "-----[d]"]),
+        sorted(["[b][c]-[c][ab][d]", "[a](b)-(b)--", "-----[e]"]),
+    )
 
 
 def test_a_split_is_believed_when_it_is_seen_twice_in_a_row():
