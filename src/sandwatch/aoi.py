@@ -16,7 +16,7 @@ import shapely
 from shapely.geometry import Point
 from shapely.geometry.base import BaseGeometry
 
-from sandwatch import ids, listing, pools, split
+from sandwatch import ids, listing, pools, split, text
 from sandwatch.distance import distance_km, groups
 from sandwatch.errors import InputError
 from sandwatch.geometry import WGS84, reproject, snap, transformer
@@ -76,7 +76,7 @@ class Site:
 
 
 def read_sites(path: Path) -> list[Site]:
-    """Reads sites.csv: UTF-8, commas, a header with exactly :data:`COLUMNS` in any order.
+    """Reads sites.csv, a table with exactly :data:`COLUMNS` in any order.
 
     Raises:
         InputError: names the line and site at fault.
@@ -91,7 +91,7 @@ def read_sites(path: Path) -> list[Site]:
         )
     sites: dict[str, Site] = {}
     for where, row in rows:
-        site = _site({key: value.strip() for key, value in row.items()}, where)
+        site = _site(row, where)
         if site.site_id in sites:
             raise InputError(
                 where,
@@ -271,7 +271,7 @@ def _no_river(site: Site, rivers: Rivers, aoi: Aoi) -> InputError:
         rivers.near(_around(site.latitude, site.longitude, aoi.extent_m / 2.0))
     )
     if swapped:
-        fix = "swap longitude and latitude: there is a river at the swapped position"
+        fix = "swap longitude and latitude: there is a river at the swapped position, if the river file has them right"
     point = Point(site.longitude, site.latitude)
     distances = [distance_km(point, g) for g in rivers.near(_around(site.longitude, site.latitude, FAR_M))]
     nearest = f"the nearest {min(distances):.1f} km away" if distances else f"none within {FAR_M / 1000.0:g} km either"
@@ -306,7 +306,8 @@ def _site(row: dict[str, str], where: str) -> Site:
     where = f"{where}, site {row['site_id']}"
     if not row["river"]:
         raise InputError(f"{where}, river", got="nothing", expected="the river's name", fix="add it")
-    if row["role"] not in ROLES:
+    role = text.alike(row["role"])
+    if role not in ROLES:
         raise InputError(
             f"{where}, role", got=repr(row["role"]), expected=f"one of {', '.join(ROLES)}", fix="correct it"
         )
@@ -326,43 +327,40 @@ def _site(row: dict[str, str], where: str) -> Site:
         longitude=longitude,
         latitude=latitude,
         months=_months(row["months"], where),
-        role=row["role"],
+        role=role,
     )
 
 
 def _degrees(row: dict[str, str], name: str, where: str) -> float:
-    try:
-        value = float(row[name])
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
+    value = text.number(row[name], most=180.0)
+    if value is None or not math.isfinite(value):
         raise InputError(
             f"{where}, {name}",
             got=repr(row[name]),
-            expected="decimal degrees with a point, such as 85.88",
+            expected="decimal degrees, such as 85.88",
             fix="correct it",
         )
     return value
 
 
-def _months(text: str, where: str) -> tuple[date, ...]:
-    """Months as ``2023-01``, or as their first days, with ``;`` between."""
+def _months(listed: str, where: str) -> tuple[date, ...]:
+    """Months as ``2023-01``, or as their first days, with ``;``, ``|``, ``,`` or blanks between."""
     months = []
-    for part in text.split(";"):
-        month = _month(part.strip())
+    for part in re.split(r"[;|,\s]+", listed.strip(";|, ")):
+        month = _month(part)
         if month is None:
             raise InputError(
-                f"{where}, months", got=repr(part.strip()), expected="months as 2023-01, ';' between", fix="correct it"
+                f"{where}, months", got=repr(part), expected="months as 2023-01, ';' or '|' between", fix="correct it"
             )
         months.append(month)
     if len(set(months)) < len(months):
-        raise InputError(f"{where}, months", got=repr(text), expected="each month once", fix="remove the repetition")
+        raise InputError(f"{where}, months", got=repr(listed), expected="each month once", fix="remove the repetition")
     return tuple(sorted(months))
 
 
 @lru_cache(maxsize=1024)
-def _month(text: str) -> date | None:
-    found = re.fullmatch(r"(\d{4})-(0[1-9]|1[0-2])(-01)?", text)
+def _month(written: str) -> date | None:
+    found = re.fullmatch(r"(\d{4})-(0[1-9]|1[0-2])(-01)?", written)
     return None if found is None or found[1] == "0000" else date(int(found[1]), int(found[2]), 1)
 
 

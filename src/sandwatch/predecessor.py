@@ -13,7 +13,6 @@ Two layouts are read, mixed if need be, anywhere under the source folder:
 from __future__ import annotations
 
 import csv
-import json
 import os
 import re
 import shutil
@@ -28,7 +27,7 @@ from urllib.parse import quote
 from shapely.errors import ShapelyError
 from shapely.geometry import mapping, shape
 
-from sandwatch import gcs, ids, raster
+from sandwatch import features, gcs, ids, raster, text
 from sandwatch.errors import InputError
 from sandwatch.files import sha256, whole, write_json
 from sandwatch.params import RGB_BANDS, S1_BANDS, S2_BANDS, S2_L2A_BANDS
@@ -45,8 +44,6 @@ STRETCH = 3500.0 / 255.0
 """The predecessor's rgb.tif holds B4, B3, B2: reflectance x 10000, stretched from 0..3500 to 0..255."""
 CONFIDENCE = "Confidence"
 """The property of an annotation that says High or Low."""
-LONGITUDE_LATITUDE = ("CRS84", "EPSG::4326", "EPSG:4326")
-"""How the name of a GeoJSON's CRS ends where it is the one that GeoJSON has without naming it. Source: RFC 7946, 4."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +127,7 @@ def write_region(source: Path | str, region: Path) -> Migrated:
             expected="<River>_<District>_<lon>_<lat>_<YYYY-MM-DD>/rgb.tif, or the layout of the predecessor's bucket",
             fix="name the folder that holds the predecessor's files",
         )
-    features = _river_features(rivers)
+    river_features = _river_features(rivers)
     lines = sorted(_scene(file, region / "imagery") for file in scenes)
     sites = {file.site: file for file in found}
     months = {site: sorted({file.month for file in found if file.site == site}) for site in sites}
@@ -145,7 +142,7 @@ def write_region(source: Path | str, region: Path) -> Migrated:
             for name, s in sorted(sites.items())
         ),
     )
-    write_json(partial / "rivers.geojson", {"type": "FeatureCollection", "features": features})
+    write_json(partial / "rivers.geojson", {"type": "FeatureCollection", "features": river_features})
     _write_csv(
         partial / "imagery" / "scenes.csv",
         ("obs_id", "product", "path", "bands", "scale", "offset", "source_ids", "sha256"),
@@ -249,7 +246,7 @@ def _scene(file: _Found, folder: Path) -> tuple[str, ...]:
         place = Path(os.path.relpath(place.resolve(), folder.resolve())).as_posix()
     with file.opened() as path:
         known = S1_BANDS if product == "s1" else S2_BANDS
-        bands = RGB_BANDS if file.kind == "rgb" else _bands(file, raster.band_names(path), known)
+        bands = RGB_BANDS if file.kind == "rgb" else _bands(file, raster.layout(path).names, known)
         return file.obs_id, product, place, " ".join(bands), scale, "0", source_id, sha256(path)
 
 
@@ -270,13 +267,12 @@ def _bands(file: _Found, names: Sequence[str | None], known: Sequence[str]) -> t
 
 def _river_features(files: Iterable[_Found]) -> list[dict[str, Any]]:
     """GeoJSON features of all rivers, each geometry once a site; the files need not say that they are features."""
-    features: dict[tuple[str, bytes], dict[str, Any]] = {}
+    once: dict[tuple[str, bytes], dict[str, Any]] = {}
     for file in files:
         try:
             with file.opened() as path:
-                content = json.loads(path.read_text())
-            crs = content.get("crs", {"properties": {"name": "CRS84"}})["properties"]["name"]
-            geometries = [shape(feature["geometry"]) for feature in content["features"]]
+                found = features.read(text.read(path))
+            geometries = [shape(feature["geometry"]) for feature in found.features]
         except (ValueError, KeyError, TypeError, AttributeError, ShapelyError) as error:
             raise InputError(
                 str(file.place),
@@ -284,17 +280,20 @@ def _river_features(files: Iterable[_Found]) -> list[dict[str, Any]]:
                 expected="a GeoJSON FeatureCollection",
                 fix="correct the file, or move it away",
             ) from None
-        if not crs.endswith(LONGITUDE_LATITUDE):
+        if not found.in_degrees:
             raise InputError(
-                str(file.place), got=f"CRS {crs}", expected="longitude and latitude (EPSG:4326)", fix="reproject it"
+                str(file.place),
+                got=f"CRS {found.crs_name or found.crs}",
+                expected="longitude and latitude (EPSG:4326)",
+                fix="reproject it",
             )
         for geometry in geometries:
             properties = {"site_id": file.site, "river": file.river}
-            features.setdefault(
+            once.setdefault(
                 (file.site, geometry.normalize().wkb),
                 {"type": "Feature", "properties": properties, "geometry": mapping(geometry)},
             )
-    return list(features.values())
+    return list(once.values())
 
 
 def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

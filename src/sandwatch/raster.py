@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from sandwatch.errors import InputError, unsigned
 from sandwatch.files import write_bytes
 from sandwatch.geometry import WGS84, reproject, transformer
 from sandwatch.grid import Grid, Window
+from sandwatch.text import posing_file
 
 if TYPE_CHECKING:
     from shapely import Polygon
@@ -32,6 +34,8 @@ FARTHEST = 1e9
 MOST_BYTES = 8 * 2**30
 """Memory that bringing a raster onto a grid may take: twelve bands of 3 m over an area 40 km square take less. A raster
 that needs more is far finer than any grid of ours, and is better averaged once than at every export."""
+WORTH_TELLING = 0.001
+"""Share of a raster's pixels from which on a choice about them is told."""
 # Burning shapes, rasterio silences a warning of its own with catch_warnings, which threads may not do side by side.
 _BURNING = Lock()
 
@@ -272,10 +276,34 @@ def burn(shapes: Iterable[tuple[BaseGeometry, int]], grid: Grid) -> npt.NDArray[
     return burnt
 
 
-def band_names(path: Path) -> tuple[str | None, ...]:
-    """The descriptions of a raster's bands."""
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """What a raster says of its bands, an entry a band.
+
+    Attributes:
+        names: descriptions, None where there is none.
+        dtypes: as numpy names them.
+        units: (scale, offset): value * scale + offset is the quantity; (1, 0) where nothing is said.
+        alpha: whether it is no quantity but says how much of a pixel is seen.
+    """
+
+    names: tuple[str | None, ...]
+    dtypes: tuple[str, ...]
+    units: tuple[tuple[float, float], ...]
+    alpha: tuple[bool, ...]
+
+
+def layout(path: Path) -> Layout:
+    """What a raster says of its bands."""
+    from rasterio.enums import ColorInterp
+
     with _reading(path) as file:
-        return tuple(file.descriptions)
+        return Layout(
+            names=tuple(file.descriptions),
+            dtypes=tuple(file.dtypes),
+            units=tuple(zip(map(float, file.scales), map(float, file.offsets), strict=True)),
+            alpha=tuple(one == ColorInterp.alpha for one in file.colorinterp),
+        )
 
 
 def footprint(path: Path) -> BaseGeometry:
@@ -299,26 +327,41 @@ def footprint(path: Path) -> BaseGeometry:
 
 
 def read_onto(
-    path: Path, grid: Grid, *, nodata: float | None, resampling: str
+    path: Path,
+    grid: Grid,
+    *,
+    nodata: float | None,
+    resampling: str,
+    bands: Sequence[int] | None = None,
+    possible: Sequence[tuple[float, float]] | None = None,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> Iterator[tuple[np.dtype[Any], npt.NDArray[np.float64]]]:
-    """Brings the bands of any raster onto a grid, one after the other.
+    """Brings bands of any raster onto a grid, one after the other.
 
     Where each pixel of the raster is one pixel of the grid, or a block of whole ones, values are copied. Else they are
-    resampled once: averaged where the raster is finer than two thirds of the grid.
+    resampled once: averaged where the raster is finer than two thirds of the grid. No value leaves the range of those
+    that it is made of, as cubic convolution would let it.
+
+    Pixels without data are those that are masked, by the file's own mask or by an alpha band of 0; that are no finite
+    number; and that have the value which means it. Where that is 0, or nothing says which it is, pixels have no data
+    that are 0 in all of ``bands``, as Sentinel-2's products mean it: 0 in some of them is darkness, as of deep water.
 
     Args:
         path: of a GeoTIFF; ``/vsigs/bucket/name`` too.
         grid: where to.
-        nodata: the value of pixels without data; None for what the file says. Where that says nothing, pixels have no
-            data that are 0 in all bands, as Sentinel-2's products mean it. NaN and masked pixels never have data.
+        nodata: the value of pixels without data; None for what the file says.
         resampling: ``cubic``, ``bilinear`` or ``nearest``, for rasters that are not finer than the grid.
+        bands: which, numbered from 1; None for all.
+        possible: of each of them the least and the greatest value that its quantity can have, None for any. One
+            negative or extreme value in all bands, beyond all of these, is a fill value that nobody declared.
+        tell: told what was chosen where files leave a choice.
 
     Yields:
-        For each band in the file's order its dtype and a float64 array (y, x), NaN where there is no data.
+        For each band in the order asked for its dtype and a float64 array (y, x), NaN where there is no data.
 
     Raises:
-        InputError: the file can't be opened or read, has no place that PROJ knows, is rotated, or is so fine that it
-            would take more than :data:`MOST_BYTES` of memory.
+        InputError: the file can't be opened or read, has no place that PROJ knows, is rotated, is so fine that it would
+            take more than :data:`MOST_BYTES` of memory, or has a fill value that isn't declared.
     """
     from rasterio.enums import Resampling
     from rasterio.warp import reproject as warp
@@ -327,6 +370,7 @@ def read_onto(
 
     with _reading(path) as file:
         _check_place(path, file)
+        numbers = list(file.indexes) if bands is None else list(bands)
         block = _block(file, grid)
         crs = file.crs.to_wkt()
         bounds = grid.bounds if block else transformer(grid.crs, crs).transform_bounds(*grid.bounds, densify_pts=21)
@@ -344,19 +388,19 @@ def read_onto(
         first_col, first_row = max(math.floor(left), 0), max(math.floor(top), 0)
         last_col, last_row = min(math.ceil(right), file.width), min(math.ceil(bottom), file.height)
         if last_col <= first_col or last_row <= first_row:
-            for dtype in file.dtypes:
-                yield np.dtype(dtype), np.full(grid.shape, np.nan)
+            for number in numbers:
+                yield np.dtype(file.dtypes[number - 1]), np.full(grid.shape, np.nan)
             return
         part = RasterioWindow(first_col, first_row, last_col - first_col, last_row - first_row)
         _check_memory(path, file, part)
-        pixels, invalid = file.read(window=part), file.read_masks(window=part) == 0
-        if nodata is not None:
-            invalid |= pixels == nodata
-        elif all(value is None for value in file.nodatavals):
-            invalid |= (pixels == 0).all(axis=0)
+        pixels = file.read(numbers, window=part)
+        invalid = _lacking(file, numbers, part, pixels, nodata, tell)
+        if possible is not None:
+            _check_fill(path, pixels, invalid, possible)
         part_transform = window_transform(part, transform)
         for band, hidden in zip(pixels, invalid, strict=True):
             values = np.where(hidden, np.nan, band.real.astype(np.float64))
+            values[~np.isfinite(values)] = np.nan
             if block:
                 yield band.dtype, _copy(values, part_transform, block, grid)
                 continue
@@ -376,7 +420,65 @@ def read_onto(
                     resampling=Resampling.average if finer > 1.5 else Resampling[resampling],
                 )
                 onto[strip.slices] = warped
+            if not np.isnan(values).all():
+                np.clip(onto, np.nanmin(values), np.nanmax(values), out=onto)
             yield band.dtype, onto
+
+
+def _lacking(
+    file: Any,
+    numbers: Sequence[int],
+    part: Any,
+    pixels: npt.NDArray[Any],
+    nodata: float | None,
+    tell: Callable[[str], None],
+) -> npt.NDArray[np.bool_]:
+    """Which pixels have no data, (band, y, x), as :func:`read_onto` says."""
+    from rasterio.enums import ColorInterp, MaskFlags
+
+    zero = pixels == 0
+    black = zero.all(axis=0)
+    invalid: npt.NDArray[np.bool_] = file.read_masks(list(numbers), window=part) == 0
+    declared = [file.nodatavals[number - 1] for number in numbers]
+    for place, number in enumerate(numbers):
+        if declared[place] == 0 and MaskFlags.nodata in file.mask_flag_enums[number - 1]:
+            invalid[place] = black
+    zero_means_it = nodata == 0 or (nodata is None and all(value in (None, 0) for value in declared))
+    if zero_means_it:
+        invalid |= black
+    elif nodata is not None:
+        invalid |= pixels == nodata
+    for number, kind in zip(file.indexes, file.colorinterp, strict=True):
+        # GDAL takes it for a mask only where it is the second band, or the fourth.
+        if kind == ColorInterp.alpha and number not in numbers:
+            invalid |= file.read(number, window=part) == 0
+    dark = zero.any(axis=0) & ~invalid.any(axis=0)
+    if zero_means_it and (share := dark.mean()) >= WORTH_TELLING:
+        tell(f"{share:.1%} of its pixels are 0 in some bands and not in all: taken for darkness, not for missing data")
+    return invalid
+
+
+def _check_fill(
+    path: Path, pixels: npt.NDArray[Any], invalid: npt.NDArray[np.bool_], possible: Sequence[tuple[float, float]]
+) -> None:
+    """Refuses a value that stands for missing data, as no measurement is that, and isn't declared."""
+    first = pixels[0]
+    extreme = (first < 0) | (np.abs(first) >= 1e10)
+    if np.issubdtype(first.dtype, np.integer):
+        extreme |= first == np.iinfo(first.dtype).max
+    fill = extreme & ~invalid.any(axis=0) & (pixels == first).all(axis=0)
+    for band, (least, greatest) in zip(pixels, possible, strict=True):
+        fill &= (band < least) | (band > greatest)
+    if not fill.any():
+        return
+    values, counts = np.unique(first[fill], return_counts=True)
+    value = values[counts.argmax()]
+    raise InputError(
+        str(path),
+        got=f"{counts.max() / fill.size:.1%} of its pixels are {value:g} in every band, which no measurement is",
+        expected="pixels without data marked as such",
+        fix=f"set nodata to {value:g} in scenes.csv",
+    )
 
 
 def _check_place(path: Path, file: Any) -> None:
@@ -389,7 +491,7 @@ def _check_place(path: Path, file: Any) -> None:
             str(path),
             got=f"CRS {file.crs}, transform {tuple(transform)[:6]}",
             expected="a CRS and a north-up transform of finite numbers",
-            fix="write the CRS into the file with gdal_edit.py -a_srs, or warp it with gdalwarp",
+            fix="write its CRS into the file with gdal_edit.py -a_srs" if north_up else "warp it north up: gdalwarp",
         )
     farthest = max(map(abs, file.bounds))
     if not farthest <= FARTHEST or farthest + min(transform.a, -transform.e) == farthest:
@@ -472,7 +574,7 @@ def _reading(path: Path) -> Iterator[Any]:
                 str(path),
                 got=unsigned(error.__cause__ or error),
                 expected="a GeoTIFF that can be read to its end",
-                fix="bring the file back, or make it again; gdalinfo -checksum tells what is wrong with it",
+                fix="bring the file back (fetch it again), or make it anew; gdalinfo -checksum tells what is wrong",
             ) from None
 
 
@@ -495,9 +597,8 @@ def _open(path: Path) -> Any:
         with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"):
             return rasterio.open(path, driver="GTiff")
     except RasterioIOError as error:
-        raise InputError(
-            str(path), got=unsigned(error), expected=expected, fix="check the path and the file, or convert it"
-        ) from None
+        got, fix = posing_file(path) or (unsigned(error), "check the path and the file, or convert it")
+        raise InputError(str(path), got=got, expected=expected, fix=fix) from None
 
 
 def _grid(path: Path, file: Any) -> Grid:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 import shapely
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from shapely.geometry.base import BaseGeometry
 
 from sandwatch.distance import first_too_near
@@ -18,6 +18,7 @@ from sandwatch.errors import InputError
 from sandwatch.geometry import WGS84, Geometries, reproject, transformer
 from sandwatch.grid import Grid, Window
 from sandwatch.params import NotNegative, Positive, Section, Seed
+from sandwatch.text import composed
 
 if TYPE_CHECKING:
     import geopandas as gpd
@@ -86,7 +87,7 @@ class Split(Section):
 
     section = "split"
     min_distance_km: NotNegative
-    holdout_rivers: tuple[str, ...] = Field(min_length=1, strict=False)
+    holdout_rivers: tuple[Annotated[str, AfterValidator(composed)], ...] = Field(min_length=1, strict=False)
     val_fraction: Annotated[float, Field(gt=0.0, lt=1.0)]
     block_m: Positive
     block_gap_m: Positive

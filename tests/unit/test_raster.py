@@ -227,7 +227,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "read": lambda path: raster.read(path, bands=["B2"]),
     "read_grid": raster.read_grid,
     "read_tags": raster.read_tags,
-    "band_names": raster.band_names,
+    "layout": raster.layout,
     "footprint": raster.footprint,
     "read_onto": on_grid,
     "polygons": lambda path: raster.polygons(path, 1),
@@ -352,7 +352,7 @@ def test_a_raster_that_broke_the_product_is_one_line(shared: Any, name: str) -> 
     with pytest.raises(InputError, match=rf"{name}.tif: .*{ATTACKS[name]}") as error:
         on_grid(path, around)
     assert "\n" not in str(error.value)
-    for reader in ("read", "read_grid", "read_tags", "band_names", "footprint"):
+    for reader in ("read", "read_grid", "read_tags", "layout", "footprint"):
         with contextlib.suppress(InputError):
             READERS[reader](path)
 

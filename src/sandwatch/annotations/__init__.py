@@ -30,6 +30,8 @@ from sandwatch.imagery.params import Synthetic
 from sandwatch.schemas import WGS84, Ignored, Labels, Observations, Quarantine
 from sandwatch.stage import progress
 
+SHOWN = 300
+"""Characters of a detail that are printed; quarantine.parquet has it whole."""
 Parse = Callable[[bytes, Annotations], Row]
 
 __all__ = ["build", "freeze", "label_fingerprint", "summary"]
@@ -140,7 +142,12 @@ def freeze(
     if unmatched:
         progress(f"{exclusions.FILE}: {len(unmatched)} of {len(excluded)} ids match nothing in this snapshot: "
                  f"{', '.join(unmatched)}")  # fmt: skip
+    if len(judge.projects) > 1:
+        progress(f"note: labels of {len(judge.projects)} projects count: {', '.join(sorted(judge.projects))}; "
+                 "annotations.labelbox_project can name one")  # fmt: skip
     quarantine = _table(Quarantine, judge.quarantine)
+    for line in _first_of_each_reason(quarantine):
+        progress(line)
     Quarantine.write(quarantine, folder / "quarantine.parquet")
     if not judge.labels:
         raise InputError(
@@ -180,6 +187,14 @@ def summary(metrics: dict[str, Any]) -> Iterator[str]:
     width = max(len(name) for name in metrics)
     for name, value in metrics.items():
         yield f"  {name:<{width}}  {value}"
+
+
+def _first_of_each_reason(quarantine: pd.DataFrame) -> Iterator[str]:
+    """A line a reason of quarantine: how often, and what the first was."""
+    for reason, rows in quarantine.groupby("reason"):
+        first = rows.iloc[0]
+        where = next(name for name in (first["feature_id"], first["obs_id"], first["row_id"]) if isinstance(name, str))
+        yield f"quarantine: {reason} {len(rows)}, such as {where}: {first['detail'][:SHOWN]}"
 
 
 def _top_reasons(quarantine: pd.DataFrame) -> str:

@@ -51,6 +51,8 @@ TANGLED = 20_000
 """More pairs of edges whose boxes overlap, and a drawing that crosses itself is beyond repair. Measured: a repair takes
 15 us and 1 kB a pair; 2,000 random vertices, with 800,000 pairs, took 19 s and 1.1 GB; a free hand's 5,000 vertices
 have 9,000 pairs."""
+SPREAD = 10
+"""How many times ``annotations.max_vertices`` a polygon may have whose edges keep apart."""
 NUMBERS = frozenset({int, float})
 
 PLAIN = r"^[ !#-\[\]-~]*$"
@@ -75,10 +77,13 @@ class UnusableGeometryError(Exception):
 def read_polygon(geometry: Any, max_vertices: int) -> tuple[Polygon | MultiPolygon, bool]:
     """A valid geometry from a GeoJSON Polygon or MultiPolygon, and whether it had to be repaired.
 
+    A GeometryCollection of them is one too; lines beside them, as repairs of polygons leave them, cover nothing.
+
     Args:
         geometry: parsed JSON that claims to be a geometry in longitude, latitude (degrees); nothing is assumed of it.
         max_vertices: of all its rings. Looking for crossings takes their square where edges lie side by side, aslant:
-            0.7 s for 5,000, 3.6 s for 10,000, 13 s for 20,000 (measured).
+            0.7 s for 5,000, 3.6 s for 10,000, 13 s for 20,000 (measured). Where they keep apart (``TANGLED``),
+            ``SPREAD`` times as many may be.
 
     Raises:
         UnusableGeometryError: it is missing, no polygon, unreadable, too large, or broken beyond repair
@@ -87,20 +92,52 @@ def read_polygon(geometry: Any, max_vertices: int) -> tuple[Polygon | MultiPolyg
     if not isinstance(geometry, dict):
         raise UnusableGeometryError("geometry_missing", "no geometry")
     kind, coordinates = geometry.get("type"), geometry.get("coordinates")
-    if kind not in ("Polygon", "MultiPolygon"):
+    shortened = False
+    if kind == "GeometryCollection":
+        parts, shortened = _collected(geometry)
+    elif kind in ("Polygon", "MultiPolygon"):
+        parts = [coordinates] if kind == "Polygon" else _sequence(coordinates)
+    else:
         raise UnusableGeometryError("geometry_not_polygon", f"a {kind}, not a Polygon or MultiPolygon")
-    parts = [coordinates] if kind == "Polygon" else _sequence(coordinates)
     drawn_rings = [[_sequence(ring) for ring in _sequence(part)] for part in parts]
     vertices = sum(len(ring) for part in drawn_rings for ring in part)
-    if vertices > max_vertices:
+    if vertices > SPREAD * max_vertices:
         raise UnusableGeometryError(
             "geometry_invalid", f"{vertices} vertices, where annotations.max_vertices allows {max_vertices}"
         )
     rings = [[shapely.linearrings(_ring(ring)) for ring in part] for part in drawn_rings]
     # Not shapely.Polygon(), which takes thrice as long for the same.
     polygons = [shapely.polygons(exterior, holes or None) for exterior, *holes in rings]
-    drawn = polygons[0] if kind == "Polygon" else MultiPolygon(polygons)
-    return (drawn, False) if drawn.is_valid else (_repaired(drawn), True)
+    drawn = polygons[0] if kind != "MultiPolygon" and len(polygons) == 1 else MultiPolygon(polygons)
+    if vertices > max_vertices and _is_tangled(drawn):
+        raise UnusableGeometryError(
+            "geometry_invalid",
+            f"{vertices} vertices, where annotations.max_vertices allows {max_vertices} for edges so near each other",
+        )
+    return (drawn, shortened) if drawn.is_valid else (_repaired(drawn), True)
+
+
+def _collected(collection: dict[str, Any]) -> tuple[list[Any], bool]:
+    """The polygons in a GeometryCollection, as of a MultiPolygon, and whether lines were left out."""
+    parts: list[Any] = []
+    lines = False
+    waiting = _sequence(collection.get("geometries"))[::-1]
+    while waiting:
+        member = waiting.pop()
+        kind = member.get("type") if isinstance(member, dict) else None
+        if kind == "GeometryCollection":
+            waiting += _sequence(member.get("geometries"))[::-1]
+        elif kind == "Polygon":
+            parts.append(member.get("coordinates"))
+        elif kind == "MultiPolygon":
+            parts += _sequence(member.get("coordinates"))
+        elif kind in ("LineString", "MultiLineString"):
+            lines = True
+        else:
+            raise UnusableGeometryError("geometry_not_polygon", f"a {kind} in a GeometryCollection")
+    if not parts:
+        raise UnusableGeometryError("geometry_not_polygon", "a GeometryCollection without a polygon")
+    return parts, lines
 
 
 def canonical(geometry: Polygon | MultiPolygon) -> Shape:
@@ -301,11 +338,22 @@ def _ring(positions: list[Any]) -> list[tuple[float, float]]:
                 points.append((float(longitude), float(latitude)))
             case _:
                 raise UnusableGeometryError(
-                    "geometry_invalid", f"vertex {str(position)[:60]} is no longitude and latitude in degrees"
+                    "geometry_invalid",
+                    f"vertex {str(position)[:60]} is no longitude and latitude in degrees{_likely(position)}",
                 )
     if len(set(points)) < 3:
         raise UnusableGeometryError("geometry_invalid", f"a ring of {len(set(points))} distinct vertices")
     return points
+
+
+def _likely(position: Any) -> str:
+    """What two numbers are that aren't longitude and latitude, for people."""
+    match position:
+        case [int() | float() as x, int() | float() as y, *_] if abs(x) <= 90 < abs(y) <= 180:
+            return ": swapped?"
+        case [int() | float() as x, int() | float() as y, *_] if abs(x) > 180 or abs(y) > 180:
+            return ": metres, or pixels? reproject them: ogr2ogr -s_srs EPSG:<their code> -t_srs EPSG:4326"
+    return ""
 
 
 def _repaired(drawn: Polygon | MultiPolygon) -> Polygon | MultiPolygon:

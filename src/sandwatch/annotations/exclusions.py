@@ -12,7 +12,7 @@ from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Literal
 
-from sandwatch import listing
+from sandwatch import listing, text
 from sandwatch.errors import InputError
 from sandwatch.files import whole
 
@@ -81,7 +81,7 @@ def read(inputs: Path) -> dict[str, Exclusion]:
     found: dict[str, Exclusion] = {}
     for where, entry in rows:
         try:
-            one = Exclusion(**entry)  # type: ignore[arg-type]  # it checks its pixels
+            one = Exclusion(**entry | {"pixels": text.alike(entry["pixels"])})  # type: ignore[arg-type]  # it checks its pixels
         except InputError as error:
             raise InputError(f"{where}: {error.what}", got=error.got, expected=error.expected, fix=error.fix) from None
         if one.id in found:

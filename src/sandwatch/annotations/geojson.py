@@ -18,15 +18,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sandwatch import listing
+from sandwatch import features, listing, text
+from sandwatch.annotations.answers import named
 from sandwatch.annotations.canonical import UnusableGeometryError, canonical, read_polygon
 from sandwatch.annotations.params import Annotations
 from sandwatch.annotations.record import Drawn, Label, MalformedError, Row, guarded
 from sandwatch.errors import InputError
 
 MANIFEST = "annotations.csv"
-LONGITUDE_LATITUDE = ("CRS84", "EPSG::4326", "EPSG:4326")
-"""How a ``crs`` member ends that means what GeoJSON means without one. Source: GeoJSON 2008, 3; RFC 7946, 4."""
 
 
 def raw_rows(inputs: Path, params: Annotations) -> Iterator[bytes]:
@@ -56,8 +55,8 @@ def raw_rows(inputs: Path, params: Annotations) -> Iterator[bytes]:
 
 
 def _raw_row(folder: Path, where: str, entry: dict[str, str], params: Annotations) -> bytes:
-    obs_id, name = entry["obs_id"].strip(), entry["path"].strip()
-    path = folder / name
+    obs_id, name = entry["obs_id"], entry["path"]
+    path = text.found(folder, name)
     content = _content(path) if obs_id and name else None
     if content is None:
         raise InputError(
@@ -74,16 +73,12 @@ def _raw_row(folder: Path, where: str, entry: dict[str, str], params: Annotation
             expected="a file in this folder, which DVC and git watch",
             fix="copy the file there",
         )
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(str(path), got=str(error), expected="UTF-8", fix="save it as UTF-8") from None
     row = {
         "obs_id": obs_id,
         "path": path.name if Path(name).is_absolute() else name,
         "sha256": hashlib.sha256(content).hexdigest(),
-        "confidence_property": entry.get("confidence_property", "").strip() or params.confidence_question,
-        "content": text,
+        "confidence_property": entry.get("confidence_property", "") or params.confidence_question,
+        "content": text.decode(content, path),
     }
     return json.dumps(row, ensure_ascii=False).encode() + b"\n"
 
@@ -108,44 +103,36 @@ def parse(line: bytes, params: Annotations) -> Row:
         InputError: it declares a CRS other than longitude and latitude.
     """
     row = json.loads(line)
-    features: list[dict[str, Any]] = []
+    found: list[dict[str, Any]] = []
     try:
-        with guarded(lambda: len(features)):
-            features = _features(row["content"], row["path"])
-            drawn = tuple(_drawn(feature, row["obs_id"], row["confidence_property"], params) for feature in features)
+        with guarded(lambda: len(found)):
+            found = _features(row["content"], row["path"])
+            drawn = tuple(_drawn(feature, row["obs_id"], row["confidence_property"], params) for feature in found)
     except MalformedError as error:
         raise MalformedError(f"{row['path']}: {error}", error.drawn) from error
     label = Label(label_id=f"{row['obs_id']}/{row['sha256'][:16]}", drawn=drawn, mines=bool(drawn))
-    return Row(row_id=row["path"], names=(row["obs_id"],), labels=(label,))
+    return Row(row_id=row["path"], names=(text.composed(row["obs_id"]),), labels=(label,))
 
 
 def _features(content: str, path: str) -> list[dict[str, Any]]:
-    if not content.strip():
-        raise MalformedError("the file is empty; no mines are a FeatureCollection without features")
     try:
-        collection = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise MalformedError(f"not JSON: {error}") from None
-    if not isinstance(collection, dict):
-        raise MalformedError(f"a JSON {type(collection).__name__}, not a FeatureCollection")
-    features = collection.get("features", [collection] if "geometry" in collection else None)
-    if not isinstance(features, list):
-        raise MalformedError("neither a list of features nor a feature")
-    if not all(isinstance(feature, dict) for feature in features):
-        raise MalformedError("a feature that is no JSON object", len(features))
-    crs = collection.get("crs")
-    if crs is not None and not str(_get(crs, "properties", "name")).endswith(LONGITUDE_LATITUDE):
+        read = features.read(content)
+    except features.NoFeaturesError as error:
+        raise MalformedError(str(error), error.drawn) from None
+    if not read.in_degrees:
         raise InputError(
             path,
-            got=f"crs {_get(crs, 'properties', 'name') or crs}",
+            got=f"crs {read.crs_name or read.crs}",
             expected="longitude and latitude (OGC:CRS84 or EPSG:4326)",
             fix="reproject it: ogr2ogr -t_srs EPSG:4326 new.geojson old.geojson",
         )
-    return features
+    return read.features
 
 
 def _drawn(feature: dict[str, Any], obs_id: str, confidence_property: str, params: Annotations) -> Drawn:
-    answer = _get(feature, "properties", confidence_property)
+    properties = feature.get("properties")
+    properties = properties if isinstance(properties, dict) else {}
+    answer = named(properties, confidence_property)
     geometry = feature.get("geometry")
     own_id = feature.get("id")
     if own_id is None:
@@ -154,16 +141,12 @@ def _drawn(feature: dict[str, Any], obs_id: str, confidence_property: str, param
         except UnusableGeometryError:
             identity = geometry
         own_id = hashlib.sha256(json.dumps([identity, answer], sort_keys=True).encode()).hexdigest()[:16]
+    if isinstance(answer, int | float):
+        answer = text.alike(answer)
     return Drawn(
-        feature_id=f"{obs_id}/{own_id}",
+        feature_id=text.composed(f"{obs_id}/{own_id}"),
         class_name=params.mine_class,
         answer=answer if isinstance(answer, str) else None,
         geometry=geometry,
+        no_answer=f"its properties are {', '.join(map(str, list(properties)[:10])) or 'none'}",
     )
-
-
-def _get(value: Any, *keys: str) -> Any:
-    """The value under nested keys, None where there is none."""
-    for key in keys:
-        value = value.get(key) if isinstance(value, dict) else None
-    return value

@@ -48,12 +48,15 @@ class Drawn:
         class_name: its class in the ontology.
         answer: what was answered to the confidence question, None where nothing was.
         geometry: a GeoJSON geometry as received (longitude, latitude), not checked yet; None where there is none.
+        no_geometry, no_answer: what the source has in their place, for people; empty where there is nothing.
     """
 
     feature_id: str
     class_name: str
     answer: str | None
     geometry: Any
+    no_geometry: str = ""
+    no_answer: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +73,7 @@ class Label:
         workflow_status: as the source names it, None where it has no workflow.
         created_by, created_at, updated_at: None where the source doesn't say; times are ISO 8601 in UTC.
         reviews: JSON list as received.
+        project: its project at the source, None where there are none.
     """
 
     label_id: str
@@ -83,6 +87,7 @@ class Label:
     created_at: str | None = None
     updated_at: str | None = None
     reviews: str = "[]"
+    project: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,8 +98,10 @@ class Row:
         row_id: its id at the source.
         names: names that the observation may go by, the likeliest first.
         labels: everything that was left on it.
+        empty: why there is none, for people.
     """
 
     row_id: str
     names: tuple[str, ...]
     labels: tuple[Label, ...]
+    empty: str = "the row holds no label"

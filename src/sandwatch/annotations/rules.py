@@ -12,7 +12,8 @@ label_skipped           the annotator skipped the image
 not_done                the label's workflow status is not among ``annotations.done_statuses``
 excluded                ``exclusions.csv`` names the label: with pixels ``ignore``, where it has no polygon, or where
                         another label of the image is left
-several_labels          more than one label is left and ``annotations.consensus`` doesn't choose this one
+several_labels          of another project than ``annotations.labelbox_project`` names, if it names one; or more than
+                        one label is left and ``annotations.consensus`` doesn't choose this one
 duplicate_observation   an earlier row was already kept for the observation
 activity_missing        the activity question has no answer that ``annotations.activity_answers`` knows
 activity_contradicts_polygons
@@ -35,8 +36,9 @@ confidence_missing      the confidence question has no answer that ``annotations
 drawn and its polygon can't be used, keeping the rest of the observation would teach a falsehood: the observation is
 withheld whole, its other polygons counted under ``observation_incomplete``. Some rejections do no such harm and leave
 the rest kept: another class is no mine, a polygon outside the scene covers no pixel of it, and of a polygon that is
-there twice one stays. Where mines were said and no polygon is left, the observation is withheld too, rather than turned
-into a negative.
+there twice one stays. Not so a polygon that would lie in its scene with longitude and latitude swapped, or with another
+sign (:data:`SLIPS`): it is a mine there. Where mines were said and no polygon is left, the observation is withheld too,
+rather than turned into a negative.
 
 **Exclusions.** A feature with pixels ``other`` is proven to be no mine: it is dropped, whatever its geometry, and the
 rest stays. Where all mines of an observation are proven to be none, it is a negative: that is what was found out. A
@@ -62,14 +64,24 @@ import pandas as pd
 import shapely
 from shapely.geometry.base import BaseGeometry
 
+from sandwatch.annotations.answers import LOW_HIGH, meaning
 from sandwatch.annotations.canonical import UnusableGeometryError, canonical, canonical_row, read_polygon
 from sandwatch.annotations.exclusions import Exclusion
 from sandwatch.annotations.params import Annotations
 from sandwatch.annotations.record import Drawn, Label, MalformedError, Row, guarded
 from sandwatch.geometry import WGS84, reproject
 from sandwatch.origin import kind_of
+from sandwatch.text import alike
 
 EMPTY = shapely.Polygon()
+LONGEST_NAME = 255
+"""Characters of a file's name."""
+SLIPS: dict[str, Callable[[Any], Any]] = {
+    "longitude and latitude swapped": lambda xy: xy[:, ::-1],
+    "the sign of its longitude turned": lambda xy: xy * (-1.0, 1.0),
+    "the sign of its latitude turned": lambda xy: xy * (1.0, -1.0),
+}
+"""What happens to coordinates on their way: a polygon that lies in its scene after one of these was drawn there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,11 +154,13 @@ class Judge:
         labels, observations, ignored, quarantine: rows of ``schemas.Labels`` (but for the hashes of their canonical
             rows, which are made all at once), ``Observations``, ``Ignored`` and ``Quarantine``.
         repaired: feature ids of kept polygons whose geometry had to be repaired.
+        projects: of kept labels, at their source.
         matched: ids among the excluded that some row has, whatever became of it.
     """
 
     def __init__(self, params: Annotations, scenes: dict[str, Scene], excluded: Mapping[str, Exclusion]) -> None:
         self._params, self._scenes, self._excluded = params, scenes, excluded
+        self._such = min(scenes, default="")
         self._seen: set[str] = set()
         self._kept: dict[str, dict[str, Any]] = {}
         self.labels: list[dict[str, Any]] = []
@@ -155,6 +169,7 @@ class Judge:
         self.quarantine: list[dict[str, Any]] = []
         self.matched: set[str] = set()
         self.repaired: list[str] = []
+        self.projects: set[str] = set()
 
     def malformed(self, row_id: str, error: MalformedError, row_sha256: str) -> None:
         """Rejects a raw row that could not be read."""
@@ -180,10 +195,10 @@ class Judge:
         name = obs_id or next(iter(row.names), None)
         reject = functools.partial(self._reject, row.row_id, row_sha256, obs_id=name)
         if not row.labels:
-            reject("no_label", "the row holds no label")
+            reject("no_label", row.empty)
         elif obs_id is None:
             for label in row.labels:
-                reject("unknown_observation", f"{name!r} is not in the manifest of scenes", label=label)
+                reject("unknown_observation", self._stranger(name), label=label)
         elif missing := self._scenes[obs_id].missing:
             for label in row.labels:
                 reject("scene_missing", missing, label=label)
@@ -207,6 +222,9 @@ class Judge:
                 reject("label_skipped", "skipped by the annotator", label=label)
             elif not label.done:
                 reject("not_done", f"workflow status {label.workflow_status}", label=label)
+            elif label.project and self._params.labelbox_project not in ("", label.project):
+                said = f"of project {label.project}, annotations.labelbox_project is {self._params.labelbox_project}"
+                reject("several_labels", said, label=label)
             else:
                 fit.append(label)
         left = [label for label in fit if label.label_id not in self._excluded]
@@ -222,6 +240,9 @@ class Judge:
             chosen = [max(fit, key=lambda label: (label.updated_at or "", label.label_id))]
         only = chosen[0] if len(chosen) == 1 else None
         outcome = f"chooses {only.label_id}" if only else "chooses none"
+        projects = sorted({label.project for label in fit if label.project})
+        if len(projects) > 1:
+            outcome += f"; of projects {', '.join(projects)}: annotations.labelbox_project can name one"
         for label in fit:
             if label is not only:
                 reject("several_labels", f"{len(fit)}; consensus {self._params.consensus} {outcome}", label=label)
@@ -252,6 +273,7 @@ class Judge:
             reject("observation_incomplete", "; ".join(lost), label=label, polygons=len(kept))
             return
         self._seen.add(obs_id)
+        self.projects |= {label.project} if label.project else set()
         self._kept.update(kept)
         self.repaired += repaired
         self.ignored += ignored
@@ -281,7 +303,17 @@ class Judge:
         )
 
     def _mines(self, label: Label) -> list[Drawn]:
-        return [drawn for drawn in label.drawn if drawn.class_name == self._params.mine_class]
+        return [drawn for drawn in label.drawn if self._is_mine(drawn)]
+
+    def _is_mine(self, drawn: Drawn) -> bool:
+        return drawn.class_name == self._params.mine_class or alike(drawn.class_name) == alike(self._params.mine_class)
+
+    def _stranger(self, name: str | None) -> str:
+        """What to say of a name that no observation has: the one that it holds, or what names are like."""
+        file = (name or "").rpartition("/")[2][:LONGEST_NAME]
+        known = next((file[:end] for end in range(len(file), 0, -1) if file[:end] in self._scenes), None)
+        hint = f"{known!r}, with which it begins, is" if known else f"names there are like {self._such!r}"
+        return f"{name!r} is not in the manifest of scenes; {hint}"
 
     def _exclusion(self, drawn: Drawn, label: Label) -> Exclusion | None:
         return self._excluded.get(drawn.feature_id) or self._excluded.get(label.label_id)
@@ -320,30 +352,36 @@ class Judge:
         self, drawn: Drawn, shape: _Shape, obs_id: str, scene: Scene, exclusion: Exclusion | None
     ) -> dict[str, Any]:
         """What a usable polygon adds to its row of ``Labels``."""
-        if drawn.class_name != self._params.mine_class:
+        if not self._is_mine(drawn):
             raise _RejectedError("unknown_class", f"class {drawn.class_name!r}", harmless=True)
         if exclusion is not None and exclusion.pixels == "other":
             raise _RejectedError("excluded", str(exclusion), harmless=True)
         if shape.error is not None:
-            raise _RejectedError(shape.error.reason, str(shape.error))
+            missing = shape.error.reason == "geometry_missing" and drawn.no_geometry
+            raise _RejectedError(shape.error.reason, f"{shape.error}, but {missing}" if missing else str(shape.error))
         geometry, projected = shape.geometry, shape.projected
         if not (all(map(math.isfinite, projected.bounds)) and projected.intersects(scene.place)):
             longitude, latitude = geometry.representative_point().coords[0]
-            raise _RejectedError(
-                "outside_scene", f"lies at longitude {longitude:.4f}, latitude {latitude:.4f}", harmless=True
-            )
+            said, slip = f"lies at longitude {longitude:.4f}, latitude {latitude:.4f}", _slip(geometry, scene)
+            said += f"; with {slip} it would lie in its scene: correct it" if slip else ""
+            raise _RejectedError("outside_scene", said, harmless=slip is None)
         if exclusion is not None:
             raise _IgnoredError(geometry, str(exclusion))
         area_m2 = round(projected.area, 1)
         if area_m2 <= 0:
             raise _RejectedError("geometry_invalid", "an area below 0.05 m2")
-        confidence = self._params.confidence_answers.get(drawn.answer or "")
+        confidence = meaning(self._params.confidence_answers, drawn.answer, LOW_HIGH)
         if confidence is None:
-            raise _RejectedError("confidence_missing", f"{self._params.confidence_question}: {drawn.answer!r}")
+            said = f"{self._params.confidence_question}: {drawn.answer!r}"
+            if drawn.answer is not None:
+                said += f", where annotations.confidence_answers has {', '.join(self._params.confidence_answers)}"
+            elif drawn.no_answer:
+                said += f", but {drawn.no_answer}"
+            raise _RejectedError("confidence_missing", said)
         return {
             "feature_id": drawn.feature_id,
             "obs_id": obs_id,
-            "class_name": drawn.class_name,
+            "class_name": self._params.mine_class,
             "confidence": confidence,
             "area_m2": area_m2,
             "geometry": geometry,
@@ -376,6 +414,18 @@ class Judge:
                 "row_sha256": row_sha256,
             }
         )
+
+
+def _slip(geometry: BaseGeometry, scene: Scene) -> str | None:
+    """Which of :data:`SLIPS` brings a polygon into its scene."""
+    for name, move in SLIPS.items():
+        moved = shapely.transform(geometry, move)
+        west, south, east, north = moved.bounds
+        if west >= -180 and east <= 180 and south >= -90 and north <= 90:
+            projected = reproject(moved, WGS84, scene.crs)
+            if all(map(math.isfinite, projected.bounds)) and projected.intersects(scene.place):
+                return name
+    return None
 
 
 def _content(usable: dict[str, Any]) -> bytes:

@@ -119,7 +119,7 @@ class Attack:
 
 def _as_ours(path: Path) -> None:
     raster.read_tags(path)
-    raster.band_names(path)
+    raster.layout(path)
     raster.read_grid(path)
     pixels = raster.read(path, bands=NAMES, grid=GRID)
     expect(pixels.shape == (3, *GRID.shape), "wrong", pixels.shape)
