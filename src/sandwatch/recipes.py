@@ -6,13 +6,10 @@ import io
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sandwatch.errors import InputError
 from sandwatch.params import load_yaml, read_file
-
-if TYPE_CHECKING:
-    from ruamel.yaml.nodes import Node
 
 LONGEST_LINE = 1 << 20
 """Characters: values are written without breaks."""
@@ -120,12 +117,12 @@ def _parts(values: Any, name: str, whose: str) -> list[str]:
     return parts
 
 
-def _is_block(node: Node) -> bool:
-    """Whether it is a mapping or a list over several lines, without brackets."""
+def _is_block(node: Any) -> bool:
+    """Whether a ruamel.yaml.nodes.Node is a mapping or a list over several lines, without brackets."""
     return node.id in ("mapping", "sequence") and not node.flow_style
 
 
-def _end(node: Node) -> int:
+def _end(node: Any) -> int:
     """Where a value's text ends: that of a block ends with its last value, before the comments of what follows."""
     while _is_block(node):
         last = node.value[-1]
@@ -137,7 +134,8 @@ def _plain(value: Any) -> str:
     """A value on one line of YAML."""
     from ruamel.yaml import YAML
 
-    yaml, stream = YAML(typ="safe", pure=True), io.StringIO()
+    yaml: Any = YAML(typ="safe", pure=True)
+    stream = io.StringIO()
     yaml.default_flow_style, yaml.width, yaml.sort_base_mapping_type_on_output = True, LONGEST_LINE, False
     yaml.dump(value, stream)
     return stream.getvalue().removesuffix("\n").removesuffix("\n...")

@@ -59,6 +59,7 @@ class Rivers:
         """
         self._path = path
         self._all: gpd.GeoSeries | None = None
+        self._crs: str
         self._told: set[Any] = set()
         try:
             with path.open("rb") as file:

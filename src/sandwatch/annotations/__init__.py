@@ -146,8 +146,8 @@ def freeze(
         progress(f"note: labels of {len(judge.projects)} projects count: {', '.join(sorted(judge.projects))}; "
                  "annotations.labelbox_project can name one")  # fmt: skip
     quarantine = _table(Quarantine, judge.quarantine)
-    for line in _first_of_each_reason(quarantine):
-        progress(line)
+    for said in _first_of_each_reason(quarantine):
+        progress(said)
     Quarantine.write(quarantine, folder / "quarantine.parquet")
     if not judge.labels:
         raise InputError(

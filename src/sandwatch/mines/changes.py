@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -169,12 +169,14 @@ def told(one: Comparison, accuracy: Accuracy | None) -> dict[str, Any]:
             kind: {"mines": one.count(kind), "before_m2": one.areas(kind)[0], "after_m2": one.areas(kind)[1]}
             for kind in KINDS
         },
-        "appeared_estimated": _plain(accuracy and accuracy.appeared(appeared, among=appeared + stayed, stayed=stayed)),
+        "appeared_estimated": _plain(
+            accuracy, lambda it: it.appeared(appeared, among=appeared + stayed, stayed=stayed)
+        ),
         "disappeared_estimated": _plain(
-            accuracy and accuracy.appeared(disappeared, among=disappeared + stayed, stayed=stayed)
+            accuracy, lambda it: it.appeared(disappeared, among=disappeared + stayed, stayed=stayed)
         ),
         "difference_m2": after_m2 - before_m2,
-        "difference_m2_estimated": _plain(accuracy and accuracy.area(after_m2 - before_m2)),
+        "difference_m2_estimated": _plain(accuracy, lambda it: it.area(after_m2 - before_m2)),
     }
 
 
@@ -184,12 +186,14 @@ def _told_month(month: Seen, accuracy: Accuracy | None) -> dict[str, Any]:
         "confirmed": month.confirmed,
         "possible": month.mines - month.confirmed,
         "area_m2": month.area_m2,
-        "mines_estimated": _plain(accuracy and accuracy.mines(month.mines)),
-        "area_m2_estimated": _plain(accuracy and accuracy.area(month.area_m2)),
+        "mines_estimated": _plain(accuracy, lambda it: it.mines(month.mines)),
+        "area_m2_estimated": _plain(accuracy, lambda it: it.area(month.area_m2)),
     }
 
 
-def _plain(estimate: Estimate | None) -> dict[str, float] | None:
+def _plain(accuracy: Accuracy | None, estimated: Callable[[Accuracy], Estimate | None]) -> dict[str, float] | None:
+    """An estimate in plain numbers; None without an accuracy to make it by."""
+    estimate = None if accuracy is None else estimated(accuracy)
     return None if estimate is None else {name: round(value, 1) for name, value in vars(estimate).items()}
 
 
