@@ -301,12 +301,11 @@ def _spec(data: Data, chips: Chips, overlap_px: int) -> Spec:
         without=(),
         classes=CLASSES[model.method],
         size_px=chips.size_px,
-        overlap_px=overlap_px,
-        batch_size=data[Scoring].batch_size,
         mean=mean,
         std=std,
         temperature=1.0,
         threshold=0.5,
         weights_sha256="0" * 64,
+        **data[Scoring].model_dump() | {"overlap_px": overlap_px},
         **data.about.model_dump(),
     )
