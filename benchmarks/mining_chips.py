@@ -1,6 +1,6 @@
 """Mines against sandbars and other bare ground: what encoders, frozen and fine-tuned, are worth on real chips.
 
-    python benchmarks/mining_chips.py DATA [--only galileo ...] [--weights FOLDER]
+    python benchmarks/mining_chips.py DATA [--only galileo ...] [--weights FOLDER] [--ukis FILE]
 
 DATA is a folder with ``dataset_complete.csv`` and ``<split>/images/<sample>_t1.npy``, int16 (48, 48, 6), reflectance x
 10000 of B2, B3, B4, B8, B11, B12, as the repository joelibaceta/sat-mining-detector has it under ``dataset/`` (no
@@ -11,15 +11,19 @@ training folds, and judged on the fold that it never saw: area under the ROC cur
 natural change and against human activity apart. Intervals (95 %) come from drawing groups again.
 
 --weights names a folder with ``galileo-nano-encoder.pt`` and ``presto.pt``, as sandwatch models galileo/nano and presto
-fetch them; without it they are fetched. The table goes to standard output, the figures to
-benchmarks/results/mining_chips.json under --out, each as it comes: what is there is not computed again.
+fetch them; without it they are fetched. --ukis names the wheel of ukis-csmask 1.0.0 (Apache-2.0), whose encoder, an
+EfficientNet-B4, has learnt to see clouds in these very bands; reading it wants the extra export. What has no weights is
+skipped. The table goes to standard output, the figures to benchmarks/results/mining_chips.json under --out, each as it
+comes: what is there is not computed again.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import time
+import zipfile
 from collections.abc import Callable
 from enum import StrEnum
 from functools import partial
@@ -31,9 +35,9 @@ import numpy.typing as npt
 import pandas as pd
 import typer
 
+from contenders import in_cache
 from sandwatch.errors import InputError
 from sandwatch.files import write_json
-from sandwatch.model import cache, registry
 from sandwatch.model.network import Model, Pinned
 from sandwatch.stage import progress
 
@@ -47,10 +51,18 @@ RESAMPLED = 1000
 SEED = 0
 KINDS = ("natural", "human")
 """What mining is told from."""
-EPOCHS, BATCH = 25, 32
+BATCH = 32
 RATES = {"scratch": 1e-3, "encoder": 1e-4, "head": 1e-3}
 """Peak learning rates. Source: rslearn takes 1e-4 for encoders; a head on frozen features needs more."""
-STORED = {"galileo/nano": "galileo-nano-encoder.pt", "presto": "presto.pt"}
+THIN_PX = 4
+"""Presto, which sees each pixel by itself and takes as long for it as others for a patch, is tuned on every fourth
+pixel of every fourth row."""
+UKIS = "model_6b_l2a"
+"""The network for six bands of L2A, in the wheel."""
+UKIS_ONNX_SHA256 = "d11c530978637ca420eedc40791c62bf78997dd39e1201777e2527e4bd94904e"
+UKIS_MEAN = (0.26681778, 0.27799085, 0.28811994, 0.36494744, 0.22257099, 0.17859040)
+UKIS_STD = (0.33633598, 0.31254560, 0.31114846, 0.27260706, 0.16653667, 0.14328985)
+"""Of its reflectance, in the order of ``BANDS``. Source: model_6b_l2a.json in the wheel."""
 
 Floats = npt.NDArray[np.float64]
 Pixels = npt.NDArray[np.int16]
@@ -69,17 +81,22 @@ class Contender(StrEnum):
     galileo_tuned = "galileo-tuned"
     presto = "presto"
     presto_tuned = "presto-tuned"
+    ukis = "ukis-csmask"
+    ukis_tuned = "ukis-csmask-tuned"
 
 
-STEPWISE = (Contender.cnn, Contender.galileo_tuned, Contender.presto_tuned)
-"""What is trained step by step."""
+EPOCHS = {Contender.cnn: 25, Contender.galileo_tuned: 10, Contender.presto_tuned: 10, Contender.ukis_tuned: 5}
+"""Of what is trained step by step. All of them at 25 would take half a day of a processor."""
 
 
 def main(
     data: Annotated[Path, typer.Argument(exists=True, file_okay=False)],
     only: Annotated[list[Contender] | None, typer.Option(help="run these; else all")] = None,
     weights: Annotated[Path | None, typer.Option(exists=True, help="folder of the published files")] = None,
-    epochs: Annotated[int, typer.Option(min=1, help="of what is trained step by step")] = EPOCHS,
+    ukis: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="wheel of ukis-csmask")] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="of what is trained step by step  [default: 25, 10 or 5]")
+    ] = None,
     out: Annotated[Path, typer.Option(help="folder that benchmarks/results is made in")] = Path(),
 ) -> None:
     """Runs the contenders, and prints a table of them."""
@@ -90,12 +107,16 @@ def main(
     results = out / "benchmarks/results/mining_chips.json"
     made: dict[str, Any] = json.loads(results.read_text()) if results.is_file() else {}
     for contender in only or list(Contender):
-        steps = {"epochs": epochs} if contender in STEPWISE else {}
+        steps = {"epochs": epochs or EPOCHS[contender]} if contender in EPOCHS else {}
         missing = [share for share in SHARES if not _is_there(made.get(f"{contender}, {share:.0%}"), steps)]
         if not missing:
             continue
         began = time.process_time()
-        fit = contender_of(contender, chips, mining, weights, epochs)
+        try:
+            fit = contender_of(contender, chips, mining, weights, ukis, steps.get("epochs", 0))
+        except InputError as error:
+            progress(f"SKIPPED {contender}: {error}")
+            continue
         shared = time.process_time() - began  # features that all shares and folds have in common
         for share in missing:
             began = time.process_time()
@@ -104,7 +125,7 @@ def main(
             made[f"{contender}, {share:.0%}"] = {**figures(scores, table), **cpu, **steps}
             progress(_row(f"{contender}, {share:.0%}", made[f"{contender}, {share:.0%}"]))
             write_json(results, made)
-    print(f"\n{'':<22} {'natural change: AUC, AP':>30} {'human activity: AUC, AP':>30} {'CPU s':>7}")
+    print(f"\n{'':<24} {'natural change: AUC, AP':>30} {'human activity: AUC, AP':>30} {'CPU s':>7} epochs")
     for contender in Contender:
         for name in (f"{contender}, {share:.0%}" for share in SHARES):
             if name in made:
@@ -181,9 +202,19 @@ def figures(scores: Floats, table: pd.DataFrame) -> dict[str, Any]:
 
 
 def contender_of(
-    name: Contender, chips: Pixels, mining: npt.NDArray[np.bool_], weights: Path | None, epochs: int
+    name: Contender,
+    chips: Pixels,
+    mining: npt.NDArray[np.bool_],
+    weights: Path | None,
+    ukis: Path | None,
+    epochs: int,
 ) -> Fit:
-    """How a contender learns and scores. What frozen features there are is computed here, once for all."""
+    """How a contender learns and scores. What frozen features there are is computed here, once for all.
+
+    Raises:
+        InputError: its weights are not there.
+    """
+    made: Callable[[], Any]
     match name:
         case Contender.statistics:
             return _on_features(_logistic, statistics(chips), mining)
@@ -191,11 +222,19 @@ def contender_of(
             return _on_features(_boosting, statistics(chips), mining)
         case Contender.galileo | Contender.presto:
             return _on_features(_logistic, _features(_encoder(name, weights), chips), mining)
+        case Contender.ukis:
+            return _on_features(_logistic, _features(_ukis(_states(ukis)), chips), mining)
         case Contender.cnn:
-            made, rate = _cnn, RATES["scratch"]
-        case Contender.galileo_tuned | Contender.presto_tuned:
-            made, rate = partial(_encoder, name, weights), RATES["encoder"]
-    return lambda train, test: _tuned(made, rate, chips[train], mining[train], chips[test], epochs)
+            made = _cnn
+        case Contender.galileo_tuned:
+            made = partial(_encoder, name, weights)
+        case Contender.presto_tuned:
+            made, chips = partial(_encoder, name, weights), np.ascontiguousarray(chips[:, :, ::THIN_PX, ::THIN_PX])
+        case Contender.ukis_tuned:
+            made = partial(_ukis, _states(ukis))
+    made()  # so that what lacks is said now
+    published = name != Contender.cnn
+    return lambda train, test: _tuned(made, chips[train], mining[train], chips[test], epochs, published=published)
 
 
 def _on_features(
@@ -237,7 +276,7 @@ def _logistic(train: Floats, mining: npt.NDArray[np.bool_], test: Floats) -> Flo
 
 def _boosting(train: Floats, mining: npt.NDArray[np.bool_], test: Floats) -> Floats:
     from sklearn.ensemble import HistGradientBoostingClassifier
-    from threadpoolctl import threadpool_limits
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     model = HistGradientBoostingClassifier(max_iter=150, learning_rate=0.05, class_weight="balanced", random_state=SEED)
     with threadpool_limits(1):  # so few rows are done before a second thread is awake
@@ -264,16 +303,10 @@ def _encoder(name: Contender, weights: Path | None) -> Any:
     from sandwatch.train.initial import initial
 
     of = "galileo/nano" if name.startswith("galileo") else "presto"
-    entry = registry.entry(of)
-    if weights is not None:
-        here = cache.place(entry)
-        here.parent.mkdir(parents=True, exist_ok=True)
-        if not here.exists():
-            here.symlink_to((weights / STORED[of]).resolve())
     keys = {"kind": "galileo", "size": "nano", "patch_px": 8} if of != "presto" else {"kind": "presto"}
     model = Model.of({**keys, "decoder": "linear"}, "binary").model_copy(
         update={
-            "weights": Pinned(name=of, sha256=entry.sha256),
+            "weights": Pinned(name=of, sha256=in_cache(of, weights)),
             "missing_bands": "leave_out",
             "new_bands": "leave_out",
         }
@@ -281,6 +314,68 @@ def _encoder(name: Contender, weights: Path | None) -> Any:
     moments = dict.fromkeys(BANDS, (1500.0, 800.0))  # of no use: the weights know their own
     begun = initial(model, BANDS, moments, SIZE_PX, Path())
     return _behind(Reader(begun.match.channels, BANDS), begun.network.get_submodule("encoder"))
+
+
+def _states(wheel: Path | None) -> dict[str, Any]:
+    """The tensors of the encoder of ukis-csmask, by the names that segmentation-models-pytorch has for them.
+
+    Raises:
+        InputError: there is no wheel, or it holds another network.
+    """
+    import onnx
+    import torch
+
+    if wheel is None:
+        fix = "pip download --no-deps ukis-csmask==1.0.0, and name the file"
+        raise InputError("--ukis", got="no file", expected="the wheel of ukis-csmask 1.0.0", fix=fix)
+    with zipfile.ZipFile(wheel) as parts:
+        content = next((parts.read(name) for name in parts.namelist() if name.endswith(f"/{UKIS}.onnx")), b"")
+    if (found := hashlib.sha256(content).hexdigest()) != UKIS_ONNX_SHA256:
+        raise InputError(
+            f"--ukis {wheel}",
+            got=f"{UKIS}.onnx with the SHA-256 {found}",
+            expected=UKIS_ONNX_SHA256,
+            fix="take the wheel of version 1.0.0",
+        )
+    prefix = "model.encoder."
+    return {
+        tensor.name.removeprefix(prefix): torch.from_numpy(onnx.numpy_helper.to_array(tensor).astype(np.float32))
+        for tensor in onnx.load_from_string(content).graph.initializer
+        if tensor.name.startswith(prefix)
+    }
+
+
+def _ukis(states: dict[str, Any]) -> Any:
+    """The encoder of ukis-csmask: its four coarser stages side by side, at the resolution of the finest of them.
+
+    With its tensors segmentation-models-pytorch's U-Net tells the classes of 99.9 % of the pixels of noise as the ONNX
+    file does, which computes in half precision.
+    """
+    from sandwatch._torchvision import ensure_torchvision
+
+    ensure_torchvision()
+    import torch
+    from segmentation_models_pytorch.encoders import get_encoder
+    from torch import nn
+    from torch.nn import functional
+
+    encoder = get_encoder("efficientnet-b4", in_channels=len(BANDS), weights=None)
+    missing, unexpected = encoder.load_state_dict(states, strict=False)
+    of_no_use = ("num_batches_tracked", "_conv_head", "_bn1.")  # the last two classify whole images
+    if unexpected or any(not name.endswith(of_no_use[0]) and not name.startswith(of_no_use[1:]) for name in missing):
+        raise AssertionError(f"{missing} missing, {unexpected} unexpected")
+
+    class Stages(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder = encoder
+            self.mean, self.std = (torch.tensor(v)[:, None, None] for v in (UKIS_MEAN, UKIS_STD))
+
+        def forward(self, chips: Any) -> Any:
+            maps = self.encoder((chips.float() / 10_000 - self.mean) / self.std)[2:]
+            return torch.cat([functional.interpolate(one, maps[0].shape[2:]) for one in maps], dim=1)
+
+    return Stages()
 
 
 def _features(encoder: Any, chips: Pixels) -> Floats:
@@ -296,15 +391,24 @@ def _features(encoder: Any, chips: Pixels) -> Floats:
 
 
 def _tuned(
-    made: Callable[[], Any], rate: float, chips: Pixels, mining: npt.NDArray[np.bool_], test: Pixels, epochs: int
+    made: Callable[[], Any],
+    chips: Pixels,
+    mining: npt.NDArray[np.bool_],
+    test: Pixels,
+    epochs: int,
+    *,
+    published: bool,
 ) -> Floats:
-    """An encoder and a linear layer on its pooled features, trained together; turns and mirrors."""
+    """An encoder and a linear layer on its pooled features, trained together; turns and mirrors.
+
+    Statistics of a published encoder's batches stay as they are: there are too few chips to learn others.
+    """
     import torch
     from torch import nn
     from torch.nn import functional
 
     torch.manual_seed(SEED)
-    encoder = made()
+    encoder, rate = made(), RATES["encoder" if published else "scratch"]
     with torch.inference_mode():
         width = encoder.eval()(torch.from_numpy(chips[:1])).shape[1]
     head = nn.Linear(2 * width, 1)
@@ -320,7 +424,7 @@ def _tuned(
     truth = torch.from_numpy(mining.astype(np.float32))
     weight = torch.tensor(float((~mining).sum() / max(mining.sum(), 1)))
     draw = np.random.default_rng(SEED)
-    encoder.train()
+    encoder.train(not published)
     for _ in range(epochs):
         order = draw.permutation(len(chips))
         for first in range(0, len(order), BATCH):
@@ -363,7 +467,7 @@ def _row(name: str, values: dict[str, Any]) -> str:
     cells = [
         f"{v['auc']:.3f} ({v['low95']:.3f} to {v['high95']:.3f}) {v['ap']:6.3f}" for v in map(values.get, KINDS) if v
     ]
-    return f"{name:<22} {cells[0]:>30} {cells[1]:>30} {values['cpu_seconds']:7.0f}"
+    return f"{name:<24} {cells[0]:>30} {cells[1]:>30} {values['cpu_seconds']:7.0f} {values.get('epochs', '-'):>6}"
 
 
 if __name__ == "__main__":

@@ -96,7 +96,9 @@ CHANGES: dict[Contender, dict[str, Any]] = {
         "model.depth": 4,
         "model.decoder_channels": [64, 32, 16, 16],
         "train.learning_rate": 0.003,
-        "train.radiometry": {"gain": 0.1, "offset": 0.1, "noise": 0.1, "gamma": 0.0},
+        "train.radiometry.gain": 0.1,
+        "train.radiometry.offset": 0.1,
+        "train.radiometry.noise": 0.1,
     },
     Contender.IMAGENET: LITE0,  # and the weights of a file
     Contender.RANDOM: LITE0,
@@ -147,18 +149,16 @@ def main(
         for contender in only or list(Contender):
             try:
                 asked = changed(here, contender, epochs, imagenet, weights, Path(folder))
-            except InputError as error:
-                progress(f"SKIPPED {contender}: {error}")
-                continue
-            for fold in range(1, number + 1):
-                identity = identified(asked, contender, fold)
-                if not kept.has(contender, fold, identity):
+                for fold in range(1, number + 1):
+                    identity = identified(asked, contender, fold)
+                    if kept.has(contender, fold, identity):
+                        continue
                     progress(f"{contender}, fold {fold} ...")
                     figures, sites = one(asked, contender, table, fold, Path(folder))
                     kept.add(contender, fold, {"identity": identity, **figures}, sites)
-                    progress(
-                        f"{contender}, fold {fold}: AP {figures['ap']}, {figures['cpu_seconds']} s of the processor"
-                    )
+                    progress(f"{contender}, fold {fold}: AP {figures['ap']}, {figures['cpu_seconds']} CPU s")
+            except InputError as error:
+                progress(f"SKIPPED {contender}: {error}")
     print(markdown(kept, here, number))
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import pickle
 import re
 from argparse import Namespace
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -215,7 +215,7 @@ def bands_of(found: Found, bands: tuple[str, ...]) -> tuple[Known, ...] | None:
     """
     if found.known is not None:
         return found.known
-    seen = next((tensor.shape[1] for tensor in _own(state_of(found)).values() if tensor.ndim == 4), 0)
+    seen = _seen([tensor for tensor in _own(state_of(found)).values() if tensor.ndim == 4], len(bands))
     if seen == len(bands):
         return None
     if seen == len(RGB_BANDS):
@@ -226,6 +226,19 @@ def bands_of(found: Found, bands: tuple[str, ...]) -> tuple[Known, ...] | None:
         expected=f"{len(bands)}, as params.yaml, bands, or {len(RGB_BANDS)}: {', '.join(RGB_BANDS)}",
         fix="choose the bands that it was trained with",
     )
+
+
+def _seen(convolutions: Sequence[Tensor], bands: int) -> int:
+    """How many bands the first layer of an encoder sees, by all its convolutions; 0 where there is none.
+
+    Files list tensors by name, so that the first need not be the first layer: then it is the one that sees least, of
+    those that are wider than a pixel and don't take each channel by itself.
+    """
+    first = convolutions[0].shape[1] if convolutions else 0
+    if first in (bands, len(RGB_BANDS)):
+        return first
+    mixing = [one.shape[1] for one in convolutions if one.shape[1] > 1 and one.shape[2] > 1]
+    return min(mixing, default=first)
 
 
 def _own(stored: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -161,3 +161,14 @@ def test_an_unknown_name_is_refused_with_the_nearest(tmp_path: Path) -> None:
     model = section(weights={"name": "nobody/has/these", "sha256": "0" * 64})
     with pytest.raises(InputError, match=r"weights nobody/has/these: got no such name; expected one of the \d+ that"):
         initial(model, BANDS, MOMENTS, 32, tmp_path)
+
+
+def test_the_first_layer_of_a_file_is_found_wherever_its_name_sorts(tmp_path: Path) -> None:
+    # Its stem is called conv_stem, and sorts behind convolutions that take each channel by itself.
+    model = {"encoder": "tu-tf_efficientnet_lite0", "decoder_channels": [32, 16, 16]}
+    stored = section(**model).build(BANDS[:3], 32)
+    save_file(encoder_of(stored), tmp_path / "rgb.safetensors")
+    begun = started(tmp_path / "rgb.safetensors", new_bands="zero", **model)
+    assert [one.name for one in begun.match.channels] == ["B4", "B3", "B2", "B8", "VV"]
+    stem = "model.conv_stem.weight"
+    torch.testing.assert_close(encoder_of(begun.network)[stem][:, :3], encoder_of(stored)[stem])
