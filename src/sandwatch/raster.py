@@ -343,8 +343,8 @@ def read_onto(
     that it is made of, as cubic convolution would let it.
 
     Pixels without data are those that are masked, by the file's own mask or by an alpha band of 0; that are no finite
-    number; and that have the value which means it. Where that is 0, or nothing says which it is, pixels have no data
-    that are 0 in all of ``bands``, as Sentinel-2's products mean it: 0 in some of them is darkness, as of deep water.
+    number; and that have the value which means it, in that band. Where nothing says which value that is, those that are
+    0 in all of ``bands``, as Sentinel-2's products mean it: 0 in some of them is darkness, as of deep water.
 
     Args:
         path: of a GeoTIFF; ``/vsigs/bucket/name`` too.
@@ -434,17 +434,14 @@ def _lacking(
     tell: Callable[[str], None],
 ) -> npt.NDArray[np.bool_]:
     """Which pixels have no data, (band, y, x), as :func:`read_onto` says."""
-    from rasterio.enums import ColorInterp, MaskFlags
+    from rasterio.enums import ColorInterp
 
     zero = pixels == 0
     black = zero.all(axis=0)
     invalid: npt.NDArray[np.bool_] = file.read_masks(list(numbers), window=part) == 0
-    declared = [file.nodatavals[number - 1] for number in numbers]
-    for place, number in enumerate(numbers):
-        if declared[place] == 0 and MaskFlags.nodata in file.mask_flag_enums[number - 1]:
-            invalid[place] = black
-    zero_means_it = nodata == 0 or (nodata is None and all(value in (None, 0) for value in declared))
-    if zero_means_it:
+    declared = [file.nodatavals[number - 1] for number in numbers] if nodata is None else [nodata]
+    untold = all(value is None for value in declared)
+    if untold:
         invalid |= black
     elif nodata is not None:
         invalid |= pixels == nodata
@@ -452,9 +449,15 @@ def _lacking(
         # GDAL takes it for a mask only where it is the second band, or the fourth.
         if kind == ColorInterp.alpha and number not in numbers:
             invalid |= file.read(number, window=part) == 0
-    dark = zero.any(axis=0) & ~invalid.any(axis=0)
-    if zero_means_it and (share := dark.mean()) >= WORTH_TELLING:
-        tell(f"{share:.1%} of its pixels are 0 in some bands and not in all: taken for darkness, not for missing data")
+    share = (zero.any(axis=0) & ~black).mean()
+    if share >= WORTH_TELLING and (untold or 0 in declared):
+        said = "taken for darkness, as of deep water"
+        if not untold:
+            said = (
+                "without data, since 0 is declared to mean that; if it is darkness, as of deep water, take that away "
+                "(gdal_edit.py -unsetnodata): 0 in all bands still means it then"
+            )
+        tell(f"{share:.1%} of its pixels are 0 in some bands and not in all: {said}")
     return invalid
 
 
@@ -466,7 +469,7 @@ def _check_fill(
     extreme = (first < 0) | (np.abs(first) >= 1e10)
     if np.issubdtype(first.dtype, np.integer):
         extreme |= first == np.iinfo(first.dtype).max
-    fill = extreme & ~invalid.any(axis=0) & (pixels == first).all(axis=0)
+    fill = extreme & np.isfinite(first) & ~invalid.any(axis=0) & (pixels == first).all(axis=0)
     for band, (least, greatest) in zip(pixels, possible, strict=True):
         fill &= (band < least) | (band > greatest)
     if not fill.any():

@@ -302,12 +302,6 @@ def test_a_byte_order_mark_costs_no_row(tmp_path: Path) -> None:
     assert (tmp_path / "export.ndjson").read_bytes() == b"".join(raw)
 
 
-def test_an_export_in_utf_16_is_one_line(tmp_path: Path) -> None:
-    (tmp_path / "export.ndjson").write_bytes(json.dumps(GOOD).encode("utf-16"))
-    with pytest.raises(InputError, match=r"export\.ndjson: got UTF-16, .*; expected UTF-8"):
-        list(labelbox_export.raw_rows(tmp_path))
-
-
 @pytest.mark.parametrize("rows", [[], [simple(KNOWN[0])], [simple(KNOWN[0], drawn("x", confidence=None))] * 2])
 def test_no_usable_polygon_is_an_error_that_names_the_reasons(tmp_path: Path, rows: list[Any]) -> None:
     expected = "confidence_missing 2, observation_incomplete 2" if len(rows) == 2 else "nothing in quarantine"

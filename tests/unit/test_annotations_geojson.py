@@ -180,8 +180,8 @@ def test_what_is_unfit_goes_to_quarantine(
         ('obs_id,path\na,"x".geojson\nb,y.geojson\n', r"annotations\.csv, line 2: got no CSV: .*; .* close the quote"),
         ('obs_id,path\na,"x.geojson\nb,y.geojson\n', r"annotations\.csv, line 2: got no CSV: unexpected end of data; "),
         (
-            "obs_id,path\na,Mahānadī.geojson\n".encode("cp1257"),
-            r"annotations\.csv: got 'utf-8' codec .*; expected UTF-8",
+            "obs_id,path\na,Mahānadī§.geojson\n".encode("cp1257"),
+            r"annotations\.csv, line 2: got bytes that are no UTF-8; .*'a,Mahânadî§.*; save it as UTF-8",
         ),
         (
             "obs_id,path\na,../secret.txt\n",
@@ -190,7 +190,10 @@ def test_what_is_unfit_goes_to_quarantine(
         ("obs_id,path\na,{outside}/secret.txt\n", r"line 2: got path '/.*secret\.txt', which leads out of .*; copy"),
         ("obs_id,path\na,link.geojson\n", r"line 2: got path 'link\.geojson', which leads out of .*; copy the file"),
         ("obs_id,path\na,gs://bucket/x.geojson\n", r"line 2: got .*gs://bucket/x\.geojson.*; .* fetch the file first"),
-        ("obs_id,path\na,latin.geojson\n", r"latin\.geojson: got .*; expected UTF-8; save it as UTF-8"),
+        (
+            "obs_id,path\na,latin.geojson\n",
+            r"latin\.geojson, line 1: got bytes that are no UTF-8; .*; save it as UTF-8",
+        ),
     ],
 )
 def test_a_bad_manifest_is_one_clear_line(tmp_path: Path, listing: str | bytes | None, message: str) -> None:
@@ -198,7 +201,7 @@ def test_a_bad_manifest_is_one_clear_line(tmp_path: Path, listing: str | bytes |
     folder.mkdir()
     (tmp_path / "secret.txt").write_text("a key of somebody's")
     (folder / "link.geojson").symlink_to(tmp_path / "secret.txt")
-    (folder / "latin.geojson").write_bytes('{"name": "Mahānadī"}'.encode("utf-16"))
+    (folder / "latin.geojson").write_bytes('{"name": "Ж"}'.encode("cp866"))
     if isinstance(listing, bytes):
         (folder / "annotations.csv").write_bytes(listing)
     elif listing is not None:

@@ -175,7 +175,8 @@ def test_sites_are_read_with_mark_spaces_and_quotes(tmp_path: Path) -> None:
             "site x: got longitude 20.3, latitude 105.1; .*; swap longitude and lati",
         ),
         ("x,Ka,East,190,200,2023-01,label", "site x: got longitude 190, latitude 200; expected .*; correct them"),
-        ('x,Ka,East,"85,1",20.3,2023-01,label', "site x, longitude: got '85,1'; expected decimal degrees with a point"),
+        ('x,Ka,East,"85°6",20.3,2023-01,label', "site x, longitude: got '85°6'; expected decimal degrees, such as"),
+        ('x,Ka,East,"1,234.5",20.3,2023-01,label', "site x, longitude: got '1,234.5'; expected decimal degrees"),
         ("x,Ka,East,nan,20.3,2023-01,label", "site x, longitude: got 'nan'; expected decimal degrees"),
         ("x,Ka,East,85,1,20.3,2023-01,label", "line 6: got .* expected 7, as in the header; check the commas"),
         ("x,Ka,East,85.1,20.3,2023-01", "line 6: got 6 values; expected 7, as in the header"),
@@ -192,7 +193,8 @@ def test_a_line_at_fault_is_named(tmp_path: Path, line: str, message: str) -> No
         (HEADER.replace(",role", ""), "sites.csv, columns: got site_id, .*; add role, remove nothing"),
         (HEADER + ",note", "add nothing, remove note"),
         ("lon,lat", "got lon, lat; expected site_id, river, district, longitude, latitude, months, role; add"),
-        (HEADER.replace(",", ";"), "sites.csv, columns: got site_id;river"),
+        (HEADER.replace(",", ":"), "sites.csv, columns: got site_id:river"),
+        (HEADER + ",role", "sites.csv, line 1, columns: got 'role' more than once"),
     ],
 )
 def test_other_columns_are_refused(tmp_path: Path, header: str, message: str) -> None:
@@ -203,8 +205,8 @@ def test_other_columns_are_refused(tmp_path: Path, header: str, message: str) ->
 def test_no_sites_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"sites.csv: got no site; expected a line for each"):
         aoi.read_sites(write_sites(tmp_path))
-    (tmp_path / "sites.csv").write_bytes("x,Kä".encode("latin-1"))
-    with pytest.raises(InputError, match=r"sites.csv: got .*codec.*; expected UTF-8"):
+    (tmp_path / "sites.csv").write_bytes("x,Kä".encode("cp437"))
+    with pytest.raises(InputError, match=r"sites.csv, line 1: got bytes that are no UTF-8; .*; save it as UTF-8"):
         aoi.read_sites(tmp_path / "sites.csv")
 
 
@@ -255,7 +257,6 @@ def test_broken_polygons_are_repaired(tmp_path: Path) -> None:
             Polygon([(77.25, 17.9375), (77.3125, 18.0), (77.375, 18.0625), (77.25, 17.9375)]),
             "feature 3: got a broken Polygon: .*; expec",
         ),
-        (Point(77.3, 17.991), "feature 3: got Point; expected a line or a polygon"),
     ],
 )
 def test_what_is_no_river_is_refused_by_name(tmp_path: Path, geometry: shapely.Geometry, message: str) -> None:
@@ -348,7 +349,7 @@ def test_unfit_river_files_are_refused(tmp_path: Path) -> None:
         Rivers(tmp_path / "text.geojson")
     for content in ("{", '{"a": 1}', '{"type": "FeatureCollection", "features": [{"type": "Feature"}]}', "{" * 9999):
         (tmp_path / "text.geojson").write_text(content)
-        with pytest.raises(InputError, match=r"text.geojson: got \w+Error: .*; expected a GeoJSON, GeoPackage"):
+        with pytest.raises(InputError, match=r"text.geojson.*: got (not|neither|a geometry that can't be read).*"):
             Rivers(tmp_path / "text.geojson")
     (tmp_path / "text.geojson").write_text('{"type": "FeatureCollection", "features": []}')
     with pytest.raises(InputError, match=r"text.geojson: got no feature"):
