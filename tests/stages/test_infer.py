@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -48,6 +49,10 @@ def workspace(tmp_path):
     (tmp_path / ".dvc").mkdir()
     (tmp_path / ".dvc" / "config").write_text("[core]\nno_scm = true\nanalytics = false\n")
     aoi, manifest = tables(make_site(tmp_path / "data" / "scenes"))
+    west, south, east, north = aoi.total_bounds
+    line = {"type": "LineString", "coordinates": [[west, south], [east, north]]}
+    river = {"type": "Feature", "properties": {}, "geometry": line}
+    (tmp_path / "rivers.geojson").write_text(json.dumps(river))
     schemas.Aoi.write(aoi, tmp_path / "data" / "aoi" / "aoi.parquet")
     schemas.Scenes.write(manifest, tmp_path / "data" / "scenes.parquet")
     write_model(tmp_path / "models", overlap_px=12)
@@ -55,9 +60,9 @@ def workspace(tmp_path):
 
 
 COMMAND = [
-    sys.executable, ROOT / "stages" / "infer.py", "--aoi", "data/aoi/aoi.parquet", "--manifest",
-    "data/scenes.parquet", "--scenes", "data/scenes", "--weights", "models/model.safetensors", "--predictions",
-    "data/predictions",
+    sys.executable, ROOT / "stages" / "infer.py", "--aoi", "data/aoi/aoi.parquet", "--rivers", "rivers.geojson",
+    "--manifest", "data/scenes.parquet", "--scenes", "data/scenes", "--weights", "models/model.safetensors",
+    "--predictions", "data/predictions",
 ]  # fmt: skip
 
 
@@ -78,6 +83,7 @@ def test_maps_a_scene_with_the_network_and_the_same_bytes_twice(workspace):
     once = hashes(predictions)
     assert {path.split("/")[-1] for path in once} == {
         "score.tif", "mask.tif", "detections.parquet", "item.json", "model.json", "collection.json",
+        "mines.parquet", "mine_months.parquet",
     }  # fmt: skip
 
     predictor = Predictor.load(workspace / "models" / "model.safetensors", "cpu", precision="32-true")
@@ -113,7 +119,9 @@ def test_what_a_killed_run_had_mapped_is_not_mapped_again(workspace):
     shutil.rmtree(workspace / "data" / "predictions")  # as DVC does before it runs the stage again
     done = run_stage(workspace)
     assert done.returncode == 0, done.stderr
-    assert [line.endswith(" (by an earlier run)") for line in done.stdout.splitlines()] == [n < kept for n in range(8)]
+    *scenes, mines = done.stdout.splitlines()
+    assert [line.endswith(" (by an earlier run)") for line in scenes] == [n < kept for n in range(8)]
+    assert " mines in " in mines
     assert len(list((workspace / "data" / "predictions").glob("*/score.tif"))) == 8
 
 

@@ -129,6 +129,19 @@ def test_rows_of_observations_and_rivers(world):
     assert rivers.mines.to_dict() == {("test", "Bera"): 2, ("val", "Ula"): 2}
 
 
+def test_counts_of_each_holdout_site(larger):
+    evaluation = larger.evaluate()
+    counts = evaluation.site_counts.set_index("site_id")
+    assert len(counts) == evaluation.test_sites
+    for site_id, row in counts.iterrows():
+        scores, truth, _, _ = larger.truth("test", sites=(site_id,))
+        detected = scores >= 0.5
+        expected = (truth.sum(), detected.sum(), (truth & detected).sum())
+        assert (row.mine_px, row.detected_px, row.found_px) == expected
+    totals = counts[["mines", "mines_found", "observations"]].sum().to_list()
+    assert totals == [evaluation.metrics["mines"], evaluation.metrics["mines_found"], evaluation.test_observations]
+
+
 def test_no_mine_in_the_test_fold_leaves_metrics_undefined(world):
     for obs_id in ("low_2024-01-01", "low_2024-05-01"):
         world.masks[obs_id][world.masks[obs_id] != 255] = 0

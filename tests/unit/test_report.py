@@ -122,6 +122,7 @@ def test_all_files_are_written_and_metrics_are_flat_json(written):
         "metrics.json",
         "observations.csv",
         "rivers.csv",
+        "site_counts.csv",
         "pr_curve.csv",
         "reliability.csv",
         "confusion.csv",

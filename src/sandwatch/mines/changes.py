@@ -125,7 +125,7 @@ def compare(mines: pd.DataFrame, months: pd.DataFrame, before: str, after: str) 
     known = {row["mine_id"]: row for row in mines.to_dict("records") if row["first_seen"] <= after}
     changes = [
         found
-        for family in _families(known, at, before)
+        for family in _families(known, at, before, after)
         if (found := _change([known[mine_id] for mine_id in family], at, before, after)) is not None
     ]
     return {
@@ -207,7 +207,7 @@ def _seen(rows: Mapping[Any, Mapping[Any, Any]], river: str) -> Seen:
 
 
 def _families(
-    known: Mapping[Any, Mapping[Any, Any]], at: Mapping[str, Mapping[Any, Mapping[Any, Any]]], before: str
+    known: Mapping[Any, Mapping[Any, Any]], at: Mapping[str, Mapping[Any, Mapping[Any, Any]]], before: str, after: str
 ) -> list[list[str]]:
     """Mines that are to be compared as one."""
     head = {mine_id: mine_id for mine_id in known}
@@ -219,7 +219,7 @@ def _families(
 
     links = [(mine_id, row["within"]) for rows in at.values() for mine_id, row in rows.items()]
     links += [(mine_id, row["split_from"]) for mine_id, row in known.items() if row["first_seen"] > before]
-    links += [(mine_id, row["merged_into"]) for mine_id, row in known.items() if row["last_seen"] > before]
+    links += [(mine_id, row["merged_into"]) for mine_id, row in known.items() if before < row["last_seen"] <= after]
     for mine_id, other in links:
         if mine_id in known and not pd.isna(other):
             head[max(top(mine_id), top(other))] = min(top(mine_id), top(other))
