@@ -130,7 +130,7 @@ def test_no_file_and_no_yaml_are_refused(tmp_path: Path) -> None:
 
 
 def test_the_recipe_can_be_run() -> None:
-    assert sweep.read(ROOT / "docs/recipes/sweep.yaml", SECTIONS).runs.stage == "train"
+    assert sweep.read(ROOT / "docs/recipes/sweep.yaml", SECTIONS).runs.stages == ("train",)
 
 
 @pytest.mark.parametrize(
@@ -162,6 +162,6 @@ def test_a_setting_that_dvc_cannot_apply_is_refused() -> None:
 
 def test_the_params_of_a_cross_validation_are_those_that_cv_asks_for() -> None:
     params = Series(target=crossed("groups", 4)).params([setting("train.epochs", 7)])
-    assert params["cv"] == {"by": ["groups"], "replicates": [1, 2, 3, 4]}
+    assert params["cv"] == {"by": ["groups"], "replicates": [1, 2, 3, 4], "ensemble": []}
     assert params["train"]["epochs"] == 7
     assert json.loads(json.dumps(params)) == params

@@ -58,7 +58,7 @@ def calibration(histogram: LogitHistogram) -> tuple[float, float]:
 
     def loss(slope: float, bias: float) -> float:
         z = slope * logits + bias
-        return math.fsum(total * np.logaddexp(0.0, z) - target * z)
+        return math.fsum(total * np.array([softplus(one) for one in z]) - target * z)
 
     def downhill(slope: float, bias: float, *, both: bool) -> tuple[float, float]:
         """Newton's step for slope and bias, or for the bias alone."""
@@ -87,6 +87,11 @@ def calibration(histogram: LogitHistogram) -> tuple[float, float]:
     if limited != slope:
         slope, bias = minimum(limited, 0.0, both=False)
     return round(1 / slope, 6), round(bias, 6)
+
+
+def softplus(logit: float) -> float:
+    """log(1 + exp(logit)), without overflow; numpy's own may differ in the last digit from processor to processor."""
+    return max(logit, 0.0) + math.log1p(math.exp(-abs(logit)))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
