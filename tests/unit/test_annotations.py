@@ -130,7 +130,7 @@ def deep(levels: int) -> dict[str, Any]:
             "feature_id",
         ),
         (row(KNOWN[1], project([], status="TO_LABEL")), "no_label", 0, "no label"),
-        (row(KNOWN[1]), "no_label", 0, "no label"),
+        (row(KNOWN[1]), "no_label", 0, "no project"),
         (simple(NEVER_ASKED_FOR, drawn("x"), drawn("y")), "unknown_observation", 2, NEVER_ASKED_FOR),
         (row(None, project([label("l", [])])), "unknown_observation", 0, "None"),
         (simple(SKIPPED, drawn("x")), "scene_missing", 1, "s1: valid fraction 0.31 below 0.6"),
@@ -162,7 +162,6 @@ FAR = {"type": "Polygon", "coordinates": [[[y, x] for x, y in ring()]]}
     ("bad", "reason", "detail"),
     [
         (drawn("x", name="Cloud"), "unknown_class", "'Cloud'"),
-        (drawn("x", FAR), "outside_scene", "longitude 19"),
         (drawn("x", polygon(201, 40, 20, 12)), "outside_scene", "longitude 87"),
         (drawn("x", polygon(-22, 40, 20, 12)), "outside_scene", "longitude 86"),
         (drawn("x", polygon(50, 121, 20, 12)), "outside_scene", "latitude 19.97"),
@@ -192,7 +191,8 @@ def test_a_harmless_rejection_leaves_the_rest_kept(
         (drawn("x", {"type": "Polygon", "coordinates": [[[87.0, "19.9"]]]}), "geometry_invalid", "no longitude"),
         (drawn("x", {"type": "Polygon", "coordinates": [[[1e400, 19.9]]]}), "geometry_invalid", "no longitude"),
         (drawn("x", {"type": "Polygon", "coordinates": [[[True, 19.9]]]}), "geometry_invalid", "no longitude"),
-        (drawn("x", {"type": "Polygon", "coordinates": [[[0, 0]] * 5001]}), "geometry_invalid", "5001 vertices"),
+        (drawn("x", {"type": "Polygon", "coordinates": [[[0, 0]] * 50_001]}), "geometry_invalid", "50001 vertices"),
+        (drawn("x", FAR), "outside_scene", "longitude 19"),  # in its scene if both numbers change places
         (drawn("x", polygon(50, 40, 1e-3, 1e-3)), "geometry_invalid", ""),
         (drawn("good", polygon(90, 20, 9, 30)), "duplicate_feature_id", "another content"),
     ],

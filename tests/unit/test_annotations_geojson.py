@@ -181,7 +181,7 @@ def test_what_is_unfit_goes_to_quarantine(
         ('obs_id,path\na,"x.geojson\nb,y.geojson\n', r"annotations\.csv, line 2: got no CSV: unexpected end of data; "),
         (
             "obs_id,path\na,Mahānadī§.geojson\n".encode("cp1257"),
-            r"annotations\.csv, line 2: got bytes that are no UTF-8; .*'a,Mahânadî§.*; save it as UTF-8",
+            r"annotations\.csv, line 2: got bytes that are no UTF-8; .*a,Mahânadî§.*; save it as UTF-8",
         ),
         (
             "obs_id,path\na,../secret.txt\n",
@@ -300,4 +300,6 @@ def test_whatever_a_file_holds_every_feature_is_accounted_for(contents: list[Any
             if isinstance(content, dict):
                 found = content.get("features", [content] if "geometry" in content else None)
                 features += len(found) if isinstance(found, list) else 0
+            elif isinstance(content, list):
+                features += len(content)
     assert kept + quarantine["polygons"].sum() == features
