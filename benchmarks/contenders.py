@@ -17,6 +17,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from sandwatch import params, schemas
+from sandwatch.errors import InputError
 from sandwatch.evaluate import Evaluate, Evaluation, evaluate, region_of
 from sandwatch.model import cache, registry
 from sandwatch.model.network import Model, Scoring
@@ -216,12 +217,21 @@ def in_cache(name: str, weights: Path | None) -> str:
     Args:
         name: in the registry.
         weights: folder with the file of ``STORED``; None to have it fetched where it isn't yet.
+
+    Raises:
+        InputError: the folder doesn't have it.
     """
     entry = registry.entry(name)
     place = cache.place(entry)
     if weights is not None and not place.exists():
+        stored = (weights / STORED[name]).resolve()
+        if not stored.is_file():
+            raise InputError(
+                f"weights {name}", got=f"no file {stored}", expected="as published", fix="name the folder that has it"
+            )
         place.parent.mkdir(parents=True, exist_ok=True)
-        place.symlink_to((weights / STORED[name]).resolve())
+        place.unlink(missing_ok=True)  # a link to a folder that has gone
+        place.symlink_to(stored)
     return entry.sha256
 
 
