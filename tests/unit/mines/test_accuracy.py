@@ -9,21 +9,21 @@ from sandwatch.errors import InputError
 from sandwatch.mines.accuracy import Accuracy
 
 # mines, found, false alarms, mine pixels, detected pixels: of three sites
-SITES = np.array([[10, 9, 1, 900, 1000], [20, 18, 3, 2100, 2000], [10, 9, 0, 1000, 1000]])
+SITES = np.array([[11, 9, 1, 900, 1100], [22, 18, 3, 2100, 2300], [12, 9, 0, 1000, 1000]])
 
 
 def test_the_formulas():
     accuracy = Accuracy.of(SITES)
     assert accuracy.precision.value == 36 / 40
-    assert accuracy.recall.value == 36 / 40
-    assert accuracy.mines(30).value == pytest.approx(30 * (36 / 40) / (36 / 40))
-    assert accuracy.area(500.0).value == pytest.approx(500 * 4000 / 4000)
-    low = accuracy.area(500.0)
-    assert low.low < 500 < low.high
-    less = accuracy.area(-500.0)
-    assert (less.low, less.high) == (-low.high, -low.low)
-    appeared = accuracy.appeared(10, among=30, stayed=20)
-    assert appeared.value == pytest.approx((10 - 30 * 0.1 - 20 * 0.1 / 0.9) / 0.9)
+    assert accuracy.recall.value == 36 / 45
+    assert accuracy.mines(30).value == pytest.approx(30 * 0.9 / 0.8)
+    area = accuracy.area(550.0)
+    assert area.value == pytest.approx(500)
+    assert area.low < 500 < area.high
+    less = accuracy.area(-550.0)
+    assert (less.low, less.high) == (-area.high, -area.low)
+    appeared = accuracy.appeared(12, among=32, stayed=20)
+    assert appeared.value == pytest.approx((12 - 32 * 0.1 - 20 * 0.2 / 0.8) / 0.8)
     assert accuracy.appeared(0, among=30, stayed=30).value == 0
     assert (accuracy.mines(0).low, accuracy.mines(0).high) == (0, 0)
 
@@ -31,7 +31,7 @@ def test_the_formulas():
 def test_more_mines_judged_give_narrower_intervals_and_the_same_ones_each_time():
     few, many = Accuracy.of(SITES).mines(30), Accuracy.of(SITES * np.array([50, 50, 50, 1, 1])).mines(30)
     assert few == Accuracy.of(SITES).mines(30)
-    assert few.low < many.low <= 30 <= many.high < few.high
+    assert few.low < many.low <= 30 * 0.9 / 0.8 <= many.high < few.high
 
 
 def test_a_perfect_evaluation_of_few_mines_is_not_certain():

@@ -11,7 +11,7 @@ from sandwatch.mines.accuracy import Accuracy
 from sandwatch.mines.changes import KINDS, compare, month, together, told
 from tests.unit.mines.places import at, place, square, tables
 
-M0, M1, M2, M3 = ("2022-12-01", "2023-01-01", "2023-02-01", "2023-03-01")
+M0, M1, M2, M3, M4 = "2022-12-01", "2023-01-01", "2023-02-01", "2023-03-01", "2023-04-01"
 
 
 def kinds(places, before=M1, after=M2):
@@ -72,6 +72,8 @@ def test_mines_that_merge_or_split_are_compared_as_one():
     assert kinds([place({M1: [both], M2: [one, other]})]) == {"Wain": [("shrunk", 25_000.0, 20_000.0)]}
     world = {M0: [one, other], M1: [one, other], M2: [both], M3: [both]}
     assert kinds([place(world)], M1, M3) == {"Wain": [("grown", 20_000.0, 25_000.0)]}
+    assert kinds([place({**world, M4: [both]})], M1, M4) == {"Wain": [("grown", 20_000.0, 25_000.0)]}
+    assert kinds([place({**world, M4: [both]})], M3, M4) == {"Wain": [("unchanged", 25_000.0, 25_000.0)]}
     assert kinds([place(world)], M0, M1) == {"Wain": [("unchanged", 10_000.0, 10_000.0)] * 2}
     world = {M0: [both], M1: [both], M2: [one, other], M3: [one, other]}
     assert kinds([place(world)], M1, M3) == {"Wain": [("shrunk", 25_000.0, 20_000.0)]}

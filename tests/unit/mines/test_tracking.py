@@ -163,6 +163,16 @@ def test_a_split_is_believed_when_it_is_seen_twice_in_a_row():
     assert split == {"c": None, "b": "c"}
 
 
+def test_of_equal_pieces_the_same_one_goes_on_however_they_are_listed():
+    pieces = [A, B]
+    ways = [
+        {one.mine_id for one in track("site", dict(zip(MONTHS, ([BOTH], way, way), strict=False)), near_m=NEAR_M)}
+        for way in (pieces, pieces[::-1])
+    ]
+    assert len(ways[0]) == 2
+    assert ways[0] == ways[1]
+
+
 def test_what_is_near_is_one_mine_and_what_is_farther_is_another():
     near, far = box(120, 0, 200, 100), box(121, 0, 201, 100)
     assert sightings([{"a": A, "n": near}])[0] == {"a": "[an]"} or sightings([{"a": A, "n": near}])[0] == {"n": "[an]"}

@@ -55,7 +55,7 @@ def recovered(truth: Mapping[str, Sequence[int]], tracks: Sequence[Track]) -> tu
     """How many true mines have one track each, with all of their polygons and no other's; and how many there are.
 
     Args:
-        truth: by month, the number of the true mine of each polygon.
+        truth: by month, the number of the true mine of each polygon; below 1 for what is of none.
         tracks: of the same polygons.
     """
     tracks_of: dict[int, set[str]] = defaultdict(set)
@@ -63,7 +63,8 @@ def recovered(truth: Mapping[str, Sequence[int]], tracks: Sequence[Track]) -> tu
     for one in tracks:
         for month, sighting in one.sightings.items():
             for polygon in sighting.polygons:
-                tracks_of[truth[month][polygon]].add(one.mine_id)
+                if truth[month][polygon] > 0:
+                    tracks_of[truth[month][polygon]].add(one.mine_id)
                 mines_of[one.mine_id].add(truth[month][polygon])
     whole = sum(len(ids) == 1 and len(mines_of[next(iter(ids))]) == 1 for ids in tracks_of.values())
     return whole, len(tracks_of)
