@@ -22,7 +22,7 @@ from sandwatch.audit.chain import changes
 from sandwatch.audit.cli import app
 from sandwatch.audit.diff import changed_labels, diff
 from sandwatch.audit.forward import Parts, audit, label_rows
-from sandwatch.audit.record import Audit, LabelRows, Link, Name
+from sandwatch.audit.record import AllLabelRows, Audit, Link, Name
 from sandwatch.errors import InputError
 from sandwatch.printable import UNSEEN
 from tests.audit_history import Made
@@ -178,7 +178,7 @@ def found(made: Made) -> Audit:
 
 def test_answers_as_files(found: Audit, tmp_path: Path) -> None:
     render.write_geoparquet(found, tmp_path / "labels.parquet")
-    back = LabelRows.read(tmp_path / "labels.parquet")
+    back = AllLabelRows.read(tmp_path / "labels.parquet")
     assert len(back) == 300
     assert back.crs == schemas.WGS84
     render.write_csv(render.labels_of(found), tmp_path / "labels.csv")
