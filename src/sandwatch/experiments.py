@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -218,6 +219,7 @@ def run(name: str, target: Target, changes: Sequence[str]) -> None:
         InputError: it failed; ``got`` is the stage's own error where it had one, else DVC's.
         KeyboardInterrupt: Ctrl-C; the experiment has ended, and DVC has removed its copy.
     """
+    _remove_what_was_killed(name)
     settings = (part for one in (*target.settings, *changes) for part in ("-S", one))
     command = [sys.executable, "-m", "dvc", "exp", "run", "--temp", "--name", name, *target.stages, *settings]
     told: deque[str] = deque(maxlen=LINES)
@@ -248,6 +250,27 @@ def run(name: str, target: Target, changes: Sequence[str]) -> None:
             expected="stages that all run",
             fix="mend that and run the same command again: what was finished is not run again",
         )
+
+
+def _remove_what_was_killed(name: str) -> None:
+    """Removes the copies of killed runs of an experiment, which ``dvc exp show`` would list as running for ever."""
+    import psutil
+    from dvc.repo import Repo
+    from dvc.repo.experiments.executor.base import ExecutorInfo
+
+    with Repo() as repo:
+        queue = repo.experiments.tempdir_queue
+        for key in queue.proc:
+            try:
+                info = ExecutorInfo.load_json(queue.get_infofile_path(key))
+            except (OSError, ValueError):
+                continue
+            copy = Path(info.root_dir)
+            if info.name != name or not copy.is_dir() or not copy.is_relative_to(repo.tmp_dir):
+                continue
+            places = [Path(process.info["cwd"] or "/") for process in psutil.process_iter(["cwd"])]
+            if not any(place.is_relative_to(copy) for place in places):  # dvc and its stages work in it
+                shutil.rmtree(copy)
 
 
 def _passed_on(process: subprocess.Popen[str]) -> Iterator[str]:

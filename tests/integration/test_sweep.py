@@ -140,13 +140,14 @@ def test_a_killed_sweep_goes_on_as_if_nothing_had_been(clone: Workspace, told: P
     assert not alive  # dvc and its stage have ended with it
     (told / "hold").unlink()
     killed = ran(told)
-    assert "3" not in rows(clone, "rates")
+    assert "rates-3" not in clone.run("git", "for-each-ref", "refs/exps")
 
     clone.run("sandwatch", "sweep", "../rates.yaml")
     assert ran(told)[:4] == [*killed, killed[2]]  # the third again, with its values; neither of those before
     assert killed[:2] == before
     clone.run("sandwatch", "sweep", "../rates.yaml", "--name", "whole")
-    assert rows(clone, "rates") == rows(clone, "whole")
+    assert rows(clone, "rates") == rows(clone, "whole")  # and none that DVC takes to be running still
+    assert not list((clone.root / ".dvc/tmp/exps/standalone").glob("tmp*"))
 
 
 def test_ctrl_c_stops_with_one_line_and_leaves_nothing(clone: Workspace, told: Path) -> None:
@@ -218,5 +219,5 @@ def test_a_curve_counts_what_trained_and_the_audit_agrees(trained: Workspace) ->
     assert len(used) == int(small[4])
     assert len({row["obs_id"] for row in used}) <= int(small[2])
     again = trained.run("sandwatch", "curve", "--shares", "40,100")
-    assert again.splitlines()[:3] == printed.splitlines()[-4:-1]
+    assert again in printed
     assert "Reproducing" not in again
