@@ -276,7 +276,7 @@ def _logistic(train: Floats, mining: npt.NDArray[np.bool_], test: Floats) -> Flo
 
 def _boosting(train: Floats, mining: npt.NDArray[np.bool_], test: Floats) -> Floats:
     from sklearn.ensemble import HistGradientBoostingClassifier
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+    from threadpoolctl import threadpool_limits
 
     model = HistGradientBoostingClassifier(max_iter=150, learning_rate=0.05, class_weight="balanced", random_state=SEED)
     with threadpool_limits(1):  # so few rows are done before a second thread is awake
