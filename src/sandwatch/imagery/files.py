@@ -297,7 +297,7 @@ def _refuse_seam(entries: Sequence[_Entry], pixels: npt.NDArray[np.uint16]) -> N
     for axis, name in ((2, "column"), (1, "row")):
         lines = np.moveaxis(pixels, axis, 1).astype(np.int32)
         here, there = lines[:, :-SEAM_PX], lines[:, SEAM_PX:]
-        valid: npt.NDArray[np.bool_] = (here > 0).all(axis=0) & (there > 0).all(axis=0)
+        valid = np.asarray((here > 0).all(axis=0) & (there > 0).all(axis=0))
         steps = np.where(valid, there[0] - here[0], 0).sum(axis=1) / np.maximum(valid.sum(axis=1), 1)
         likely = (valid.sum(axis=1) >= SEAM_LENGTH) & (np.abs(np.abs(steps) - OFFSET) < OFFSET / 2)
         for line in np.flatnonzero(likely):
