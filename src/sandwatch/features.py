@@ -13,9 +13,7 @@ from typing import Any
 
 LONGITUDE_LATITUDE = ("CRS84", "EPSG::4326", "EPSG:4326")
 """How a ``crs`` member ends that means what GeoJSON means without one. Source: GeoJSON 2008, 3; RFC 7946, 4."""
-GEOMETRIES = frozenset(
-    {"Point", "MultiPoint", "LineString", "MultiLineString", "Polygon", "MultiPolygon", "GeometryCollection"}
-)
+GEOMETRIES = ("Point", "MultiPoint", "LineString", "MultiLineString", "Polygon", "MultiPolygon", "GeometryCollection")
 """Source: RFC 7946, 1.4."""
 
 

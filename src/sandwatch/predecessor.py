@@ -276,7 +276,7 @@ def _river_features(files: Iterable[_Found]) -> list[dict[str, Any]]:
         except (ValueError, KeyError, TypeError, AttributeError, ShapelyError) as error:
             raise InputError(
                 str(file.place),
-                got=f"{type(error).__name__}: {error}",
+                got=error if isinstance(error, features.NoFeaturesError) else f"{type(error).__name__}: {error}",
                 expected="a GeoJSON FeatureCollection",
                 fix="correct the file, or move it away",
             ) from None

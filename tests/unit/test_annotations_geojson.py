@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from sandwatch.annotations import build, freeze, geojson
 from sandwatch.errors import InputError
+from sandwatch.features import GEOMETRIES
 from sandwatch.grid import Grid, utm_crs
 from sandwatch.imagery.params import Synthetic
 from sandwatch.schemas import Labels, Observations, Quarantine, Scenes
@@ -181,7 +182,7 @@ def test_what_is_unfit_goes_to_quarantine(
         ('obs_id,path\na,"x.geojson\nb,y.geojson\n', r"annotations\.csv, line 2: got no CSV: unexpected end of data; "),
         (
             "obs_id,path\na,Mahānadī§.geojson\n".encode("cp1257"),
-            r"annotations\.csv, line 2: got bytes that are no UTF-8; .*a,Mahânadî§.*; save it as UTF-8",
+            r"annotations\.csv, line 2: got bytes that are no UTF-8; .*obs_id,path a,Mahânadî§.*; save it as UTF-8",
         ),
         (
             "obs_id,path\na,../secret.txt\n",
@@ -297,9 +298,9 @@ def test_whatever_a_file_holds_every_feature_is_accounted_for(contents: list[Any
     for text in texts:
         with contextlib.suppress(ValueError):
             content = json.loads(text)
+            found = content
             if isinstance(content, dict):
                 found = content.get("features", [content] if "geometry" in content else None)
-                features += len(found) if isinstance(found, list) else 0
-            elif isinstance(content, list):
-                features += len(content)
+                found = [content] if found is None and content.get("type") in GEOMETRIES else found
+            features += len(found) if isinstance(found, list) else 0
     assert kept + quarantine["polygons"].sum() == features

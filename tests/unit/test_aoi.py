@@ -344,7 +344,8 @@ def test_unfit_river_files_are_refused(tmp_path: Path) -> None:
         Rivers(tmp_path / "none.gpkg")
     (tmp_path / "text.geojson").write_text("hello")
     with pytest.raises(
-        InputError, match=r"text.geojson: got another format; expected a GeoJSON, GeoPackage, FlatGeobuf, KML or shape"
+        InputError,
+        match=r"text.geojson: got another format; expected a GeoJSON, GeoPackage, FlatGeobuf, KML or shapefile",
     ):
         Rivers(tmp_path / "text.geojson")
     for content in ("{", '{"a": 1}', '{"type": "FeatureCollection", "features": [{"type": "Feature"}]}', "{" * 9999):

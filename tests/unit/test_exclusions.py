@@ -85,7 +85,7 @@ def test_no_file_excludes_nothing_and_columns_have_no_order(tmp_path: Path) -> N
         ("id,pixels,reason\nx,ignore,no,why\n", "line 2: got 4 values; expected 3"),
         ("id,pixels,reason\nx,ignore,r\ny,other,r\nx,other,s\n", "line 4: got id x again"),
         ('id,pixels,reason\nx,ignore,"r\n', "line 2: got no CSV: unexpected end of data; .* close the quote"),
-        (b"id,pixels,reason\nx,ignore,\x81\n", r"exclusions\.csv, line 2: got bytes that are no UTF-8"),
+        (b"id,pixels,reason\nx,ignore,\x81\n", r"exclusions\.csv, line 2: got bytes that are no UTF-8; .*; save it"),
     ],
 )
 def test_a_bad_file_is_one_line(tmp_path: Path, content: str | bytes, message: str) -> None:
@@ -196,9 +196,7 @@ def test_ids_that_match_nothing_are_told_and_counted(tmp_path: Path, capsys: pyt
     frozen = Frozen(tmp_path, GOOD, in_quarantine, excluded=excluded("gone", "q", "l", "b"))
     assert (frozen.metrics["exclusions"], frozen.metrics["exclusions_unmatched"]) == (4, 2)
     assert frozen.reasons == ["not_done"]
-    told = capsys.readouterr().out.splitlines()
-    assert told[0] == "exclusions.csv: 2 of 4 ids match nothing in this snapshot: b, gone"
-    assert [line.split(",")[0] for line in told[1:]] == ["quarantine: not_done 1"]
+    assert "exclusions.csv: 2 of 4 ids match nothing in this snapshot: b, gone\n" in capsys.readouterr().out
     Frozen(tmp_path, GOOD)
     assert capsys.readouterr().out == ""
 

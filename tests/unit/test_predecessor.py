@@ -180,7 +180,7 @@ def test_what_is_unfit_is_refused(tmp_path: Path) -> None:
     river.write_text('{"type": "FeatureCollection"}')
     with pytest.raises(
         InputError,
-        match=r"rivers.geojson: got NoFeaturesError: neither a list of features nor a feature; expected a GeoJSON",
+        match=r"rivers.geojson: got neither a list of features nor a feature; expected a GeoJSON FeatureCollection",
     ):
         write_region(tmp_path / "source", tmp_path / "region")
     assert not (tmp_path / "region").exists()

@@ -134,7 +134,7 @@ def _row(line: bytes, params: Annotations) -> Row:
         ),
         empty=Row.empty
         if row.projects
-        else "the row holds no project, as of an export of the catalog: export the project",
+        else "the row holds no label, nor a project, as of an export of the catalog: export the project",
     )
 
 
