@@ -130,7 +130,7 @@ def deep(levels: int) -> dict[str, Any]:
             "feature_id",
         ),
         (row(KNOWN[1], project([], status="TO_LABEL")), "no_label", 0, "no label"),
-        (row(KNOWN[1]), "no_label", 0, "no project"),
+        (row(KNOWN[1]), "no_label", 0, "no label, nor a project"),
         (simple(NEVER_ASKED_FOR, drawn("x"), drawn("y")), "unknown_observation", 2, NEVER_ASKED_FOR),
         (row(None, project([label("l", [])])), "unknown_observation", 0, "None"),
         (simple(SKIPPED, drawn("x")), "scene_missing", 1, "s1: valid fraction 0.31 below 0.6"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -149,12 +150,25 @@ def check(folder: Path, signer: Signer, *, where: Path | None = None) -> Checked
     if history is None:
         detail = "there is no DVC repository here to look for the commit in: run it in a clone"
         links.append(skipped(name="release", detail=detail))
-        return Checked(links=tuple(links), statement=statement)
+        return Checked(links=tuple(links), statement=statement, notes=_starts(statement))
     try:
         links.append(_revision(folder, statement, history))
     finally:
         history.git.close()
-    return Checked(links=tuple(links), statement=statement, notes=history.notes)
+    return Checked(links=tuple(links), statement=statement, notes=(*history.notes, *_starts(statement)))
+
+
+def _starts(statement: Mapping[str, Any]) -> tuple[str, ...]:
+    """A note on the models that the attested one began with, as the attestation says: their materials are apart."""
+    said = statement["predicate"]["buildDefinition"].get("internalParameters", {})
+    start, listed = said.get("start"), said.get("starts")
+    starts = [one for one in listed if isinstance(one, Mapping)] if isinstance(listed, list) else []
+    if starts:
+        named = ", ".join(f"{one.get('name')} of commit {str(one.get('gitCommit'))[:10]}" for one in starts)
+        return (f"it began with {named}: their labels taught it too, and are no part of what is attested here",)
+    if isinstance(start, Mapping) and start.get("model"):
+        return (f"it began with {start.get('name')}, a model that was not to be seen: its labels taught it too",)
+    return ()
 
 
 def _hashing(folder: Path) -> Hashing:

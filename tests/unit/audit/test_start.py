@@ -14,6 +14,8 @@ from typing import Any
 import geopandas as gpd
 import pandas as pd
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from rich.console import Console
 
 from sandwatch import schemas
@@ -27,6 +29,7 @@ from sandwatch.audit.forward import _begun, audit
 from sandwatch.audit.history import History
 from sandwatch.audit.page import page
 from sandwatch.audit.record import Audit, Link, Revision
+from sandwatch.audit.release import Signer, check
 from sandwatch.model.card import Card, Start
 from tests.audit_history import Cache, Made
 from tests.models import fields
@@ -442,6 +445,14 @@ def test_what_is_given_away_says_that_the_starts_labels_are_apart(in_a_row: Made
     assert said["starts"][1]["label_fingerprint"] == in_a_row.fingerprints[-1] != said["label_fingerprint"]
     assert said["starts"][1]["links"]["labels"] == "verified"
     assert said["start"]["sha256"] == in_a_row.begun[1]
+    public = tmp_path / "key.pub"
+    key = ec.generate_private_key(ec.SECP256R1()).public_key()
+    public.write_bytes(key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    (note,) = check(tmp_path / "release", Signer(public_key=public), where=in_a_row.root).notes
+    assert note.startswith("it began with before-1.safetensors of commit ")
+    assert "before-0.safetensors of commit" in note
+    alone = attest(BASE, tmp_path / "base", where=in_a_row.root, offline=True).folder
+    assert check(alone, Signer(public_key=public), where=in_a_row.root).notes == ()
     citation = Citation(license="CC-BY-4.0", creators=("Asha Rao",), url="https://example.org")
     told = publish(LAST, tmp_path / "labels", citation, where=in_a_row.root, offline=True).metadata["description"]
     assert "began with other models, whose labels are sets of their own: " in told
