@@ -427,12 +427,8 @@ def find(
         )
         said = {files: card for files, card in cards.items() if card.weights_sha256 == hand.weights_sha256}
         if len(said) > 1:  # anybody can write a card that claims weights; those that have them go first
-<<<<<<< HEAD
             genuine = {files: card for files, card in said.items() if not _is_broken(files, card, objects)}
             said = genuine or said
-=======
-            said = {files: card for files, card in said.items() if not _is_broken(files, card, objects)} or said
->>>>>>> h-audit
         return {files: known[files] for files in said}, (), notes
     exact = {files: revisions for files, revisions in known.items() if hand.files.items() <= dict(files).items()}
     if exact:
