@@ -360,7 +360,7 @@ def _ukis(states: dict[str, Any]) -> Any:
     from torch.nn import functional
 
     encoder = get_encoder("efficientnet-b4", in_channels=len(BANDS), weights=None)
-    missing, unexpected = encoder.load_state_dict(states, strict=False)
+    missing, unexpected = nn.Module.load_state_dict(encoder, states, strict=False)  # the library's own says nothing
     of_no_use = ("num_batches_tracked", "_conv_head", "_bn1.")  # the last two classify whole images
     if unexpected or any(not name.endswith(of_no_use[0]) and not name.startswith(of_no_use[1:]) for name in missing):
         raise AssertionError(f"{missing} missing, {unexpected} unexpected")
