@@ -169,12 +169,14 @@ def told(one: Comparison, accuracy: Accuracy | None) -> dict[str, Any]:
             kind: {"mines": one.count(kind), "before_m2": one.areas(kind)[0], "after_m2": one.areas(kind)[1]}
             for kind in KINDS
         },
-        "appeared_estimated": _plain(accuracy and accuracy.appeared(appeared, among=appeared + stayed, stayed=stayed)),
+        "appeared_estimated": _plain(
+            accuracy.appeared(appeared, among=appeared + stayed, stayed=stayed) if accuracy else None
+        ),
         "disappeared_estimated": _plain(
-            accuracy and accuracy.appeared(disappeared, among=disappeared + stayed, stayed=stayed)
+            accuracy.appeared(disappeared, among=disappeared + stayed, stayed=stayed) if accuracy else None
         ),
         "difference_m2": after_m2 - before_m2,
-        "difference_m2_estimated": _plain(accuracy and accuracy.area(after_m2 - before_m2)),
+        "difference_m2_estimated": _plain(accuracy.area(after_m2 - before_m2) if accuracy else None),
     }
 
 
@@ -184,8 +186,8 @@ def _told_month(month: Seen, accuracy: Accuracy | None) -> dict[str, Any]:
         "confirmed": month.confirmed,
         "possible": month.mines - month.confirmed,
         "area_m2": month.area_m2,
-        "mines_estimated": _plain(accuracy and accuracy.mines(month.mines)),
-        "area_m2_estimated": _plain(accuracy and accuracy.area(month.area_m2)),
+        "mines_estimated": _plain(accuracy.mines(month.mines) if accuracy else None),
+        "area_m2_estimated": _plain(accuracy.area(month.area_m2) if accuracy else None),
     }
 
 
