@@ -153,4 +153,4 @@ def test_a_classifier_of_pixels_scores_windows(scripts: Any) -> None:
     stack = np.array([[[[0, 2500], [10_000, NODATA]]]], np.int16)
     log_odds = contenders.OfPixels(Half(), lambda one: one, Classes())(stack)
     assert (log_odds.shape, log_odds.dtype, log_odds[0, 0, 1, 1]) == ((1, 1, 2, 2), np.float32, 0)
-    assert to_steps(log_odds, 1.0)[0, 0].ravel()[:3].tolist() == [0, 2500, STEPS]
+    assert to_steps(log_odds, 1.0, 0.0)[0, 0].ravel()[:3].tolist() == [0, 2500, STEPS]

@@ -11,6 +11,7 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -65,6 +66,18 @@ class Place:
     detections: gpd.GeoDataFrame
     clear: Clear
     river: BaseGeometry
+
+    @cached_property
+    def columns(self) -> dict[str, npt.NDArray[Any]]:
+        """Arrays of the detections' columns, from which single cells are read quickly."""
+        return {name: self.detections[name].to_numpy(object) for name in self.detections.columns} | {
+            name: self.detections[name].to_numpy(np.float64) for name in ("area_m2", "score_mean", "score_max")
+        }
+
+    @cached_property
+    def numbers(self) -> dict[str, int]:
+        """Where each detection stands."""
+        return {name: number for number, name in enumerate(self.columns["detection_id"])}
 
 
 def write(aoi: gpd.GeoDataFrame, rivers: Path, predictions: Path, settings: Mines) -> None:
@@ -128,14 +141,16 @@ def find(places: Sequence[Place], settings: Mines) -> tuple[gpd.GeoDataFrame, pd
 
 def _followed(place: Place, settings: Mines) -> list[tuple[Track, list[dict[str, Any]]]]:
     """The mines of a site, each with its rows of months."""
-    site, table = place.site, place.detections
-    shapes = reproject(table.geometry.to_numpy(), WGS84, site.utm_crs)
-    positions = {date: np.flatnonzero(table["date"] == date) for date in sorted(table["date"].unique())}
-    tracks = track(site.site_id, {date: list(shapes[own]) for date, own in positions.items()}, near_m=settings.near_m)
-    asked = sorted(site.months.split(";"))
-    rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    status: dict[str, str | None] = {one.mine_id: None for one in tracks}
-    for date in asked:
+    site, table = place.site, place.columns
+    shapes = reproject(table["geometry"], WGS84, site.utm_crs)
+    numbers: dict[str, list[int]] = defaultdict(list)
+    for number, date in enumerate(table["date"]):
+        numbers[date].append(number)
+    polygons = {date: [shapes[number] for number in own] for date, own in numbers.items()}
+    tracks = track(site.site_id, polygons, near_m=settings.near_m)
+    rows: dict[str, list[dict[str, Any]]] = {one.mine_id: [] for one in tracks}
+    status: dict[str, str | None] = dict.fromkeys(rows)
+    for date in sorted(site.months.split(";")):
         there = [
             one
             for one in tracks
@@ -147,7 +162,7 @@ def _followed(place: Place, settings: Mines) -> list[tuple[Track, list[dict[str,
             if sighting is not None:
                 again = share >= settings.clear_share and date > one.first_seen
                 status[one.mine_id] = CONFIRMED if again else status[one.mine_id] or POSSIBLE
-            own = table.iloc[positions[date][list(sighting.polygons)]] if sighting and sighting.polygons else None
+            own = [numbers[date][position] for position in sighting.polygons] if sighting else []
             state = SEEN if sighting else NOT_SEEN if share >= settings.clear_share else NOT_OBSERVABLE
             rows[one.mine_id].append(
                 {
@@ -160,34 +175,37 @@ def _followed(place: Place, settings: Mines) -> list[tuple[Track, list[dict[str,
                     "status": status[one.mine_id],
                     "within": sighting.within if sighting else None,
                     "clear_share": round(share, 4),
-                    "detection_ids": json.dumps([] if own is None else sorted(own["detection_id"])),
-                    **_measured(own, state),
+                    "detection_ids": json.dumps(sorted(table["detection_id"][number] for number in own)),
+                    **_measured([table[name][own] for name in ("area_m2", "score_mean", "score_max")], state),
                 }
             )
     return [(one, rows[one.mine_id]) for one in tracks]
 
 
-def _measured(own: pd.DataFrame | None, state: str) -> dict[str, float]:
-    """Area and scores of a mine in a month, of its detections; NaN for what can't be said."""
-    if own is None:
+def _measured(own: Sequence[npt.NDArray[np.float64]], state: str) -> dict[str, float]:
+    """Area and scores of a mine in a month, of those of its detections; NaN for what can't be said."""
+    areas, means, largest = own
+    if not len(areas):
         return {"area_m2": 0.0 if state == NOT_SEEN else np.nan, "score_mean": np.nan, "score_max": np.nan}
     return {
-        "area_m2": float(own["area_m2"].sum()),
-        "score_mean": round(float(np.average(own["score_mean"], weights=own["area_m2"])), 6),
-        "score_max": float(own["score_max"].max()),
+        "area_m2": float(areas.sum()),
+        "score_mean": round(float((means * areas).sum() / areas.sum()), 6),
+        "score_max": float(largest.max()),
     }
 
 
 def _mine(one: Track, rows: Sequence[Mapping[str, Any]], place: Place) -> dict[str, Any]:
     """The row of a mine but for its growth, from its rows of months."""
+    table = place.columns
     since = [row for row in rows if row["date"] >= one.first_seen]
     seen = [row for row in since if row["state"] == SEEN]
     itself = [row for row in seen if row["within"] is None]
     clear = sum(row["state"] != NOT_OBSERVABLE for row in since)
-    own = place.detections[place.detections["detection_id"].isin(json.loads(itself[-1]["detection_ids"]))]
-    met = place.detections[place.detections["obs_id"].isin([row["obs_id"] for row in seen])]
-    outline = shapely.MultiPolygon(list(own.geometry))
+    own = [place.numbers[name] for row in itself for name in json.loads(row["detection_ids"])]
+    last = [place.numbers[name] for name in json.loads(itself[-1]["detection_ids"])]
+    outline = shapely.MultiPolygon(table["geometry"][last].tolist())
     distance, drawn_as = _to_river(reproject(outline, WGS84, place.site.utm_crs), place.river)
+    measured = _measured([table[name][own] for name in ("area_m2", "score_mean", "score_max")], SEEN)
     return {
         "mine_id": one.mine_id,
         "site_id": place.site.site_id,
@@ -196,7 +214,7 @@ def _mine(one: Track, rows: Sequence[Mapping[str, Any]], place: Place) -> dict[s
         "status": rows[-1]["status"],
         "state": rows[-1]["state"],
         "first_seen": one.first_seen,
-        "last_seen": seen[-1]["date"],
+        "last_seen": one.last_seen,
         "confirmed_in": next((row["date"] for row in seen if row["status"] == CONFIRMED), None),
         "split_from": one.split_from,
         "merged_into": one.merged_into,
@@ -205,14 +223,12 @@ def _mine(one: Track, rows: Sequence[Mapping[str, Any]], place: Place) -> dict[s
         "months_seen": len(seen),
         "clear_share": round(clear / len(since), 4),
         "area_m2": itself[-1]["area_m2"],
-        "score_mean": round(
-            float(np.average([row["score_mean"] for row in itself], weights=[row["area_m2"] for row in itself])), 6
-        ),
-        "score_max": max(row["score_max"] for row in itself),
+        "score_mean": measured["score_mean"],
+        "score_max": measured["score_max"],
         "river_m": distance,
         "river_drawn_as": drawn_as,
-        **own.iloc[0][OF_MODEL].to_dict(),
-        "imagery": kind_of(met["imagery"]),
+        **{name: table[name][own[0]] for name in OF_MODEL},
+        "imagery": kind_of(table["imagery"][own].tolist()),
         "geometry": outline,
     }
 
