@@ -40,7 +40,7 @@ def _drawn(line: bytes, malformed: bool) -> int:
         return objects_in(found)
     return sum(
         len(label["annotations"]["objects"])
-        for one in found["projects"].values()
+        for one in (found.get("projects") or {}).values()  # rows of a catalog have none
         for label in one.get("labels", ())
         if "objects" in label.get("annotations", {})
     )
