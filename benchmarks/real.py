@@ -227,16 +227,19 @@ def masks(data: Path, workspace: Path) -> str:
     import rasterio
     import shapely
 
-    from sandwatch import raster, schemas
+    from sandwatch import schemas
     from sandwatch.chips import rasterise
+    from sandwatch.grid import Grid
 
     labels = schemas.Labels.read(workspace / "data" / "annotations" / "labels.parquet")
     labels["geometry"] = shapely.transform(labels["geometry"].to_numpy(), lambda vertices: vertices.round(6))
     lines = []
     for reference in sorted(data.glob("*/labels_mask.tif")):
-        grid = raster.read_grid(reference)
-        with rasterio.open(reference) as file:  # its band has no name to ask raster.read for
-            expected = file.read(1) > 0
+        with rasterio.open(reference) as file:  # in degrees, which no raster of ours is
+            expected, transform = file.read(1) > 0, file.transform
+            height, width = file.shape
+            crs = file.crs.to_string()
+        grid = Grid(crs=crs, left=transform.c, top=transform.f, width=width, height=height, resolution=transform.a)
         ours = rasterise(labels[labels["obs_id"] == reference.parent.name], grid) > 0
         lines.append(
             f"mask of {reference.parent.name}: {int(expected.sum())} labelled pixels in the reference, "
