@@ -199,12 +199,31 @@ def trained(built: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Works
     return built.copy(tmp_path_factory.mktemp("trained") / "clone")
 
 
-def test_a_real_trial_is_followed_to_its_labels(trained: Workspace) -> None:
-    sweep = SWEEP | {"trials": 1, "search": {"train.learning_rate": {"low": 0.001, "high": 0.003}}}
+def test_a_cross_validated_trial_and_point_are_followed_to_their_labels(trained: Workspace) -> None:
+    rates = {"train.learning_rate": {"low": 0.001, "high": 0.003}}
+    sweep = SWEEP | {"target": "cv", "folds": 3, "trials": 1, "search": rates}
     (trained.root.parent / "real.yaml").write_text(yaml.safe_dump(sweep))
     printed = trained.run("sandwatch", "sweep", "../real.yaml")
     assert "1 trials of 1 trained" in printed
-    assert "verified" in trained.run("sandwatch", "audit", "real-1")
+    answer = json.loads(trained.run("sandwatch", "audit", "real-1", "--json"))
+    assert {link["state"] for link in answer["links"] if link["name"] in ("card", "chips", "labels")} == {"verified"}
+    trained.run("dvc", "exp", "apply", "real-1")
+    summary = json.loads((trained.root / "results/cv.json").read_text())
+    (row,) = [line.split() for line in printed.splitlines() if line.startswith("real-1 ")]
+    assert [float(part) for part in row[1:3]] == [round(summary["ap"][what], 4) for what in ("mean", "std")]
+    trained.run("git", "reset", "-q", "--hard")
+
+    (point,) = [
+        line.split()
+        for line in trained.run("sandwatch", "curve", "--folds", "3", "--shares", "50", "--name", "cv").splitlines()
+        if line.startswith("50 %")
+    ]
+    trained.run("dvc", "exp", "apply", "cv-50")
+    cards = [json.loads((trained.root / f"models/cv/{number}/model.json").read_text()) for number in (1, 2, 3)]
+    assert float(point[2]) == round(sum(card["observations"] for card in cards) / 3, 1)
+    answer = json.loads(trained.run("sandwatch", "audit", "models/cv/2/model.safetensors", "--json"))
+    assert {link["state"] for link in answer["links"] if link["name"] in ("card", "chips", "labels")} == {"verified"}
+    trained.run("git", "reset", "-q", "--hard")
 
 
 def test_a_curve_counts_what_trained_and_the_audit_agrees(trained: Workspace) -> None:
